@@ -1,0 +1,56 @@
+# Everything a person needs, by name. Tools' settings are in pyproject.toml.
+SHELL := /bin/bash
+.SHELLFLAGS := -euo pipefail -c
+.DEFAULT_GOAL := help
+.PHONY: help setup run test check format generate bench fuzz lock clean
+
+BIN := .venv/bin
+AS_ROOT := scripts/as-root.sh
+BPF_SOURCES = find bpf \( -name '*.c' -o -name '*.h' \) ! -name '*.gen.h' -print0
+ARGS ?=
+
+help: ## what there is to make
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-10s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+
+setup: ## install what is missing: apt packages (as root or by sudo) and .venv
+	@scripts/setup.sh
+
+run: setup ## start everything on this machine with the example policy, and the live view (ARGS="--for 60 -o plain")
+	@$(AS_ROOT) $(BIN)/daemoneye run --policy examples/one-machine/policy.yaml $(ARGS)
+
+test: setup check ## the checks and all tests, as root where that is possible (ARGS="-k spool")
+	@$(AS_ROOT) $(BIN)/python -m pytest $(ARGS)
+
+check: setup ## the static half: lint, format, types, layers, C format, generated files
+	$(BIN)/ruff check
+	$(BIN)/ruff format --check
+	$(BIN)/mypy
+	$(BIN)/lint-imports
+	$(BPF_SOURCES) | xargs -0 -r $(BIN)/clang-format --dry-run -Werror
+	$(BIN)/python -m daemoneye.codegen --check
+
+format: setup ## rewrite Python and C in the project's format
+	$(BIN)/ruff check --fix
+	$(BIN)/ruff format
+	$(BPF_SOURCES) | xargs -0 -r $(BIN)/clang-format -i
+
+generate: setup ## rewrite the generated files (events.gen.h, reference docs)
+	$(BIN)/python -m daemoneye.codegen
+
+bench: setup ## measure against other agents, see docs (ARGS go to tests/bench/run.py)
+	cd "$(CURDIR)" && $(AS_ROOT) $(BIN)/python tests/bench/run.py $(ARGS)
+
+fuzz: setup ## the property tests, at length
+	HYPOTHESIS_PROFILE=fuzz $(BIN)/python -m pytest tests/fuzz -q $(ARGS)
+
+# Only names, versions and hashes may stand in the result (tests/unit/test_workspace.py).
+UV_COMPILE = cd requirements && ../$(BIN)/uv --no-config pip compile --quiet --generate-hashes --python-version 3.11 \
+	--no-emit-index-url --no-emit-find-links --custom-compile-command "make lock"
+lock: setup ## lock requirements/*.in again (ARGS=--upgrade, ARGS="--upgrade-package NAME")
+	$(UV_COMPILE) $(ARGS) runtime.in -o runtime.txt
+	$(UV_COMPILE) $(ARGS) -c runtime.txt dev.in -o dev.txt
+	$(UV_COMPILE) bootstrap.in -o bootstrap.txt
+
+clean: ## remove environment, caches and build products
+	rm -rf .venv .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache .coverage* htmlcov */dist */build
+	find . -name __pycache__ -type d -prune -exec rm -rf {} +

@@ -1,0 +1,20 @@
+"""Settings for every test: hypothesis profiles, and the rule for tests that need root.
+
+Fixtures live in tests/<folder>/conftest.py.
+"""
+
+import os
+
+import pytest
+from hypothesis import HealthCheck, settings
+
+# The machines that run this are shared: a slow example is no finding, so there is no deadline.
+settings.register_profile("default", deadline=None, suppress_health_check=[HealthCheck.too_slow])
+settings.register_profile("fuzz", parent=settings.get_profile("default"), max_examples=2000)
+settings.load_profile(os.environ.get("HYPOTHESIS_PROFILE", "default"))
+
+
+def pytest_runtest_setup(item: pytest.Item) -> None:
+    """Skip kernel tests for ordinary users only: as root, a kernel or package that is missing is a failure."""
+    if item.get_closest_marker("kernel") and os.geteuid() != 0:
+        pytest.skip("needs root: make test runs as root where it can")
