@@ -1,0 +1,307 @@
+"""DaemonEyePolicy: what to watch, where findings go and who is told.
+
+Responsible for every setting of the specification with its unit, bounds, default and merge rule; the CRD, the
+reference pages and ``kubectl explain`` are drawn from here. Not for reading files, nor for which settings this build
+can serve already (:mod:`daemoneye.api.inactive`).
+
+Defaults are safe: process monitoring and its analysis are on; packet capture, federation, intelligence and machine
+learning are off until asked for, and no endpoint has a default.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from typing import Annotated, Final, Literal, Self
+
+from pydantic import Field, JsonValue, StringConstraints, model_validator
+
+from daemoneye.api.v1alpha1.common import Model, ObjectMeta, merge, misfit
+
+KIND: Final = "DaemonEyePolicy"
+
+_DAY: Final = 86_400
+_WEEK: Final = 7 * _DAY
+
+ConflictResolution = Literal["PrimaryWins", "TimestampWins", "ManualReview"]
+
+Endpoint = Annotated[str, StringConstraints(pattern=r"^[a-z][a-z0-9+.-]*://[^\s/]\S*$", max_length=2048)]
+"""An address with its scheme, such as ``https://primary.example.com``."""
+
+
+class KernelMonitoring(Model):
+    """What is read from the operating system's kernel."""
+
+    enable_ebpf: bool = Field(
+        default=True,
+        description="Watch processes of Linux nodes with eBPF programs. On by default.",
+        json_schema_extra=merge("or"),
+    )
+    ebpf_program_path: str | None = Field(
+        default=None,
+        description=(
+            "Absolute path on the node of an own eBPF object file (ELF), to be loaded beside DaemonEye's programs. "
+            "None by default."
+        ),
+        pattern=r"^/[^\x00]*$",
+        examples=["/etc/daemoneye/ebpf/monitor.o"],
+        max_length=4096,
+        json_schema_extra=merge("singleton"),
+    )
+    enable_etw: bool = Field(
+        default=False,
+        description="Watch Windows nodes through Event Tracing for Windows. Off by default.",
+        json_schema_extra=merge("or"),
+    )
+    etw_session_name: str = Field(
+        default="DaemonEye",
+        description="Name of the ETW session that the sensor opens on Windows. DaemonEye by default.",
+        min_length=1,
+        max_length=1023,
+        json_schema_extra=merge("singleton"),
+    )
+    enable_endpoint_security: bool = Field(
+        default=False,
+        description="Watch macOS machines through the Endpoint Security framework. Off by default.",
+        json_schema_extra=merge("or"),
+    )
+    es_client_name: str = Field(
+        default="com.daemoneye.monitor",
+        description="Bundle identifier of the Endpoint Security client on macOS. com.daemoneye.monitor by default.",
+        pattern=r"^[A-Za-z0-9-]+(\.[A-Za-z0-9-]+)+$",
+        examples=["com.daemoneye.monitor"],
+        max_length=255,
+        json_schema_extra=merge("singleton"),
+    )
+
+
+class NetworkMonitoring(Model):
+    """What is read from the network's packets."""
+
+    enable_packet_capture: bool = Field(
+        default=False,
+        description="Capture packets on the nodes. Off by default.",
+        json_schema_extra=merge("or"),
+    )
+    capture_interface: str | None = Field(
+        default=None,
+        description="Network interface to capture on. None by default, which means the one of the default route.",
+        pattern=r"^[^\s/\x00]+$",
+        examples=["eth0"],
+        max_length=15,
+        json_schema_extra=merge("union"),
+    )
+    capture_filter: str = Field(
+        default="",
+        description=(
+            "Filter of the packets to capture, in the language of pcap-filter(7). "
+            "Empty by default, which means every packet."
+        ),
+        max_length=4096,
+        json_schema_extra=merge("union"),
+    )
+    max_packet_size: int = Field(
+        default=1500,
+        description="Bytes kept of each packet; the rest of a longer one is cut. 1500 by default.",
+        ge=64,
+        le=65_535,
+        json_schema_extra=merge("max"),
+    )
+    buffer_size_mb: int = Field(
+        default=100,
+        description="Size of the capture buffer on each node, in MiB. 100 by default.",
+        ge=1,
+        le=4096,
+        json_schema_extra=merge("max"),
+    )
+
+
+class Federation(Model):
+    """How clusters share policies, findings and indicators."""
+
+    enable_federation: bool = Field(
+        default=False,
+        description="Exchange records with other clusters. Off by default.",
+        json_schema_extra=merge("or"),
+    )
+    primary_endpoint: Endpoint | None = Field(
+        default=None,
+        description="Address of the primary cluster. None by default.",
+        examples=["https://primary.example.com"],
+        json_schema_extra=merge("singleton"),
+    )
+    regional_endpoints: tuple[Endpoint, ...] = Field(
+        default=(),
+        description="Addresses of the regional clusters. None by default.",
+        examples=["https://region1.example.com"],
+        max_length=64,
+        strict=False,  # a list becomes a tuple; what is in it stays strict
+        json_schema_extra=merge("union"),
+    )
+    sync_interval: int = Field(
+        default=300,
+        description="Seconds between two comparisons with a peer. 300 by default.",
+        ge=1,
+        le=_WEEK,
+        json_schema_extra=merge("singleton"),
+    )
+    conflict_resolution: ConflictResolution = Field(
+        default="PrimaryWins",
+        description=(
+            "Which of two versions that were changed at the same time stays: the primary's, the newer one, or none "
+            "until a person has decided. PrimaryWins by default."
+        ),
+        json_schema_extra=merge("singleton"),
+    )
+
+    @model_validator(mode="after")
+    def _has_a_peer(self) -> Self:
+        if self.enable_federation and self.primary_endpoint is None and not self.regional_endpoints:
+            raise misfit(
+                "enable_federation", "is on, but no peer is named: add an endpoint, of the primary or of a region"
+            )
+        return self
+
+
+class StixTaxii(Model):
+    """Threat intelligence in STIX, fetched from a TAXII server."""
+
+    enable_integration: bool = Field(
+        default=False,
+        description="Fetch indicators and match events against them. Off by default.",
+        json_schema_extra=merge("or"),
+    )
+    taxii_endpoint: Endpoint | None = Field(
+        default=None,
+        description="Address of the TAXII 2.1 server. None by default.",
+        examples=["https://taxii.example.com"],
+        json_schema_extra=merge("singleton"),
+    )
+    collection_id: str | None = Field(
+        default=None,
+        description="Id or alias of the collection to fetch. None by default.",
+        min_length=1,
+        max_length=256,
+        json_schema_extra=merge("singleton"),
+    )
+    sync_interval: int = Field(
+        default=3600,
+        description="Seconds between two fetches. 3600 by default.",
+        ge=10,
+        le=_WEEK,
+        json_schema_extra=merge("singleton"),
+    )
+
+    @model_validator(mode="after")
+    def _has_a_source(self) -> Self:
+        if self.enable_integration and (self.taxii_endpoint is None or self.collection_id is None):
+            raise misfit(
+                "enable_integration", "is on, but there is nothing to fetch: add a TAXII endpoint and a collection id"
+            )
+        return self
+
+
+class DetectorSettings(Model):
+    """What one detector is told."""
+
+    name: str = Field(
+        description="Name of the detector as installed: one of the entry points of the group daemoneye.detectors.",
+        min_length=1,
+        max_length=63,
+        json_schema_extra=merge("scoped"),
+    )
+    enabled: bool = Field(
+        default=True,
+        description="Whether the detector runs. On by default.",
+        json_schema_extra=merge("scoped"),
+    )
+    parameters: dict[str, JsonValue] = Field(
+        default_factory=dict,
+        description=(
+            "The detector's own settings; its reference page names them with their units. "
+            "Empty by default, which means its defaults."
+        ),
+        max_length=64,
+        json_schema_extra=merge("scoped"),
+    )
+
+
+class Analytics(Model):
+    """How events become findings."""
+
+    enable_behavioral_analysis: bool = Field(
+        default=True,
+        description=(
+            "Learn what each workload usually does and report what differs; deterministic rules run either way. "
+            "On by default."
+        ),
+        json_schema_extra=merge("or"),
+    )
+    anomaly_threshold: float = Field(
+        default=0.8,
+        description="Score from 0 to 1 from which on a window of a workload is reported as anomalous. 0.8 by default.",
+        ge=0,
+        le=1,
+        json_schema_extra=merge("scoped"),
+    )
+    model_update_interval: int = Field(
+        default=_DAY,
+        description="Seconds between two trainings of the models. 86400 by default, a day.",
+        ge=60,
+        le=30 * _DAY,
+        json_schema_extra=merge("singleton"),
+    )
+    enable_machine_learning: bool = Field(
+        default=False,
+        description="Score the windows of workloads with trained models, too. Off by default.",
+        json_schema_extra=merge("or"),
+    )
+    detectors: tuple[DetectorSettings, ...] = Field(
+        default=(),
+        description="Settings of single detectors; those not listed run with their defaults. Empty by default.",
+        max_length=64,
+        strict=False,
+        json_schema_extra=merge("scoped"),
+    )
+
+    @model_validator(mode="after")
+    def _names_each_detector_once(self) -> Self:
+        twice = [name for name, count in Counter(entry.name for entry in self.detectors).items() if count > 1]
+        if twice:
+            raise misfit("detectors", f"names {', '.join(map(repr, twice))} more than once: keep one entry a detector")
+        return self
+
+
+class PolicySpec(Model):
+    """What the user asks for."""
+
+    kernel_monitoring: KernelMonitoring = Field(
+        default=KernelMonitoring(),
+        description="What is read from the operating system's kernel. Process monitoring on Linux by default.",
+    )
+    network_monitoring: NetworkMonitoring = Field(
+        default=NetworkMonitoring(),
+        description="What is read from the network's packets. Nothing by default.",
+    )
+    federation: Federation = Field(
+        default=Federation(),
+        description="How clusters share policies, findings and indicators. Not at all by default.",
+    )
+    stix_taxii: StixTaxii = Field(
+        default=StixTaxii(),
+        description="Threat intelligence in STIX, fetched from a TAXII server. None by default.",
+    )
+    analytics: Analytics = Field(
+        default=Analytics(),
+        description="How events become findings. Rules and learned allow-lists by default.",
+    )
+
+
+class DaemonEyePolicy(Model):
+    """A DaemonEyePolicy object, as ``kubectl apply`` takes it."""
+
+    api_version: Literal["daemoneye.io/v1alpha1"] = Field(
+        description="Version of the API that the object is written in."
+    )
+    kind: Literal["DaemonEyePolicy"] = Field(description="Kind of the object.")
+    metadata: ObjectMeta = Field(description="The object's name and labels.")
+    spec: PolicySpec = Field(default=PolicySpec(), description="What to watch and how to judge it.")

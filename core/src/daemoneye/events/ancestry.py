@@ -1,0 +1,91 @@
+"""Who was whose parent, for whole columns: joins of rows with the process images that a batch (or a process table) knows.
+
+A process may execute several programs; the image that counts is the newest one that is not newer than the moment asked about.
+"""
+
+from __future__ import annotations
+
+from typing import Final
+
+import numpy as np
+
+from daemoneye.envelope import Batch
+from daemoneye.events.codec import Section, concatenate
+
+MAX_DEPTH: Final = 8
+"""Ancestors that a batch carries for each of its rows."""
+
+
+class Images:
+    """Process images by process key and time.
+
+    Attributes:
+        section: Rows of `process_exec`, executed or known from context.
+    """
+
+    def __init__(self, section: Section) -> None:
+        """Index the rows: one sort, n log n."""
+        self.section = section
+        rows = section.rows
+        self._order = np.lexsort((rows["time"], rows["process_uid"]))
+        self._uid = rows["process_uid"][self._order]
+        self._time = rows["time"][self._order]
+
+    @classmethod
+    def of_batch(cls, batch: Batch) -> Images | None:
+        """All images that a batch carries: its ancestors and its own executions; None where it has neither."""
+        known = [
+            s for s in (batch.section("process_exec", context=True), batch.section("process_exec")) if s is not None
+        ]
+        return cls(concatenate(known)) if known else None
+
+    def find(self, uid: np.ndarray, time: np.ndarray) -> np.ndarray:
+        """Row of the image of each process at each time, int64; -1 where it is unknown. Shapes (n,).
+
+        An image newer than the moment is never taken: rather unknown than wrong.
+        """
+        left = np.searchsorted(self._uid, uid, "left")
+        at = np.searchsorted(self._uid, uid, "right") - 1
+        while True:
+            late = at >= left
+            late[late] = self._time[at[late]] > time[late]
+            if not late.any():
+                break
+            at = at - late
+        found = at >= left
+        out = np.full(len(uid), -1, np.int64)
+        out[found] = self._order[at[found]]
+        return out
+
+    def ancestors(self, parent_uid: np.ndarray, time: np.ndarray, depth: int = MAX_DEPTH) -> np.ndarray:
+        """Rows of the ancestors of n processes, nearest first, shape (n, depth), int64; -1 from where the chain is unknown."""
+        out = np.full((len(parent_uid), depth), -1, np.int64)
+        rows = self.section.rows
+        uid = parent_uid
+        for level in range(depth):
+            at = self.find(uid, time)
+            out[:, level] = at
+            if (at < 0).all():
+                break
+            uid = np.where(at >= 0, rows["parent_uid"][at], np.uint64(0))
+        return out
+
+
+def identity_rows(batch: Batch, rows: np.ndarray) -> np.ndarray:
+    """Row in the batch's `cgroup_identity` section for each of n rows, int64; -1 where the batch has none."""
+    section = batch.section("cgroup_identity", context=True)
+    out = np.full(len(rows), -1, np.int64)
+    if section is None or not len(section.rows):
+        return out
+    known = cgroup_pairs(section.rows)
+    order = np.argsort(known)
+    wanted = cgroup_pairs(rows)
+    at = np.minimum(np.searchsorted(known[order], wanted), len(order) - 1)
+    hit = known[order][at] == wanted
+    out[hit] = order[at[hit]]
+    return out
+
+
+def cgroup_pairs(rows: np.ndarray) -> np.ndarray:
+    """Both cgroup ids of n rows in one u64, shape (n,): ids count up from 1, so that 32 bits of each are enough to tell cgroups of one boot apart."""
+    return (rows["cgroup_id"] << np.uint64(32)) ^ rows["cgroup_v1_id"]

@@ -1,0 +1,142 @@
+"""Events as JSON objects: the form that people and other tools read (`-o json --events`), and the way back.
+
+One Python dict an event: for what is shown or exported singly, never on the way from the kernel to the detectors.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any
+
+import numpy as np
+
+from daemoneye.envelope import Batch
+from daemoneye.escape import decode
+from daemoneye.events.ancestry import Images, identity_rows
+from daemoneye.events.codec import Section
+from daemoneye.events.flags import Flag, flag_names
+
+_STATES = ("unknown", "partial", "resolved")
+_HIDDEN = {"event", "time", "start_time", "parent_start_time", "target_start_time", "flags", "comm"}
+
+
+def rfc3339(wall_ns: np.ndarray) -> list[str]:
+    """Wall times (int64 ns since 1970) as RFC 3339 with nanoseconds, UTC."""
+    return [f"{s}Z" for s in np.datetime_as_string(wall_ns.astype("datetime64[ns]"), unit="ns").tolist()]
+
+
+def split_argv(raw: bytes) -> list[str]:
+    """Arguments from NUL-terminated bytes."""
+    return [decode(a) for a in raw.removesuffix(b"\0").split(b"\0")] if raw else []
+
+
+def events_json(batch: Batch) -> Iterator[dict[str, Any]]:
+    """Every event of a batch, in order of time: the command line's contract for `kind: event`."""
+    rows: list[tuple[int, dict[str, Any]]] = []
+    images = Images.of_batch(batch)
+    texts = _Texts(images.section, batch) if images else None
+    for section in batch.sections:
+        if section.context or section.record.name == "loss":
+            continue
+        rows.extend(zip(section.rows["time"].tolist(), _section_json(batch, section, images, texts), strict=True))
+    rows.sort(key=lambda pair: pair[0])
+    for _, row in rows:
+        yield row
+
+
+def losses_json(batch: Batch) -> Iterator[dict[str, Any]]:
+    """Every loss row of a batch: `kind: loss`."""
+    section = batch.section("loss")
+    if section is None:
+        return
+    names = {f.name: section.values(f.name) for f in section.record.heap_fields}
+    until, since = (rfc3339(batch.wall_ns(section.rows[c])) for c in ("time", "since"))
+    for i, row in enumerate(section.rows):
+        first = int(row["first_sequence"])
+        known = first != np.iinfo(np.uint64).max
+        yield {
+            "kind": "loss", "node": batch.envelope.node, "time": until[i], "since": since[i], "count": int(row["count"]),
+            **{name: decode(values[i]) for name, values in names.items()},
+            "first_sequence": first if known else None, "epoch": int(row["epoch"]) if known else None,
+        }  # fmt: skip
+
+
+class _Texts:
+    """Descriptions of the images of one batch, made once for each image that is asked for."""
+
+    def __init__(self, section: Section, batch: Batch) -> None:
+        self._rows = section.rows
+        self._exe = section.values("exe")
+        self._argv = section.values("argv")
+        self._start = rfc3339(batch.wall_ns(section.rows["start_time"]))
+        self._made: dict[int, dict[str, Any]] = {}
+
+    def __call__(self, index: int) -> dict[str, Any]:
+        if index not in self._made:
+            row = self._rows[index]
+            self._made[index] = {
+                "pid": int(row["pid"]), "start_time": self._start[index], "exe": decode(self._exe[index]),
+                "argv": split_argv(self._argv[index]), "uid": int(row["uid"]),
+            }  # fmt: skip
+        return self._made[index]
+
+
+def _section_json(
+    batch: Batch, section: Section, images: Images | None, texts: _Texts | None
+) -> Iterator[dict[str, Any]]:
+    rows = section.rows
+    about = batch.envelope
+    # With the moment of boot a reader gets the rows' own clock back, and with it the process keys.
+    origin = {"node": about.node, "boot_id": about.boot_id, "boot_time": rfc3339(np.array([about.clock_offset_ns]))[0]}
+    times = {
+        c: rfc3339(batch.wall_ns(rows[c]))
+        for c in ("time", "start_time", "parent_start_time", "target_start_time")
+        if c in (rows.dtype.names or ())
+    }
+    heap = {f.name: section.values(f.name) for f in section.record.heap_fields}
+    keys = {f.name for f in section.record.fields if f.key_of}
+    numbers = {n: rows[n].tolist() for n in rows.dtype.names or () if n not in _HIDDEN and not n.endswith("_len")}
+    # 64-bit keys as hex digits: JSON readers that hold numbers as doubles would round them.
+    numbers |= {n: [f"{v:016x}" for v in numbers[n]] for n in keys}
+    chains = images.ancestors(rows["parent_uid"], rows["time"]) if images else np.full((len(rows), 1), -1)
+    # Rows without an image show the one that the process runs; a child that was just forked still runs its parent's.
+    key = "parent_uid" if section.record.name == "process_fork" else "process_uid"
+    own = images.find(rows[key], rows["time"]) if images and "exe" not in heap else np.full(len(rows), -1)
+    identity = _identities(batch, rows)
+    flags = rows["flags"].tolist()
+    comm = rows["comm"].tolist() if "comm" in (rows.dtype.names or ()) else None
+    for i in range(len(rows)):
+        event: dict[str, Any] = {"kind": "event", "event": section.record.name, **origin}
+        event |= {name: values[i] for name, values in times.items()}
+        event |= {name: values[i] for name, values in numbers.items()}
+        for name, strings in heap.items():
+            event[name] = split_argv(strings[i]) if name == "argv" else decode(strings[i])
+        if comm is not None:
+            event["comm"] = decode(comm[i])
+            event["argv_truncated"] = bool(flags[i] & Flag.ARGV_TRUNCATED)
+        if texts and own[i] >= 0:
+            image = texts(int(own[i]))
+            event["exe"], event["argv"] = image["exe"], image["argv"]
+        event["flags"] = flag_names(flags[i])
+        event |= identity[i]
+        chain = [texts(int(k)) for k in chains[i] if k >= 0] if texts else []
+        event["parent"] = chain[0] if chain else {"pid": int(rows["ppid"][i]), "exe": "", "argv": []}
+        event["ancestors"] = chain[1:]
+        yield event
+
+
+def _identities(batch: Batch, rows: np.ndarray) -> list[dict[str, Any]]:
+    section = batch.section("cgroup_identity", context=True)
+    unknown = {"cgroup": "", "container_id": "", "pod_uid": "", "workload": "", "identity": "unknown"}
+    if section is None:
+        return [unknown] * len(rows)
+    names = {f.name: [decode(v) for v in section.values(f.name)] for f in section.record.heap_fields}
+    known = [
+        {
+            "cgroup": names["path"][i] if names["path"][i] not in {"", "/"} else names["path_v1"][i] or names["path"][i],
+            "container_id": names["container_id"][i], "pod_uid": names["pod_uid"][i], "workload": names["workload"][i],
+            "identity": _STATES[min(int(section.rows["state"][i]), 2)],
+        }
+        for i in range(len(section.rows))
+    ]  # fmt: skip
+    return [known[k] if k >= 0 else unknown for k in identity_rows(batch, rows).tolist()]

@@ -1,0 +1,194 @@
+"""Events from JSON objects: the inverse of `daemoneye.events.jsonform`, for recordings that people can read and edit.
+
+A recording in JSON has wall times and the moment of boot: with it rows get their own clock back, and with that their process keys. Rows without
+a moment of boot use wall time as their clock. One Python dict a line: this is for replays, not for the live path.
+"""
+
+from __future__ import annotations
+
+import itertools
+import json
+import re
+from collections.abc import Mapping, Sequence
+from typing import Any, Final, NamedTuple
+
+import numpy as np
+
+from daemoneye.events.base import derive
+from daemoneye.events.cgroup_identity import CGROUP_IDENTITY
+from daemoneye.events.codec import Section, section_of
+from daemoneye.events.flags import Flag, flags_of
+from daemoneye.events.process_exec import PROCESS_EXEC
+from daemoneye.events.registry import EVENTS
+from daemoneye.events.schema import Record
+
+_TIMES: Final = ("time", "start_time", "parent_start_time", "target_start_time")
+_STATES: Final = {"unknown": 0, "partial": 1, "resolved": 2}
+_TIME: Final = re.compile(r"^(\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d(?:\.\d{1,9})?)Z$")
+_ESCAPED: Final = re.compile(rb"\\x([89a-f][0-9a-f])")
+_MAX_LINE: Final = 1 << 20
+
+
+class Clock(NamedTuple):
+    """Whose clock a row's times are of; `offset_ns` is wall time minus that clock."""
+
+    node: str
+    boot_id: str
+    offset_ns: int
+
+
+def parse_line(line: bytes) -> dict[str, Any] | None:
+    """One line of a recording, checked; None for lines of another kind (findings, status) and blank ones.
+
+    Raises:
+        ValueError: What is wrong, in words.
+    """
+    if not line.strip():
+        return None
+    if len(line) > _MAX_LINE:
+        msg = f"the line is longer than {_MAX_LINE} bytes"
+        raise ValueError(msg)
+    event = json.loads(line)
+    if not isinstance(event, dict):
+        raise ValueError("not a JSON object")  # noqa: TRY004 - bad input, not a caller's mistake
+    if event.get("kind", "event") != "event":
+        return None
+    record = EVENTS.get(str(event.get("event")))
+    if record is None:
+        msg = f"unknown event {event.get('event')!r}; known: {', '.join(EVENTS)}"
+        raise ValueError(msg)
+    for name in ("time", "pid", "start_time"):
+        if name not in event:
+            msg = f"{record.name}: {name} is missing"
+            raise ValueError(msg)
+    return _checked(record, event)
+
+
+def _checked(record: Record, event: dict[str, Any]) -> dict[str, Any]:
+    """The event with times as ns and texts as bytes, every value fitting its column."""
+    boot = wall_ns(event["boot_time"]) if "boot_time" in event else 0
+    row: dict[str, Any] = {
+        "event": record.name,
+        "clock": Clock(str(event.get("node", "")), str(event.get("boot_id", "replay")), boot),
+    }
+    for field in record.fields:
+        value = event.get(field.name)
+        if field.derived or field.name == "event" or value is None:
+            continue
+        if field.name in _TIMES:
+            row[field.name] = _since_boot(value, boot)
+        elif field.name == "flags":
+            row["flags"] = flags_of(value) if isinstance(value, list) else int(value)
+        elif field.text == "argv":
+            row["argv"] = b"".join(_bytes(a).replace(b"\0", b"") + b"\0" for a in value)
+        elif field.heap or field.type == "char16":
+            row[field.name] = _bytes(value)
+        else:
+            limits = np.iinfo(np.dtype(field.column_type[0]))
+            if not isinstance(value, int) or not limits.min <= value <= limits.max:
+                msg = f"{record.name}.{field.name}: {value!r} is not a whole number from {limits.min} to {limits.max}"
+                raise ValueError(msg)
+            row[field.name] = value
+    row["identity"] = tuple(
+        str(event.get(name, "")) for name in ("cgroup", "container_id", "pod_uid", "workload", "identity")
+    )
+    row["chain"] = [
+        _image(image, boot)
+        for image in [event.get("parent"), *(event.get("ancestors") or [])]
+        if isinstance(image, dict) and image.get("start_time")
+    ]
+    return row
+
+
+def _since_boot(value: object, boot: int) -> int:
+    if (ns := wall_ns(value) - boot) < 0:
+        msg = f"{value!r} is before the moment of boot"
+        raise ValueError(msg)
+    return ns
+
+
+def _image(image: Mapping[str, Any], boot: int) -> dict[str, Any]:
+    return {
+        "pid": int(image["pid"]), "start_time": _since_boot(image["start_time"], boot), "exe": _bytes(image.get("exe", "")), "uid": int(image.get("uid", 0)),
+        "argv": b"".join(_bytes(a) + b"\0" for a in image.get("argv", [])),
+    }  # fmt: skip
+
+
+def wall_ns(value: object) -> int:
+    """Nanoseconds since 1970 of an RFC 3339 time in UTC.
+
+    Raises:
+        ValueError: Another form.
+    """
+    match = _TIME.match(value) if isinstance(value, str) else None
+    if match is None:
+        msg = f"{value!r} is not a time like 2026-01-02T03:04:05.123456789Z"
+        raise ValueError(msg)
+    return int(np.datetime64(match[1], "ns").astype(np.int64))
+
+
+def _bytes(text: object) -> bytes:
+    """Bytes of a text; escapes of bytes that were not UTF-8 become those bytes again."""
+    if not isinstance(text, str):
+        msg = f"{text!r} is not a string"
+        raise ValueError(msg)  # noqa: TRY004 - bad input, not a caller's mistake
+    raw = text.encode("utf-8", "surrogatepass")
+    return _ESCAPED.sub(lambda m: bytes.fromhex(m[1].decode()), raw) if b"\\x" in raw else raw
+
+
+def sections_of(rows: Sequence[Mapping[str, Any]]) -> tuple[list[Section], Section, Section]:
+    """Checked rows as columns.
+
+    Returns:
+        Event sections, images of the ancestors that the rows name (with SNAPSHOT set: nobody saw them start), and cgroup identities.
+    """
+    sections = []
+    for record in EVENTS.values():
+        mine = sorted((row for row in rows if row["event"] == record.name), key=lambda row: row["time"])
+        if mine:
+            sections.append(_section(record, mine))
+    return sections, _images(rows), _identities(rows)
+
+
+def _section(record: Record, rows: Sequence[Mapping[str, Any]]) -> Section:
+    values: dict[str, object] = {"event": record.id}
+    for field in record.fields:
+        if not field.derived and field.name != "event":
+            empty: object = b"" if field.heap or field.type == "char16" else 0
+            values[field.name] = [row.get(field.name, empty) for row in rows]
+    section = section_of(record, values, len(rows))
+    derive(record, section.rows)
+    return section
+
+
+def _images(rows: Sequence[Mapping[str, Any]]) -> Section:
+    made: dict[tuple[int, int], dict[str, Any]] = {}
+    for row in rows:
+        chain = row["chain"]
+        for image, above in itertools.zip_longest(chain, chain[1:]):
+            full = {
+                **image,
+                "time": image["start_time"],
+                "flags": int(Flag.SNAPSHOT),
+                "argv_length": len(image["argv"]),
+            }
+            if above:
+                full |= {"ppid": above["pid"], "parent_start_time": above["start_time"]}
+            made.setdefault((image["pid"], image["start_time"]), full)
+    return _section(PROCESS_EXEC, list(made.values()))
+
+
+def _identities(rows: Sequence[Mapping[str, Any]]) -> Section:
+    known: dict[tuple[int, int], tuple[str, ...]] = {}
+    for row in rows:
+        known.setdefault((row.get("cgroup_id", 0), row.get("cgroup_v1_id", 0)), row["identity"])
+    texts = list(known.values())
+    names = ("path", "container_id", "pod_uid", "workload")
+    values: dict[str, object] = {name: [_bytes(text[i]) for text in texts] for i, name in enumerate(names)}
+    values |= {
+        "cgroup_id": [v2 for v2, _ in known],
+        "cgroup_v1_id": [v1 for _, v1 in known],
+        "state": [_STATES.get(text[4], 0) for text in texts],
+    }
+    section = section_of(CGROUP_IDENTITY, values, len(known))
+    return Section(section.record, section.rows, section.heap, context=True)

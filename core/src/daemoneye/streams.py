@@ -1,0 +1,105 @@
+"""What the broker keeps: every stream that DaemonEye declares, with its limits.
+
+Responsible for the declaration alone, in plain numbers; creating the streams on a broker is the business of whoever
+administers it (``daemoneye run`` on one machine, the operator in a cluster).
+
+A stream's ``max_bytes`` is *reserved* by nats-server when the stream is made, so the sum over all streams
+(:func:`reserved_bytes`) has to fit the broker's ``max_file_store``.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Final, Literal
+
+from daemoneye import subjects
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable
+
+_MIB: Final = 1 << 20
+_DAY_S: Final = 86_400.0
+# Longer than a broker or sensor takes to come back; what is replayed later still is skipped by its readers.
+_DUPLICATE_WINDOW_S: Final = 600.0
+
+
+@dataclass(frozen=True, slots=True)
+class Stream:
+    """One stream: sizes in bytes, times in seconds.
+
+    ``max_age`` 0 means that nothing expires. ``max_per_subject`` and ``max_msg_size`` -1 mean no limit of the stream's
+    own. ``discard`` ``old`` drops the oldest message when full, ``new`` refuses the newest.
+    """
+
+    name: str
+    subjects: tuple[str, ...]
+    max_bytes: int
+    max_age: float
+    duplicate_window: float = _DUPLICATE_WINDOW_S
+    max_msg_size: int = -1
+    max_per_subject: int = -1
+    discard: Literal["old", "new"] = "old"
+    storage: Literal["file"] = "file"
+    allow_direct: bool = True
+    allow_rollup: bool = False
+    description: str = ""
+
+
+def declared(
+    shards: int = 1,
+    *,
+    events_max_bytes: int = 1024 * _MIB,
+    events_max_age: float = 3 * _DAY_S,
+    findings_max_bytes: int = 128 * _MIB,
+    findings_max_age: float = 90 * _DAY_S,
+    max_msg_size: int = 8 * _MIB,
+) -> tuple[Stream, ...]:
+    """Every stream of an installation with ``shards`` event streams; ``events_max_bytes`` is each one's own limit."""
+    bucket = subjects.ANALYTICS_BUCKET
+    events = tuple(
+        Stream(
+            name=subjects.EVENTS(shard),
+            subjects=(f"{subjects.PREFIX}.events.{shard}.>",),
+            max_bytes=events_max_bytes,
+            max_age=events_max_age,
+            max_msg_size=max_msg_size,
+            description="Batches of events, as the sensors made them",
+        )
+        for shard in range(shards)
+    )
+    return (
+        *events,
+        Stream(
+            name=subjects.FINDINGS,
+            subjects=(f"{subjects.PREFIX}.findings.>",),
+            max_bytes=findings_max_bytes,
+            max_age=findings_max_age,
+            description="Explained findings",
+        ),
+        Stream(
+            name=subjects.SCHEMAS,
+            subjects=(f"{subjects.PREFIX}.schemas.>",),
+            max_bytes=8 * _MIB,
+            max_age=0,
+            # A descriptor is named by its own hash: a second copy replaces the first, and none ever expires.
+            max_per_subject=1,
+            description="Descriptors of every schema that a batch has named",
+        ),
+        Stream(
+            # The layout of a JetStream object store, so that analytics finds its bucket and needs no right to make one.
+            name=f"OBJ_{bucket}",
+            subjects=(f"$O.{bucket}.C.>", f"$O.{bucket}.M.>"),
+            max_bytes=128 * _MIB,
+            max_age=0,
+            duplicate_window=120.0,
+            # A full store refuses the new checkpoint; it must not eat chunks of the one in use.
+            discard="new",
+            allow_rollup=True,
+            description="Checkpoints of analytics",
+        ),
+    )
+
+
+def reserved_bytes(streams: Iterable[Stream]) -> int:
+    """Bytes that the broker sets aside for ``streams``."""
+    return sum(stream.max_bytes for stream in streams)

@@ -1,0 +1,98 @@
+"""Names on the broker: subjects, streams and buckets, and the escaping of a node's name within a subject.
+
+Responsible for every name that two processes must agree on; not for what the streams hold or how long
+(:mod:`daemoneye.streams`) nor for talking to a broker.
+"""
+
+from __future__ import annotations
+
+import re
+from typing import Final
+
+from daemoneye.errors import ConfigError
+
+PREFIX: Final = "daemoneye.v1"
+# Append-only: a lane's place here is its id in the spool's segments.
+LANES: Final = ("urgent", "bulk", "rollup", "loss")
+SEVERITIES: Final = ("informational", "low", "medium", "high", "critical")
+
+FINDINGS: Final = "DAEMONEYE_FINDINGS"
+SCHEMAS: Final = "DAEMONEYE_SCHEMAS"
+ANALYTICS_BUCKET: Final = "daemoneye_analytics"
+
+_ESCAPE: Final = "_"
+_UNSAFE: Final = re.compile(rb"[^A-Za-z0-9-]")
+_ESCAPED: Final = re.compile(rb"_([0-9a-f]{2})")
+_WELL_FORMED: Final = re.compile(r"(?:[A-Za-z0-9-]|_[0-9a-f]{2})+")
+
+
+def escape_node(name: str) -> str:
+    """Turn a node's name into one subject token, which also serves as a KV key's beginning and a file's name.
+
+    ASCII letters, digits and ``-`` stay; every other byte of the name's UTF-8 form, ``_`` itself included, becomes
+    ``_xx`` (two lower-case hexadecimal digits). So different names never collide, nothing in a name can widen a
+    subject (``.``, ``*``, ``>``, blanks, controls), and :func:`unescape_node` gives the name back.
+
+    >>> escape_node("ip-10-0-0-1.ec2.internal")
+    'ip-10-0-0-1_2eec2_2einternal'
+
+    Raises :class:`ConfigError` for an empty name, for which no token exists.
+    """
+    if not name:
+        message = "a node's name must not be empty"
+        raise ConfigError(message)
+    raw = name.encode("utf-8", "surrogateescape")
+    return _UNSAFE.sub(lambda match: b"_%02x" % match[0][0], raw).decode("ascii")
+
+
+def unescape_node(token: str) -> str:
+    """Give back the name that :func:`escape_node` made ``token`` from.
+
+    Raises :class:`ConfigError` if ``token`` is not something that it makes.
+    """
+    name = ""
+    if _WELL_FORMED.fullmatch(token):
+        raw = _ESCAPED.sub(lambda match: bytes.fromhex(match[1].decode()), token.encode("ascii"))
+        name = raw.decode("utf-8", "surrogateescape")
+    # A token with a needless escape (`_61` for `a`) must not become a second spelling of the same node.
+    if not name or escape_node(name) != token:
+        message = f"{token!r} is not an escaped node name"
+        raise ConfigError(message)
+    return name
+
+
+def events(shard: int, node: str, lane: str) -> str:
+    """Subject of the event batches of ``node`` (its plain name) in ``lane``.
+
+    Raises :class:`ConfigError` for a lane that is not in LANES.
+    """
+    if lane not in LANES:
+        message = f"lane {lane!r} is none of {', '.join(LANES)}"
+        raise ConfigError(message)
+    return f"{PREFIX}.events.{shard}.{escape_node(node)}.{lane}"
+
+
+def findings(severity: str) -> str:
+    """Subject of the findings of one severity; raises :class:`ConfigError` for one that is not in SEVERITIES."""
+    if severity not in SEVERITIES:
+        message = f"severity {severity!r} is none of {', '.join(SEVERITIES)}"
+        raise ConfigError(message)
+    return f"{PREFIX}.findings.{severity}"
+
+
+def schemas(schema_hash: str) -> str:
+    """Subject of the descriptor of the schema with this hash; raises :class:`ConfigError` if it is not hexadecimal."""
+    if not re.fullmatch(r"[0-9a-f]+", schema_hash):
+        message = f"{schema_hash!r} is not a schema's hash"
+        raise ConfigError(message)
+    return f"{PREFIX}.schemas.{schema_hash}"
+
+
+def status(node: str) -> str:
+    """Subject of the plain NATS heartbeats of ``node`` (its plain name)."""
+    return f"{PREFIX}.status.{escape_node(node)}"
+
+
+def EVENTS(shard: int) -> str:  # noqa: N802 - a stream's name like FINDINGS and SCHEMAS, one for each shard
+    """Name of the stream that keeps the event batches of one shard."""
+    return f"DAEMONEYE_EVENTS_{shard}"
