@@ -1,0 +1,5 @@
+"""`python -m daemoneye_sensor`."""
+
+from daemoneye_sensor.main import main
+
+raise SystemExit(main())

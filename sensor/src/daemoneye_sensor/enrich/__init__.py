@@ -1,0 +1,1 @@
+"""Identity of rows: containers, pods, workloads."""

@@ -1,0 +1,103 @@
+"""The compile child: compiles the programs with BCC, loads them, pins maps and links in bpffs, exits.
+
+It is run as `/usr/bin/python3 -I child.py` with a JSON request on stdin and answers with JSON on stdout. It imports the standard library
+and the distribution's bcc only, so that LLVM's 130 MB never belong to the sensor.
+
+Request: {"sources": [paths, in order], "pin": directory, "defines": {name: number}, "programs": {function: tracepoint},
+"iterator": function of a task iterator, "epoch": number}.
+Answer: {"ok": true} or {"error": text, "fix": text}.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import ctypes
+import json
+import os
+import sys
+from pathlib import Path
+from typing import Any
+
+sys.path.insert(0, str(Path(__file__).resolve().parent))
+
+from btf import Btf, BtfError
+from headers import HeadersError, prepare
+from offsets import defines
+
+_MAPS = ("control", "exec_ring", "process_ring", "blob_ring", "cgroups_seen")
+_EPOCH_SLOT = 3
+
+
+def _install(package: str) -> str:
+    return f"apt-get install {package}"
+
+
+def _answer(**fields: Any) -> None:
+    json.dump(fields, sys.stdout)
+    sys.stdout.flush()
+
+
+def load(request: dict[str, Any]) -> None:
+    """Compile, load, attach, pin."""
+    from bcc import BPF, lib
+
+    text = "\n".join(Path(source).read_text() for source in request["sources"])
+    values = {**defines(Btf.running()), **request["defines"]}
+    # BCC's own headers redefine macros of other kernel versions: noise that would hide a real message.
+    program = BPF(text=text, cflags=[*(f"-D{name}={value}" for name, value in values.items()), "-Wno-macro-redefined"])
+    program["control"][ctypes.c_uint32(_EPOCH_SLOT)] = ctypes.c_uint64(request["epoch"])
+    pin = Path(request["pin"])
+    for _ in range(3):  # another sensor that ends may remove the empty parent meanwhile
+        with contextlib.suppress(FileNotFoundError):
+            pin.mkdir(parents=True, exist_ok=True, mode=0o700)
+            break
+    for name in _MAPS:
+        _pin(lib, program[name].map_fd, pin / name)
+    for function, tracepoint in request["programs"].items():
+        loaded = program.load_func(function, BPF.RAW_TRACEPOINT)
+        link = lib.bpf_attach_raw_tracepoint(loaded.fd, tracepoint.encode())
+        if link < 0:
+            raise OSError(ctypes.get_errno(), f"raw tracepoint {tracepoint} cannot be attached")
+        _pin(lib, loaded.fd, pin / f"prog_{function}")
+        _pin(lib, link, pin / f"link_{function}")
+    if request.get("iterator"):
+        loaded = program.load_func(request["iterator"], BPF.TRACING)
+        link = lib.bcc_iter_attach(loaded.fd, None, 0)
+        if link < 0:
+            raise OSError(ctypes.get_errno(), "the task iterator cannot be attached")
+        _pin(lib, link, pin / "processes")
+
+
+def _pin(lib: Any, fd: int, path: Path) -> None:
+    if lib.bpf_obj_pin(fd, str(path).encode()) < 0:
+        raise OSError(ctypes.get_errno(), f"cannot pin {path}")
+
+
+def main() -> int:
+    """Exit status 0 when pinned, 1 otherwise; the answer says why."""
+    request = json.load(sys.stdin)
+    # BCC and clang write to stdout in places; the answer alone belongs there.
+    answer = os.dup(1)
+    os.dup2(2, 1)
+    error = fix = ""
+    try:
+        with prepare() or contextlib.nullcontext():
+            load(request)
+    except ImportError as missing:
+        error, fix = f"BCC for {sys.executable} is missing ({missing})", _install("python3-bpfcc")
+    except HeadersError as missing:
+        error, fix = (
+            str(missing),
+            _install(f"linux-headers-{os.uname().release} (or linux-headers-amd64 / linux-headers-generic)"),
+        )
+    except BtfError as missing:
+        error, fix = str(missing), "use a kernel of 5.8 or later built with CONFIG_DEBUG_INFO_BTF=y"
+    except Exception as failure:  # noqa: BLE001 - BCC raises bare Exception; whatever it is, the parent must hear of it
+        error, fix = f"{type(failure).__name__}: {failure}", ""
+    os.dup2(answer, 1)
+    _answer(**({"error": error, "fix": fix} if error else {"ok": True}))
+    return 1 if error else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,147 @@
+"""The sensor process: puts source, pipeline, spool and publisher together, and speaks to whoever started it.
+
+Nothing is written to stdout; log lines go to stderr. Exit status: 0 ended as told or the input is read, 2 wrong configuration, 3 this machine
+lacks something, 1 anything else.
+"""
+
+from __future__ import annotations
+
+import argparse
+import asyncio
+import contextlib
+import importlib.metadata
+import json
+import logging
+import os
+import resource
+import signal
+import sys
+import time
+from pathlib import Path
+from typing import Any, Final
+
+from daemoneye.errors import ConfigError, DaemonEyeError
+from daemoneye.events.registry import RECORDS
+from daemoneye_sensor import settings as settings_module
+from daemoneye_sensor.pipeline import Pipeline
+from daemoneye_sensor.publisher import Publisher
+from daemoneye_sensor.settings import Settings
+from daemoneye_sensor.sources.base import Source
+from daemoneye_sensor.sources.ebpf import EbpfSource
+from daemoneye_sensor.sources.replay import ReplaySource
+from daemoneye_sensor.spool import Spool
+
+GROUP: Final = "daemoneye.sources"
+_DRAIN_S: Final = 10.0
+_REPLAY_DRAIN_S: Final = 600.0
+
+_log = logging.getLogger(__name__)
+
+
+def make_source(settings: Settings) -> Source:
+    """The source that the settings name: ours, or a third party's entry point.
+
+    Raises:
+        ConfigError: There is none of that name, or it lacks a setting.
+    """
+    if settings.source == "ebpf":
+        return EbpfSource(
+            bpf_dir=settings.bpf_dir, instance=settings.instance, sizes=settings.rings, events=list(settings.events)
+        )
+    if settings.source == "replay":
+        if settings.replay_path is None:
+            raise ConfigError("source replay: replay_path is missing")
+        return ReplaySource(settings.replay_path)
+    for entry in importlib.metadata.entry_points(group=GROUP):
+        if entry.name == settings.source:
+            made: Source = entry.load()(settings)
+            return made
+    names = sorted({"ebpf", "replay", *(e.name for e in importlib.metadata.entry_points(group=GROUP))})
+    msg = f"unknown source {settings.source!r}; there are: {', '.join(names)}"
+    raise ConfigError(msg)
+
+
+async def run(settings: Settings) -> int:
+    """The sensor until it is told to stop or its input is read."""
+    spool = Spool(settings.state_dir / "spool", max_bytes=settings.spool_bytes)
+    source = make_source(settings)
+    try:
+        pipeline = Pipeline(source, spool, settings)
+    except BaseException:
+        source.close(keep=False)
+        spool.close()
+        raise
+    publisher = Publisher(
+        spool, settings.connection, node=settings.node, on_refused=pipeline.refused, shard=settings.shard
+    )
+    pipeline.attach(publisher)
+    for record in RECORDS:
+        publisher.announce_schema(record.hash, json.dumps(record.descriptor(), separators=(",", ":")).encode())
+    loop = asyncio.get_running_loop()
+    for number in (signal.SIGTERM, signal.SIGINT):
+        loop.add_signal_handler(number, pipeline.stop)
+    publishing = asyncio.create_task(publisher.run(), name="publisher")
+    beating = asyncio.create_task(_heartbeat(pipeline, publisher, settings), name="heartbeat")
+    error = ""
+    try:
+        await pipeline.run()
+        finished = source.finished
+        error = str(source.status().get("error") or "")
+        if not await publisher.drain(_REPLAY_DRAIN_S if finished else _DRAIN_S):
+            _log.warning("%d batches stay in the spool for the next start", spool.entries_unsent)
+        beating.cancel()
+        state = "finished" if finished else "stopped"
+        await publisher.publish_status(_status(state, pipeline, publisher, error))
+    finally:
+        for task in (beating, publishing):
+            task.cancel()
+        for result in await asyncio.gather(beating, publishing, return_exceptions=True):
+            if isinstance(result, Exception):
+                _log.error("%s", result)
+        source.close(keep=settings.keep_programs)
+        spool.close()
+    if error:
+        sys.stderr.write(f"daemoneye-sensor: {error}\n")
+    return 1 if error else 0
+
+
+async def _heartbeat(pipeline: Pipeline, publisher: Publisher, settings: Settings) -> None:
+    # The first one as soon as the broker answers: whoever started us waits for it.
+    while not await publisher.publish_status(_status("ready", pipeline, publisher)):  # noqa: ASYNC110 - the broker is another process
+        await asyncio.sleep(0.1)
+    while True:
+        await asyncio.sleep(settings.status_interval_s)
+        pipeline.follow_clock()
+        await publisher.publish_status(_status("ready", pipeline, publisher))
+
+
+def _status(state: str, pipeline: Pipeline, publisher: Publisher, error: str = "") -> dict[str, Any]:
+    usage = resource.getrusage(resource.RUSAGE_SELF)
+    stats = publisher.stats
+    return {
+        "state": state, "component": "sensor", "time": time.time_ns(), "pid": os.getpid(), **pipeline.status(), "error": error,
+        "published": {"batches": stats.published, "refused": stats.refused, "retries": stats.retries, "bytes": stats.bytes},
+        "broker": {"connected": publisher.connected, "last_error": publisher.last_error},
+        "self": {"cpu_s": round(usage.ru_utime + usage.ru_stime, 3), "rss_bytes": _rss(), "wakeups": usage.ru_nvcsw},
+    }  # fmt: skip
+
+
+def _rss() -> int:
+    with contextlib.suppress(OSError, IndexError, ValueError):
+        return int(Path("/proc/self/statm").read_text().split()[1]) * resource.getpagesize()
+    return 0
+
+
+def main(argv: list[str] | None = None) -> int:
+    """Entry point of `python -m daemoneye_sensor`."""
+    parser = argparse.ArgumentParser(
+        prog="python -m daemoneye_sensor", description="DaemonEye's sensor; started by `daemoneye run` or a pod."
+    )
+    parser.add_argument("--config", type=Path, required=True, help="JSON file with the settings")
+    arguments = parser.parse_args(argv)
+    logging.basicConfig(level=logging.INFO, stream=sys.stderr, format="%(levelname)s %(name)s %(message)s")
+    try:
+        return asyncio.run(run(settings_module.load(arguments.config)))
+    except DaemonEyeError as error:
+        sys.stderr.write(f"daemoneye-sensor: {error}\n")
+        return error.exit_code

@@ -1,0 +1,195 @@
+"""The process table: the image of every running process, so that each batch can carry the ancestors of its rows.
+
+It works on columns: a batch's forks, executions and exits are merged at once. Rows are `process_exec` rows; a process that has executed
+nothing since its fork holds a copy of its parent's image (IMAGE_INHERITED), made only when it outlives its batch or has children in it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import replace
+from typing import Final
+
+import numpy as np
+
+from daemoneye.events.ancestry import MAX_DEPTH, Images
+from daemoneye.events.codec import Section, concatenate, gather, section_of
+from daemoneye.events.flags import Flag
+from daemoneye.events.process_exec import PROCESS_EXEC
+
+MAX_ROWS: Final = 65_536
+"""Images that are kept; beyond, the oldest go first and are counted."""
+ARGV_KEPT: Final = 512
+"""Bytes of an ancestor's argv that a batch repeats."""
+_SWEEP_EVERY: Final = 8
+_ASKED: Final = (
+    ("process_exec", "parent_uid"),
+    ("process_fork", "parent_uid"),
+    ("process_exit", "process_uid"),
+    ("process_signal", "process_uid"),
+    ("process_signal", "target_uid"),
+)
+"""Whose image, and whose ancestors', a reader of each event wants to see."""
+
+
+class ProcessTable:
+    """Images of processes by key.
+
+    Attributes:
+        evicted: Images dropped for want of room, in all.
+    """
+
+    def __init__(self) -> None:
+        """Empty."""
+        self._known = section_of(PROCESS_EXEC, {}, 0)
+        self._exited = np.zeros(0, np.uint64)
+        self._updates = 0
+        self.evicted = 0
+
+    def __len__(self) -> int:
+        """Images."""
+        return len(self._known.rows)
+
+    def seed(self, section: Section) -> None:
+        """Add images read from /proc or from a recording; those whose process is known already are left out."""
+        new = ~np.isin(section.rows["process_uid"], self._known.rows["process_uid"])
+        self._known = concatenate([self._known, _clipped(section.take(new))])
+
+    def update(self, executed: Section | None, forked: np.ndarray | None, exited: np.ndarray | None) -> Images:
+        """Merge one batch.
+
+        Args:
+            executed: Rows of process_exec.
+            forked: Rows of process_fork, shape (n,).
+            exited: Keys (u64) of processes that ended.
+
+        Returns:
+            Images as of this batch: those known before, its executions and what its forks inherited.
+        """
+        parts = [self._known]
+        if executed is not None and len(executed.rows):
+            parts.append(_clipped(executed))
+        universe = concatenate(parts)
+        gone = exited if exited is not None else np.zeros(0, np.uint64)
+        if forked is not None and len(forked):
+            universe = _inherit(universe, forked, executed, gone)
+        self._known = universe
+        images = Images(universe)
+        self._exited = np.concatenate([self._exited, gone])
+        self._updates += 1
+        if len(self._exited) and (self._updates % _SWEEP_EVERY == 0 or len(universe.rows) > MAX_ROWS):
+            self._sweep()
+        return images
+
+    def explain(self, sections: Sequence[Section]) -> Section:
+        """Merge a batch and return the images that it must carry to explain itself: of processes that its rows name, and their ancestors.
+
+        Args:
+            sections: The batch's event sections, at most one of each record.
+        """
+        by_name = {section.record.name: section for section in sections}
+        executed = by_name.get("process_exec")
+        rows = {name: section.rows for name, section in by_name.items() if len(section.rows)}
+        ended = rows["process_exit"]["process_uid"] if "process_exit" in rows else None
+        images = self.update(executed, rows.get("process_fork"), ended)
+        found = [_unique_ancestors(images, rows[name][key], rows[name]["time"]) for name, key in _ASKED if name in rows]
+        index = np.unique(np.concatenate(found)) if found else np.zeros(0, np.int64)
+        known = images.section.rows
+        if executed is not None:
+            own = executed.rows["process_uid"] ^ executed.rows["time"]
+            index = index[~np.isin(known["process_uid"][index] ^ known["time"][index], own)]
+        return replace(images.section.take(index), context=True)
+
+    def _sweep(self) -> None:
+        """Forget ended processes that no living one descends from, and images that a newer one of the same process replaced."""
+        rows = self._known.rows
+        keep = ~np.isin(rows["process_uid"], self._exited)
+        for _ in range(MAX_DEPTH):
+            needed = keep | np.isin(rows["process_uid"], rows["parent_uid"][keep])
+            if (needed == keep).all():
+                break
+            keep = needed
+        order = np.lexsort((rows["time"], rows["process_uid"]))
+        uid = rows["process_uid"][order]
+        newest = np.ones(len(rows), bool)
+        newest[order[:-1]] = uid[1:] != uid[:-1]
+        keep &= newest
+        index = np.flatnonzero(keep)
+        if len(index) > MAX_ROWS:
+            index = index[np.argsort(rows["time"][index])][-MAX_ROWS:]
+            self.evicted += int(keep.sum()) - MAX_ROWS
+        self._known = self._known.take(index)
+        self._exited = np.intersect1d(self._exited, self._known.rows["process_uid"])
+
+
+def _unique_ancestors(images: Images, uid: np.ndarray, time: np.ndarray) -> np.ndarray:
+    """Rows of processes and all their ancestors, as of the moments asked about; each level walks an image once, however many ask.
+
+    Of all moments at which an image's parent is asked for, the first and the last are enough: what the parent executed in between is in the
+    batch itself.
+    """
+    found: list[np.ndarray] = []
+    first = last = time
+    for _ in range(MAX_DEPTH + 1):
+        at = np.concatenate([images.find(uid, first), images.find(uid, last)])
+        moments = np.concatenate([first, last])
+        order = np.lexsort((moments, at))
+        at, moments = at[order], moments[order]
+        begins = np.flatnonzero(np.concatenate([[True], at[1:] != at[:-1]]))
+        first, last, at = moments[begins], moments[np.append(begins[1:], len(moments)) - 1], at[begins]
+        hit = at >= 0
+        if not hit.any():
+            break
+        at, first, last = at[hit], first[hit], last[hit]
+        found.append(at)
+        uid = images.section.rows["parent_uid"][at]
+    return np.concatenate(found) if found else np.zeros(0, np.int64)
+
+
+def _clipped(section: Section) -> Section:
+    """The section with argv cut to what a table keeps. argv is the last heap field, so that a region is cut at its end."""
+    long = section.rows["argv_len"] > ARGV_KEPT
+    if not long.any():
+        return section
+    rows = section.rows.copy()
+    begin = section.starts()
+    rows["argv_len"][long] = ARGV_KEPT
+    rows["flags"][long] |= np.uint32(Flag.ARGV_TRUNCATED)
+    return Section(section.record, rows, gather(section.heap, begin, section.record.heap_lengths(rows)))
+
+
+def _inherit(universe: Section, forked: np.ndarray, executed: Section | None, gone: np.ndarray) -> Section:
+    """Give forked processes their parent's image where anybody may ask for it."""
+    ran = executed.rows["process_uid"] if executed is not None else np.zeros(0, np.uint64)
+    parents = np.concatenate([forked["parent_uid"], executed.rows["parent_uid"] if executed is not None else ran])
+    brief = np.isin(forked["process_uid"], ran) | np.isin(forked["process_uid"], gone)
+    pending = forked[~brief | np.isin(forked["process_uid"], parents)]
+    for _ in range(MAX_DEPTH):
+        if not len(pending):
+            break
+        at = Images(universe).find(pending["parent_uid"], pending["time"])
+        hit = at >= 0
+        if not hit.any():
+            break
+        children = universe.take(at[hit])
+        rows = children.rows.copy()
+        for name in (
+            "time",
+            "process_uid",
+            "pid",
+            "tid",
+            "start_time",
+            "parent_uid",
+            "parent_start_time",
+            "ppid",
+            "uid",
+            "cgroup_id",
+            "cgroup_v1_id",
+            "ns_pid",
+        ):
+            rows[name] = pending[name][hit]
+        rows["ns_tid"] = rows["ns_pid"]
+        rows["flags"] |= np.uint32(Flag.IMAGE_INHERITED)
+        universe = concatenate([universe, Section(PROCESS_EXEC, rows, children.heap)])
+        pending = pending[~hit]
+    return universe

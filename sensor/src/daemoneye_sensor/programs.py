@@ -1,0 +1,255 @@
+"""The kernel side as this process holds it: pinned maps and links, taken over from a sensor before us or made by the compile child.
+
+Pins lie in `<bpffs>/daemoneye/<instance>/<layout>`; the layout is a hash over everything that shapes maps and programs, so that a sensor takes
+over what fits exactly and removes the rest. Programs without a reader fall silent when their lease lapses.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import json
+import mmap
+import os
+import secrets
+import shutil
+import subprocess
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Final
+
+import numpy as np
+
+from daemoneye.errors import MachineError
+from daemoneye.events.process_exec import PROCESS_EXEC
+from daemoneye.events.process_fork import PROCESS_FORK
+from daemoneye.events.process_signal import PROCESS_SIGNAL
+from daemoneye.events.registry import EVENTS
+from daemoneye_sensor import bpfsys
+from daemoneye_sensor.rings import Ring
+
+BPFFS: Final = Path("/sys/fs/bpf")
+BLOB: Final = np.dtype(
+    [
+        ("time", "<u8"),
+        ("key", "<u8"),
+        ("kind", "<u4"),
+        ("total", "<u4"),
+        ("offset", "<u4"),
+        ("length", "<u4"),
+        ("data", "u1", (992,)),
+    ]
+)
+"""`struct de_blob` of bpf/include/common.bpf.h."""
+
+PROGRAMS: Final = {
+    "cgroup_announce": "sched_process_exec",
+    "process_exec": "sched_process_exec",
+    "process_fork": "sched_process_fork",
+    "process_exit": "sched_process_exit",
+    "process_signal": "signal_generate",
+}
+"""Function → raw tracepoint; the file is bpf/programs/<function>.bpf.c. cgroup_announce comes first: rows refer to what it sends."""
+
+RINGS: Final = ("exec", "process", "blob")
+_CONTROL_LEASE, _CONTROL_EVENTS, _CONTROL_LAPSED, _CONTROL_EPOCH, _CONTROL_DROPS, _CONTROL_READ = 0, 1, 2, 3, 8, 24
+_COMPILE_TIMEOUT_S: Final = 120
+
+
+@dataclass(frozen=True, slots=True)
+class RingSizes:
+    """Bytes of each ring; powers of two and at least a page."""
+
+    exec_bytes: int = 4 << 20
+    process_bytes: int = 2 << 20
+    blob_bytes: int = 4 << 20
+
+    def pages(self) -> dict[str, int]:
+        """The programs' definitions. A size that is no power of two is rounded up."""
+        sizes = {
+            "DE_EXEC_PAGES": self.exec_bytes,
+            "DE_PROCESS_PAGES": self.process_bytes,
+            "DE_BLOB_PAGES": self.blob_bytes,
+        }
+        return {name: 1 << max(-(-size // mmap.PAGESIZE) - 1, 0).bit_length() for name, size in sizes.items()}
+
+
+class Programs:
+    """Loaded programs, their rings and counters."""
+
+    def __init__(self, pin: Path, *, taken_over: bool) -> None:
+        """Open what is pinned.
+
+        Raises:
+            OSError: Something is not there.
+        """
+        self.pin = pin
+        self.taken_over = taken_over
+        self._links = [bpfsys.obj_get(pin / f"link_{name}") for name in PROGRAMS]
+        self._programs = {name: bpfsys.obj_get(pin / f"prog_{name}") for name in PROGRAMS}
+        self._seen = bpfsys.obj_get(pin / "cgroups_seen")
+        dtypes = {"exec": PROCESS_EXEC.ring_dtype, "process": PROCESS_SIGNAL.ring_dtype, "blob": BLOB}
+        self.rings = {name: Ring(bpfsys.obj_get(pin / f"{name}_ring"), dtypes[name]) for name in RINGS}
+        control = bpfsys.obj_get(pin / "control")
+        self._control_map = mmap.mmap(control, mmap.PAGESIZE, mmap.MAP_SHARED, mmap.PROT_READ | mmap.PROT_WRITE)
+        self._control = np.frombuffer(self._control_map, np.uint64)
+        self.forget_cgroups()
+
+    @property
+    def epoch(self) -> int:
+        """Identity of these rings."""
+        return int(self._control[_CONTROL_EPOCH])
+
+    def want(self, events: list[str]) -> None:
+        """Switch the programs to these events."""
+        self._control[_CONTROL_EVENTS] = sum(1 << EVENTS[name].id for name in events)
+
+    def lease(self, until_boot_ns: int) -> None:
+        """Promise to read until then."""
+        self._control[_CONTROL_LEASE] = until_boot_ns
+
+    def forget_lapsed(self) -> None:
+        """Begin to count what lapsed leases lose."""
+        self._control[_CONTROL_LAPSED] = 0
+
+    def dropped(self) -> dict[str, int]:
+        """Records that found no room, by ring, and those of lapsed leases under `lease`; since the rings were made."""
+        counts = {name: int(self._control[_CONTROL_DROPS + i]) for i, name in enumerate(RINGS)}
+        counts["lease"] = int(self._control[_CONTROL_LAPSED])
+        return counts
+
+    def advance(self, ring: str, position: int) -> None:
+        """Consume a ring up to a position."""
+        self.rings[ring].advance(position)
+        self._control[_CONTROL_READ + RINGS.index(ring)] = self.rings[ring].position // self.rings[ring].stride
+
+    def forget_cgroups(self) -> None:
+        """Have every cgroup announced again: a new reader knows none."""
+        bpfsys.clear_u64_map(self._seen)
+
+    def running(self) -> np.ndarray:
+        """Every process that runs now, as rows of process_fork (time is the start)."""
+        raw = (self.pin / "processes").read_bytes()
+        return np.frombuffer(raw[: len(raw) - len(raw) % PROCESS_FORK.dtype.itemsize], PROCESS_FORK.dtype)
+
+    def run_time(self) -> dict[str, tuple[int, int]]:
+        """(nanoseconds, runs) of each program; zeros unless kernel.bpf_stats_enabled is set."""
+        info = {name: bpfsys.fdinfo(fd) for name, fd in self._programs.items()}
+        return {name: (int(i.get("run_time_ns", 0)), int(i.get("run_cnt", 0))) for name, i in info.items()}
+
+    def remove(self) -> None:
+        """Unpin everything: with the last descriptor, the kernel drops programs and rings."""
+        shutil.rmtree(self.pin, ignore_errors=True)
+        with contextlib.suppress(OSError):  # others' pins may stand beside ours
+            self.pin.parent.rmdir()
+            self.pin.parent.parent.rmdir()
+
+    def close(self) -> None:
+        """Let go of the descriptors; what is pinned lives on."""
+        for ring in self.rings.values():
+            ring.close()
+            os.close(ring.fd)
+        for fd in [*self._links, *self._programs.values(), self._seen]:
+            os.close(fd)
+        del self._control
+        self._control_map.close()
+
+
+def load(bpf_dir: Path, instance: str, sizes: RingSizes, *, python: str = "/usr/bin/python3") -> Programs:
+    """Take over the pinned programs of this layout, or have them compiled, loaded and pinned.
+
+    Raises:
+        MachineError: The kernel, a privilege, BCC or headers are missing; the message says which and the fix what to do.
+    """
+    _mount_bpffs()
+    sources = [
+        bpf_dir / "include/events.gen.h",
+        bpf_dir / "include/common.bpf.h",
+        *(bpf_dir / f"programs/{name}.bpf.c" for name in (*PROGRAMS, "process_snapshot")),
+    ]
+    missing = [str(s) for s in sources if not s.is_file()]
+    if missing:
+        msg = f"program sources are missing: {', '.join(missing)}"
+        raise MachineError(msg, fix="give bpf_dir the folder `bpf` of this release")
+    defines = sizes.pages()
+    text = b"\0".join(s.read_bytes() for s in sources)
+    layout = hashlib.sha256(json.dumps([defines, sorted(PROGRAMS.items())]).encode() + text).hexdigest()[:16]
+    home = BPFFS / "daemoneye" / instance
+    pin = home / layout
+    if pin.is_dir():
+        try:
+            return _only(Programs(pin, taken_over=True), home)
+        except OSError:
+            shutil.rmtree(pin, ignore_errors=True)  # half of it: not ours to repair
+    fresh = home / f"{layout}_{secrets.token_hex(4)}"
+    # Pinned under another name first (bpffs allows no dots): a child that dies halfway leaves nothing that looks whole.
+    request = {
+        "sources": [str(s) for s in sources],
+        "pin": str(fresh),
+        "defines": defines,
+        "programs": PROGRAMS,
+        "iterator": "bpf_iter__task",
+    }
+    _compile(python, {**request, "epoch": secrets.randbits(48)})
+    fresh.rename(pin)
+    try:
+        return _only(Programs(pin, taken_over=False), home)
+    except OSError as error:
+        msg = f"the pinned programs cannot be opened: {error.strerror}"
+        raise MachineError(msg, fix=f"remove {home} and start again") from error
+
+
+def _only(programs: Programs, home: Path) -> Programs:
+    """Remove pins of other layouts: what a release before us left."""
+    for other in home.iterdir():
+        if other != programs.pin:
+            shutil.rmtree(other, ignore_errors=True)
+    return programs
+
+
+def _mount_bpffs() -> None:
+    """Mount bpffs where it is not: a fresh machine or a container may lack it."""
+    if os.geteuid() != 0:
+        raise MachineError(
+            "loading eBPF programs needs root", fix="run with sudo, or use `daemoneye run --replay FILE`"
+        )
+    mounts = Path("/proc/self/mounts").read_text().split("\n")
+    if any(line.split(" ")[1:3] == [str(BPFFS), "bpf"] for line in mounts if line):
+        return
+    done = subprocess.run(["mount", "-t", "bpf", "bpffs", str(BPFFS)], capture_output=True, text=True, check=False)
+    if done.returncode:
+        msg = f"{BPFFS} is not a BPF file system and cannot be mounted: {done.stderr.strip()}"
+        raise MachineError(msg, fix=f"mount -t bpf bpffs {BPFFS}")
+
+
+def _compile(python: str, request: dict[str, object]) -> None:
+    child = Path(__file__).parent / "loader" / "child.py"
+    try:
+        done = subprocess.run(
+            [python, "-I", str(child)],
+            input=json.dumps(request),
+            capture_output=True,
+            text=True,
+            check=False,
+            timeout=_COMPILE_TIMEOUT_S,
+        )
+    except FileNotFoundError as error:
+        msg = f"{python} is missing: BCC belongs to the distribution's Python"
+        raise MachineError(msg, fix="apt-get install python3 python3-bpfcc") from error
+    except subprocess.TimeoutExpired as error:
+        msg = f"compiling the programs took longer than {_COMPILE_TIMEOUT_S} s"
+        raise MachineError(msg, fix="look at the machine's load") from error
+    finally:
+        leftover = Path(str(request["pin"]))
+    try:
+        answer = json.loads(done.stdout)
+    except ValueError:
+        answer = {"error": f"the compile child ended with status {done.returncode}", "fix": ""}
+    if answer.get("ok"):
+        return
+    shutil.rmtree(leftover, ignore_errors=True)
+    detail = next(
+        (line.strip() for line in reversed(done.stderr.splitlines()) if "error:" in line or "invalid" in line), ""
+    )
+    message = f"eBPF programs cannot be loaded: {answer.get('error')}" + (f" ({detail})" if detail else "")
+    raise MachineError(message, fix=str(answer.get("fix") or "run `daemoneye doctor`"))

@@ -1,0 +1,356 @@
+"""The publisher: carries the spool's batches to JetStream, in order, until the broker says that it has them.
+
+Responsible for the connection, for acknowledgements, retries and refusals, and for moving the spool's cursor; not for
+what a batch holds nor for making streams.
+
+Delivery is at least once and in order: one batch is in flight, so that a lane's batches stand in the stream as in the
+spool and a reader may take a jump in their sequences for a loss. (A batch is what a node made in a quarter of a second:
+several in flight would win nothing.) When it fails in a way that may pass (no answer, no stream yet, no room,
+connection lost), it is sent again under the same message id, which the broker deduplicates for the length of its window
+and readers by sequence for ever. When the broker refuses it for good (too large, not permitted), it is reported and
+skipped, so that it never holds up the rest.
+
+What nats-py does not do for us: a permission violation only reaches ``error_cb`` while the publish waits for its
+time-out; the size check forgets the headers, and the server answers a message that only they make too large by closing
+the connection.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import logging
+import random
+import re
+import time
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, Final, Literal
+
+import nats.errors
+from nats.aio.client import Client
+from nats.js.api import Header
+from nats.js.errors import APIError
+
+from daemoneye import subjects
+from daemoneye.errors import MachineError
+from daemoneye_sensor.connection import Connection
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Mapping
+
+    from nats.js import JetStreamContext
+
+    from daemoneye_sensor.spool import Entry, Spool
+
+__all__ = ["Connection", "Publisher", "Stats"]
+
+_ACK_TIMEOUT_S: Final = 5.0
+_BACKOFF_S: Final = (0.1, 5.0)
+_RECONNECT_S: Final = (0.25, 4.0)
+_PING_S: Final = 10
+_PENDING_BYTES: Final = 16 << 20  # one batch always fits: the broker takes 8 MiB
+_CURSOR_EVERY_S: Final = 2.0
+_CLOSE_S: Final = 2.0
+_HEADER_ROOM: Final = 512
+# JetStream's error codes for a message that will never fit: larger than the stream allows, headers too large.
+_REFUSED_CODES: Final = frozenset({10054, 10097})
+_DENIED: Final = re.compile(r'permissions violation for publish to "([^"]*)"', re.IGNORECASE)
+
+_log = logging.getLogger(__name__)
+
+
+@dataclass(slots=True)
+class Stats:
+    """Counters since the start; ``bytes`` counts payload bytes of the batches in ``published``."""
+
+    published: int = 0
+    refused: int = 0
+    retries: int = 0
+    bytes: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class _Outcome:
+    kind: Literal["acknowledged", "refused", "retry"]
+    reason: str = ""
+
+
+@dataclass(slots=True)
+class _Flight:
+    entry: Entry
+    subject: str
+    task: asyncio.Task[_Outcome]
+    denied: str = ""
+
+    def outcome(self) -> _Outcome:
+        if self.denied:
+            return _Outcome("refused", self.denied)
+        return _Outcome("retry", "the connection was lost") if self.task.cancelled() else self.task.result()
+
+
+class Publisher:
+    """Sends what ``spool`` holds for ``node`` (its plain name) to event shard ``shard``.
+
+    ``on_refused(entry, reason)`` is called in the event loop for every batch that the broker refused for good; a
+    refused loss record must not make another one. Everything here belongs to one event loop.
+    """
+
+    def __init__(
+        self,
+        spool: Spool,
+        connection: Connection,
+        *,
+        node: str,
+        on_refused: Callable[[Entry, str], None],
+        shard: int = 0,
+        ack_timeout: float = _ACK_TIMEOUT_S,
+    ) -> None:
+        self.stats = Stats()
+        self.last_error = ""
+        self._spool = spool
+        self._connection = connection
+        self._on_refused = on_refused
+        self._ack_timeout = ack_timeout
+        self._token = subjects.escape_node(node)
+        self._status_subject = subjects.status(node)
+        self._subjects = {lane: subjects.events(shard, node, lane) for lane in subjects.LANES}
+        self._client: Client | None = None
+        self._jetstream: JetStreamContext | None = None
+        self._schemas: dict[str, bytes] = {}  # announced, not yet acknowledged
+        self._flight: _Flight | None = None
+        self._wake = asyncio.Event()
+        self._drained = asyncio.Event()
+        self._failures = 0
+        self._resume_at = 0.0
+        self._save_at: float | None = None
+
+    @property
+    def connected(self) -> bool:
+        """Whether the broker can be written to now."""
+        return self._client is not None and self._client.is_connected
+
+    def notify(self) -> None:
+        """Say that the spool has new durable batches."""
+        self._wake.set()
+
+    def announce_schema(self, schema_hash: str, descriptor: bytes) -> None:
+        """Have a schema's descriptor published before any further batch; raises ConfigError for a malformed hash."""
+        self._schemas[subjects.schemas(schema_hash)] = descriptor
+        self.notify()
+
+    async def publish_status(self, status: Mapping[str, Any]) -> bool:
+        """Send a heartbeat if the broker is there (plain NATS, nobody acknowledges it); say whether it was sent."""
+        if self._client is None or not self._client.is_connected:
+            return False
+        try:
+            await self._client.publish(self._status_subject, json.dumps(status, separators=(",", ":")).encode())
+        except (nats.errors.Error, OSError) as error:
+            self.last_error = str(error)
+            return False
+        return True
+
+    async def drain(self, deadline: float) -> bool:
+        """Wait up to ``deadline`` seconds until everything in the spool is acknowledged; say whether it is."""
+        self._drained.clear()
+        self.notify()
+        try:
+            async with asyncio.timeout(deadline):
+                await self._drained.wait()
+        except TimeoutError:
+            return False
+        return True
+
+    async def run(self) -> None:
+        """Publish until cancelled; raises ConfigError if the connection's settings are unusable."""
+        connecting = asyncio.create_task(self._keep_connected(), name="nats-connection")
+        connecting.add_done_callback(lambda _: self._wake.set())
+        try:
+            while True:
+                self._wake.clear()
+                if connecting.done():
+                    connecting.result()
+                self._collect()
+                if self.connected and time.monotonic() >= self._resume_at:
+                    await self._send_schemas()
+                    self._send_next()
+                if self._flight is None and not self._spool.entries_unsent:
+                    self._drained.set()
+                self._save_cursor_if_due()
+                await self._sleep()
+        finally:
+            pending = [connecting, *([self._flight.task] if self._flight else [])]
+            for task in pending:
+                task.cancel()
+            await asyncio.gather(*pending, return_exceptions=True)
+            self._flight = None
+            self._save_cursor()
+
+    # --- the batch in flight
+
+    def _send_next(self) -> None:
+        """Put the next unsent batch in flight, if none is."""
+        if self._flight is not None or (entry := self._spool.next_unsent(None)) is None:
+            return
+        subject = self._subjects[entry.lane]
+        task = asyncio.create_task(self._attempt(entry, subject))
+        task.add_done_callback(lambda _: self._wake.set())
+        self._flight = _Flight(entry, subject, task)
+
+    def _collect(self) -> None:
+        """Act on the answer for the batch in flight, if it is there."""
+        flight = self._flight
+        if flight is None or not flight.task.done():
+            return
+        self._flight = None
+        outcome = flight.outcome()
+        if outcome.kind == "retry":
+            self._back_off(outcome.reason)
+            return
+        self._failures = 0
+        if outcome.kind == "acknowledged":
+            self.stats.published += 1
+            self.stats.bytes += len(flight.entry.payload)
+            self.last_error = ""
+        else:
+            self.stats.refused += 1
+            self.last_error = outcome.reason
+            _log.error("the broker refused a batch of lane %s: %s", flight.entry.lane, outcome.reason)
+            self._on_refused(flight.entry, outcome.reason)
+        # A refused batch is done with too; the report about it is in the pipeline's hands by now.
+        self._spool.acknowledge(flight.entry)
+        if self._save_at is None:
+            self._save_at = time.monotonic() + _CURSOR_EVERY_S
+
+    def _back_off(self, reason: str) -> None:
+        low, high = _BACKOFF_S
+        self._failures += 1
+        self.stats.retries += 1
+        self.last_error = reason
+        pause = min(high, low * 2 ** min(self._failures - 1, 16))
+        self._resume_at = time.monotonic() + pause * random.uniform(0.5, 1.0)  # noqa: S311 - spreads sensors in time
+        _log.log(logging.WARNING if self._failures == 1 else logging.DEBUG, "publishing pauses: %s", reason)
+
+    async def _attempt(self, entry: Entry, subject: str) -> _Outcome:
+        message_id = f"{self._token}/{entry.epoch:x}/{entry.lane}/{entry.first_sequence}"
+        return await self._publish(subject, bytes(entry.payload), message_id)
+
+    async def _publish(self, subject: str, payload: bytes, message_id: str) -> _Outcome:
+        client, jetstream = self._client, self._jetstream
+        if client is None or jetstream is None:
+            return _Outcome("retry", "there is no connection")
+        if len(payload) + _HEADER_ROOM > client.max_payload:
+            return _Outcome("refused", f"{len(payload)} bytes are more than the broker takes ({client.max_payload})")
+        try:
+            headers = {Header.MSG_ID.value: message_id} if message_id else None
+            await jetstream.publish(subject, payload, timeout=self._ack_timeout, headers=headers)
+        except APIError as error:
+            reason = f"{error.description} (JetStream error {error.err_code})"
+            return _Outcome("refused" if error.err_code in _REFUSED_CODES else "retry", reason)
+        except nats.errors.TimeoutError:
+            return _Outcome("retry", f"the broker did not acknowledge within {self._ack_timeout:g} s")
+        except (nats.errors.Error, OSError, ValueError) as error:
+            return _Outcome("retry", str(error) or type(error).__name__)
+        return _Outcome("acknowledged")
+
+    async def _send_schemas(self) -> None:
+        for subject, descriptor in list(self._schemas.items()):
+            # No message id: within the broker's window a repetition must replace a descriptor that was purged.
+            outcome = await self._publish(subject, descriptor, "")
+            if outcome.kind == "retry":
+                self._back_off(outcome.reason)
+                return
+            if outcome.kind == "refused":
+                _log.error("the broker refused a schema's descriptor: %s", outcome.reason)
+            if self._schemas.get(subject) is descriptor:
+                del self._schemas[subject]
+
+    # --- time
+
+    async def _sleep(self) -> None:
+        """Wait for anything to happen: an answer, a notification, the end of a pause, the cursor's time."""
+        now = time.monotonic()
+        due = [moment for moment in (self._resume_at, self._save_at) if moment is not None and moment > now]
+        try:
+            async with asyncio.timeout(min(due) - now if due else None):
+                await self._wake.wait()
+        except TimeoutError:
+            return
+
+    def _save_cursor_if_due(self) -> None:
+        if self._save_at is not None and time.monotonic() >= self._save_at:
+            self._save_cursor()
+
+    def _save_cursor(self) -> None:
+        self._save_at = None
+        try:
+            self._spool.save_cursor()
+        except MachineError as error:  # a full disk: batches may be sent twice after a crash, nothing is lost
+            self.last_error = str(error)
+            _log.warning("%s", error)
+
+    # --- the connection
+
+    async def _keep_connected(self) -> None:
+        """Hold a connection for ever, each time with freshly read credentials."""
+        failures = 0
+        while True:
+            closed = asyncio.Event()
+            client = Client()
+            try:
+                await self._connect(client, closed)
+                self._client, self._jetstream = client, client.jetstream()
+                self.last_error, failures = "", 0
+                self._wake.set()
+                await closed.wait()
+                self.last_error = self.last_error or "the connection was lost"
+            except nats.errors.NoServersError:
+                failures += 1  # _on_error was told the reason
+            except (nats.errors.Error, OSError, TimeoutError) as error:
+                failures += 1
+                self.last_error = str(error) or type(error).__name__
+            finally:
+                self._disconnected()
+                await _close(client)
+            low, high = _RECONNECT_S
+            await asyncio.sleep(min(high, low * 2**failures) * random.uniform(0.5, 1.0))  # noqa: S311 - as above
+
+    async def _connect(self, client: Client, closed: asyncio.Event) -> None:
+        async def on_closed() -> None:
+            closed.set()
+
+        await client.connect(
+            **self._connection.options(),
+            name=f"daemoneye-sensor {self._token}",
+            error_cb=self._on_error,
+            closed_cb=on_closed,
+            # One attempt: nats-py's own reconnecting keeps old passwords, closes for good after some errors and
+            # sends what it has buffered beside what we send again.
+            allow_reconnect=False,
+            max_reconnect_attempts=1,
+            reconnect_time_wait=0,
+            ping_interval=_PING_S,
+            pending_size=_PENDING_BYTES,
+        )
+
+    def _disconnected(self) -> None:
+        self._client = self._jetstream = None
+        if self._flight:
+            self._flight.task.cancel()
+        self._wake.set()
+
+    async def _on_error(self, error: Exception) -> None:
+        self.last_error = str(error) or type(error).__name__
+        denied = _DENIED.search(self.last_error)
+        flight = self._flight
+        # nats-py hands the server's text on in lower case.
+        if denied and flight and flight.subject.lower() == denied[1].lower() and not flight.task.done():
+            flight.denied = self.last_error
+            flight.task.cancel()
+
+
+async def _close(client: Client) -> None:
+    try:
+        async with asyncio.timeout(_CLOSE_S):
+            await client.close()
+    except (TimeoutError, nats.errors.Error, OSError) as error:
+        _log.debug("closing the connection: %r", error)

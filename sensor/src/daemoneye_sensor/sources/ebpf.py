@@ -1,0 +1,239 @@
+"""The source `ebpf`: processes of this machine, from the kernel's ring buffers.
+
+A look takes whole spans of all rings, turns them into sections and adds what explains them: ancestors from the process table and the identity
+of each cgroup. The order of looking matters: the exec ring's end is read first, so that the forks and the strings that belong to what is
+seen there, which the kernel sent before, are seen as well.
+"""
+
+from __future__ import annotations
+
+import select
+import time
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Final
+
+import numpy as np
+
+from daemoneye.events.ancestry import cgroup_pairs
+from daemoneye.events.cgroup_identity import CGROUP_IDENTITY
+from daemoneye.events.codec import Section, section_of
+from daemoneye.events.process_exec import PROCESS_EXEC
+from daemoneye.events.process_exit import PROCESS_EXIT
+from daemoneye.events.process_fork import PROCESS_FORK
+from daemoneye.events.process_signal import PROCESS_SIGNAL
+from daemoneye.events.schema import Record
+from daemoneye_sensor import procfs, programs
+from daemoneye_sensor.blobs import cgroup_paths, regions
+from daemoneye_sensor.enrich.cgroups import Identity, identify
+from daemoneye_sensor.processes import ProcessTable
+from daemoneye_sensor.sources.base import Drain, Lost, Origin
+
+LEASE_S: Final = 60
+"""How long the programs go on without a reader: a restart takes the rings over within it."""
+MAX_ROWS: Final = 16_384
+"""Records of one ring in one batch."""
+SNAPSHOT_S: Final = 2.0
+_IDENTITIES: Final = 16_384
+TOLD: Final = "told:"
+"""Prefix of the positions that say how much of a kernel counter was published: a successor does not publish it again."""
+_PROCESS_RECORDS: Final = (PROCESS_FORK, PROCESS_EXIT, PROCESS_SIGNAL)
+_REASONS: Final = {
+    "exec": "ring full",
+    "process": "ring full",
+    "blob": "ring full",
+    "lease": "no reader for longer than the lease",
+}
+
+
+@dataclass(slots=True)
+class _Counters:
+    """What was counted since the start."""
+
+    records: dict[str, int] = field(default_factory=lambda: dict.fromkeys(programs.RINGS, 0))
+    malformed: int = 0
+    strings_lost: int = 0
+
+
+class EbpfSource:
+    """Kernel events of this machine."""
+
+    name = "ebpf"
+    patient = False
+
+    def __init__(self, *, bpf_dir: Path, instance: str, sizes: programs.RingSizes, events: list[str]) -> None:
+        """Nothing is loaded before `open`."""
+        self._bpf_dir = bpf_dir
+        self._instance = instance
+        self._sizes = sizes
+        self._events = events
+        self._programs: programs.Programs | None = None
+        self._epoll = select.epoll()
+        self._table = ProcessTable()
+        self._identities: dict[int, tuple[str, str, Identity]] = {}
+        self._counters = _Counters()
+        self._told: dict[str, int] = {}
+
+    @property
+    def _kernel(self) -> programs.Programs:
+        if self._programs is None:
+            raise RuntimeError("the source is not open")
+        return self._programs
+
+    def open(self, resume: Mapping[str, int], epoch: int | None) -> Origin:
+        """Take over or load the programs, read the running processes, start the flow."""
+        kernel = self._programs = programs.load(self._bpf_dir, self._instance, self._sizes)
+        if kernel.taken_over and epoch == kernel.epoch:
+            for ring in programs.RINGS:
+                kernel.advance(ring, resume.get(ring, 0))
+            self._told = {key.removeprefix(TOLD): count for key, count in resume.items() if key.startswith(TOLD)}
+        for name in ("exec", "process"):
+            self._epoll.register(kernel.rings[name].fd, select.EPOLLIN | select.EPOLLET)
+        self.renew_lease()
+        kernel.want(self._events)
+        if not kernel.taken_over:
+            kernel.forget_lapsed()  # events between loading and our first promise were never ours
+        # After the flow has begun: a process that starts in between is in both, and the table takes it once.
+        seed, cgroups = procfs.snapshot(kernel.running(), seconds=SNAPSHOT_S)
+        self._learn(cgroups)
+        self._table.seed(seed)
+        return Origin("", procfs.boot_id(), kernel.epoch, procfs.clock_offset_ns())
+
+    def renew_lease(self) -> None:
+        """Promise to read for another lease."""
+        self._kernel.lease(time.clock_gettime_ns(time.CLOCK_BOOTTIME) + LEASE_S * 1_000_000_000)
+
+    def wake_fd(self) -> int | None:
+        """Readable when a ring is half full.
+
+        A ring counts as readable while it holds anything, which would keep the loop spinning: an epoll of our own tells the edges only.
+        """
+        return self._epoll.fileno()
+
+    def drain(self) -> Drain | None:
+        """Everything that the rings hold, up to MAX_ROWS of each."""
+        kernel = self._kernel
+        self.renew_lease()
+        self._epoll.poll(0)
+        executed = kernel.rings["exec"].read(MAX_ROWS, kernel.rings["exec"].produced)
+        processes = kernel.rings["process"].read(MAX_ROWS)
+        blobs = kernel.rings["blob"].read(MAX_ROWS)
+        positions = {"exec": executed.end, "process": processes.end, "blob": blobs.end}
+        if all(positions[name] == kernel.rings[name].position for name in positions):
+            return None
+        chunks = blobs.records
+        if len(chunks) and (chunks["kind"] == 2).any():
+            self._learn(cgroup_paths(chunks))
+        execs, lost = regions(PROCESS_EXEC, executed.records, chunks)
+        execs = _in_time(execs)
+        sections = [execs, *(_of_event(processes.records, record) for record in _PROCESS_RECORDS)]
+        self._counters.malformed += executed.malformed + processes.malformed + blobs.malformed
+        self._counters.strings_lost += lost
+        for name, span in (("exec", executed), ("process", processes), ("blob", blobs)):
+            self._counters.records[name] += len(span.records)
+        context = self._table.explain(sections)
+        pairs = np.unique(np.concatenate([cgroup_pairs(s.rows) for s in (*sections, context)]))
+        explained = tuple(s for s in (*sections, context, self._identity(pairs)) if len(s.rows))
+        rows = sum(len(s.rows) for s in sections)
+        return Drain("urgent", explained, positions, rows, executed.more or processes.more or blobs.more)
+
+    def commit(self, drain: Drain) -> None:
+        """Give the rings' space back."""
+        for ring, position in drain.positions.items():
+            self._kernel.advance(ring, position)
+
+    def lost(self) -> list[Lost]:
+        """Kernel counters and our own, as differences."""
+        dropped = self._kernel.dropped()
+        counts = {("lease" if name == "lease" else "ring", name): n for name, n in dropped.items() if name != "blob"}
+        counts["blob", "blob"] = max(dropped["blob"], self._counters.strings_lost)
+        counts["decode", ""] = self._counters.malformed
+        losses = []
+        for (stage, ring), count in counts.items():
+            key = f"{stage}/{ring}"
+            before = self._told.get(key, 0)
+            if count > before:
+                reason = (
+                    _REASONS.get(ring, "record of another size") if stage != "blob" else "chunks of long strings lost"
+                )
+                losses.append(Lost(stage, "" if stage == "lease" else ring, count - before, reason))
+            self._told[key] = count
+        return losses
+
+    def positions(self) -> dict[str, int]:
+        """What of the losses was told, for the loss batch to carry: kernel counters outlive this process."""
+        return {f"{TOLD}{key}": count for key, count in self._told.items() if key.startswith(("ring/", "lease/"))}
+
+    def status(self) -> dict[str, object]:
+        """Counters, and how far each ring is behind."""
+        kernel = self._kernel
+        behind = {name: (ring.produced - ring.position) // ring.stride for name, ring in kernel.rings.items()}
+        return {
+            "records": dict(self._counters.records),
+            "dropped": kernel.dropped(),
+            "malformed": self._counters.malformed,
+            "strings_lost": self._counters.strings_lost,
+            "pending": behind,
+            "processes": len(self._table),
+            "cgroups": len(self._identities),
+            "taken_over": kernel.taken_over,
+        }
+
+    @property
+    def finished(self) -> bool:
+        """Never: the kernel goes on."""
+        return False
+
+    def close(self, *, keep: bool) -> None:
+        """Let go; without `keep` the programs are removed from the kernel."""
+        self._epoll.close()
+        if self._programs is None:
+            return
+        if not keep:
+            self._programs.want([])
+            self._programs.remove()
+        self._programs.close()
+        self._programs = None
+
+    def _learn(self, cgroups: Mapping[int, tuple[str, str]]) -> None:
+        for key, (v2, v1) in cgroups.items():
+            self._identities.pop(key, None)
+            self._identities[key] = (v2, v1, identify(v2, v1))
+        while len(self._identities) > _IDENTITIES:
+            self._identities.pop(next(iter(self._identities)))
+
+    def _identity(self, pairs: np.ndarray) -> Section:
+        """One row for each distinct cgroup pair, few in a batch; a cgroup that was never announced stays `unknown`."""
+        known = [self._identities.get(pair, ("", "", Identity(0))) for pair in pairs.tolist()]
+        values: dict[str, object] = {
+            "cgroup_id": pairs >> np.uint64(32),
+            "cgroup_v1_id": pairs & np.uint64(0xFFFFFFFF),
+            "state": [identity.state for _, _, identity in known],
+            "path": [v2.encode() for v2, _, _ in known],
+            "path_v1": [v1.encode() for _, v1, _ in known],
+        }
+        for name in ("container_id", "pod_uid", "runtime", "workload"):
+            values[name] = [getattr(identity, name).encode() for _, _, identity in known]
+        return section_of(CGROUP_IDENTITY, values, len(pairs), context=True)
+
+
+def _of_event(records: np.ndarray, record: Record) -> Section:
+    """Rows of one event out of a ring that several share, in order of time."""
+    mine = records[records["event"] == record.id]
+    rows = np.empty(len(mine), record.dtype)
+    raw = (
+        np.ascontiguousarray(mine).view(np.uint8).reshape(len(mine), -1)
+        if len(mine)
+        else np.zeros((0, record.dtype.itemsize), np.uint8)
+    )
+    rows[:] = np.ascontiguousarray(raw[:, : record.dtype.itemsize]).view(record.dtype).reshape(-1)
+    return _in_time(Section(record, rows, np.zeros(0, np.uint8)))
+
+
+def _in_time(section: Section) -> Section:
+    """Processors write in turns: rows of one ring are nearly in order, and are put in order here."""
+    time_ns = section.rows["time"]
+    if len(time_ns) < 2 or bool((time_ns[1:] >= time_ns[:-1]).all()):
+        return section
+    return section.take(np.argsort(time_ns, kind="stable"))

@@ -1,0 +1,206 @@
+"""Nothing is lost that is not counted: storms, full rings, restarts, silence without a reader."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from daemoneye.errors import MachineError
+from daemoneye_sensor import programs
+from daemoneye_sensor.programs import RingSizes
+from daemoneye_sensor.sources.ebpf import EbpfSource
+from tests.kernel.conftest import BPF, Kernel
+from tests.support import storm
+
+MIB = 1 << 20
+
+
+@pytest.fixture(scope="module")
+def storming(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return storm.build(tmp_path_factory.mktemp("storm"))
+
+
+def of(kernel: Kernel, program: Path) -> list[dict[str, Any]]:
+    return [e for e in kernel.events if e["event"] == "process_exec" and e["argv"] == [str(program), "-"]]
+
+
+def test_10000_executions_without_a_loss(kernels: Callable[..., Kernel], storming: Path) -> None:
+    kernel = kernels("storm").open()
+    process = subprocess.Popen([storming, "10000"], stdout=subprocess.DEVNULL)
+    kernel.wait(lambda events: any(e["event"] == "process_exit" and e["pid"] == process.pid for e in events))
+    process.wait()
+    seen = of(kernel, storming)
+    assert len(seen) == 10_000
+    assert len({(e["pid"], e["start_time"]) for e in seen}) == 10_000
+    assert not kernel.lost
+    assert {e["parent"]["pid"] for e in seen} == {process.pid}
+
+
+@pytest.fixture
+def bpf_stats() -> Iterator[None]:
+    """The kernel counts every run of every program meanwhile (kernel.bpf_stats_enabled, Documentation/bpf)."""
+    switch = Path("/proc/sys/kernel/bpf_stats_enabled")
+    before = switch.read_text()
+    switch.write_text("1")
+    yield
+    switch.write_text(before)
+
+
+def test_full_rings_are_counted_to_the_unit(kernels: Callable[..., Kernel], storming: Path, bpf_stats: None) -> None:
+    kernel = kernels(
+        "overflow", sizes=RingSizes(exec_bytes=4096 * 4, process_bytes=MIB, blob_bytes=MIB), events=["process_exec"]
+    ).open()
+    kernel.read()
+    kernel.events.clear()
+    programs_ = kernel.source._kernel
+    before = programs_.run_time()["process_exec"][1]
+    subprocess.run([storming, "500"], stdout=subprocess.DEVNULL, check=True)  # nobody reads meanwhile
+    programs_.want([])  # what others execute from here on is not ours to count
+    runs = programs_.run_time()["process_exec"][1] - before
+    kernel.read()
+    lost = sum(loss.count for loss in kernel.lost if loss.ring == "exec")
+    ring = programs_.rings["exec"]
+    assert 0 < len(kernel.events) <= ring.size // ring.stride
+    assert runs >= 501
+    assert len(kernel.events) + lost == runs
+    programs_.want(["process_exec"])
+    subprocess.run([storming, "10"], stdout=subprocess.DEVNULL, check=True)
+    kernel.lost.clear()
+    kernel.events.clear()
+    kernel.read()
+    assert len(of(kernel, storming)) == 10, "the ring goes on after an overflow"
+    assert not kernel.lost
+
+
+def test_a_killed_readers_ring_is_taken_over_and_each_record_seen_once(
+    kernels: Callable[..., Kernel], storming: Path
+) -> None:
+    first = kernels("takeover").open()
+    first.read()
+    subprocess.run([storming, "50"], stdout=subprocess.DEVNULL, check=True)
+    first.read()
+    assert len(of(first, storming)) == 50
+    # The reader dies after the spool has a batch and before the ring's position moved: the successor is told what the batch covers.
+    subprocess.run([storming, "30"], stdout=subprocess.DEVNULL, check=True)
+    drain = first.source.drain()
+    assert drain
+    covered = dict(drain.positions)
+    subprocess.run([storming, "20"], stdout=subprocess.DEVNULL, check=True)
+    assert first.origin
+
+    second = Kernel(first.instance)
+    begun = time.monotonic()
+    second.open(covered, first.origin.epoch)
+    assert time.monotonic() - begun < 5
+    try:
+        assert second.source.status()["taken_over"]
+        assert second.origin
+        assert second.origin.epoch == first.origin.epoch
+        subprocess.run([storming, "5"], stdout=subprocess.DEVNULL, check=True)
+        second.wait(lambda _: len(of(second, storming)) >= 25)
+        second.read()
+        assert len(of(second, storming)) == 25
+        assert not second.lost
+        assert all(e["workload"] for e in of(second, storming)), "cgroups are announced again to a new reader"
+    finally:
+        second.source.close(keep=True)
+
+
+def test_programs_fall_silent_without_a_reader_and_say_so(kernels: Callable[..., Kernel], storming: Path) -> None:
+    kernel = kernels("lease").open()
+    kernel.read()
+    kernel.source._kernel.lease(0)
+    kernel.events.clear()
+    subprocess.run([storming, "20"], stdout=subprocess.DEVNULL, check=True)
+    assert kernel.source._kernel.rings["exec"].produced == kernel.source._kernel.rings["exec"].position
+    kernel.read()
+    lapsed = [loss for loss in kernel.lost if loss.stage == "lease"]
+    assert sum(loss.count for loss in lapsed) >= 20
+    subprocess.run([storming, "3"], stdout=subprocess.DEVNULL, check=True)
+    kernel.read()
+    assert len(of(kernel, storming)) == 3
+
+
+def test_a_ring_that_fills_wakes_its_reader(kernels: Callable[..., Kernel], storming: Path) -> None:
+    import select
+
+    kernel = kernels("wake", sizes=RingSizes(exec_bytes=64 * 1024, process_bytes=MIB, blob_bytes=MIB)).open()
+    kernel.read()
+    fd = kernel.source.wake_fd()
+    assert fd is not None
+    subprocess.run([storming, "20"], stdout=subprocess.DEVNULL, check=True)
+    assert not select.select([fd], [], [], 0.05)[0], "a few records wake nobody"
+    subprocess.run([storming, "60"], stdout=subprocess.DEVNULL, check=True)
+    assert select.select([fd], [], [], 5)[0]
+    kernel.read()
+    assert not select.select([fd], [], [], 0)[0]
+
+
+def test_switching_an_event_off_takes_effect_at_once(kernels: Callable[..., Kernel], storming: Path) -> None:
+    kernel = kernels("switch").open()
+    kernel.source._kernel.want(["process_exit"])
+    kernel.read()
+    kernel.events.clear()
+    subprocess.run([storming, "5"], stdout=subprocess.DEVNULL, check=True)
+    kernel.read()
+    assert {e["event"] for e in kernel.events} == {"process_exit"}
+
+
+def test_closing_leaves_nothing_in_the_kernel(kernels: Callable[..., Kernel]) -> None:
+    kernel = kernels("clean").open()
+    home = programs.BPFFS / "daemoneye" / kernel.instance
+    assert home.is_dir()
+    kernel.source.close(keep=False)
+    assert not home.exists()
+
+
+def test_pins_of_another_layout_are_removed(kernels: Callable[..., Kernel]) -> None:
+    old = kernels("layout", sizes=RingSizes(exec_bytes=MIB)).open()
+    old.source.close(keep=True)
+    new = Kernel(old.instance).open()
+    try:
+        home = programs.BPFFS / "daemoneye" / old.instance
+        assert [p.name for p in home.iterdir()] == [new.source._kernel.pin.name]
+        assert not new.source.status()["taken_over"]
+    finally:
+        new.source.close(keep=False)
+
+
+@pytest.mark.parametrize(
+    ("broken", "expected"),
+    [("python", "python3-bpfcc"), ("sources", "program sources are missing"), ("syntax", "cannot be loaded")],
+)
+def test_what_is_missing_is_named(tmp_path: Path, broken: str, expected: str) -> None:
+    bpf = tmp_path / "bpf"
+    subprocess.run(["cp", "-r", BPF, bpf], check=True)
+    python = "/usr/bin/python3"
+    if broken == "python":
+        python = str(tmp_path / "python3")
+    elif broken == "sources":
+        (bpf / "programs" / "process_fork.bpf.c").unlink()
+    else:
+        (bpf / "programs" / "process_fork.bpf.c").write_text(
+            "int process_fork(struct bpf_raw_tracepoint_args *ctx) { return nonsense; }"
+        )
+    instance = f"test-{os.getpid()}-missing"
+    with pytest.raises(MachineError, match=expected):
+        programs.load(bpf, instance, RingSizes(), python=python)
+    home = programs.BPFFS / "daemoneye" / instance
+    assert not home.is_dir() or not list(home.iterdir())
+    if home.is_dir():
+        home.rmdir()
+
+
+def test_a_second_source_of_another_instance_sees_the_same(kernels: Callable[..., Kernel], storming: Path) -> None:
+    one, two = kernels("one").open(), kernels("two").open()
+    subprocess.run([storming, "5"], stdout=subprocess.DEVNULL, check=True)
+    for kernel in (one, two):
+        kernel.read()
+        assert len(of(kernel, storming)) == 5
+    assert isinstance(one.source, EbpfSource)

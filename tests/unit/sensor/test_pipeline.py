@@ -1,0 +1,171 @@
+"""Source → spool: exactly once over crashes, and losses that become records."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import pytest
+from daemoneye import envelope
+from daemoneye.envelope import Batch
+from daemoneye.events.codec import section_of
+from daemoneye.events.process_exit import PROCESS_EXIT
+from daemoneye_sensor.pipeline import Pipeline
+from daemoneye_sensor.settings import load
+from daemoneye_sensor.sources.base import Drain, Lost, Origin
+from daemoneye_sensor.spool import Entry, Spool
+
+
+class Tape:
+    """A source that outlives its readers, like a pinned ring: a list of numbers with a consumer position."""
+
+    name = "tape"
+    patient = False
+    finished = False
+
+    def __init__(self, epoch: int = 9) -> None:
+        self.written: list[int] = []
+        self.position = 0
+        self.epoch = epoch
+        self.losses: list[Lost] = []
+        self.resumed: Mapping[str, int] = {}
+
+    def open(self, resume: Mapping[str, int], epoch: int | None) -> Origin:
+        self.resumed = dict(resume)
+        if epoch == self.epoch:
+            self.position = max(self.position, resume.get("tape", 0))
+        return Origin("", "boot", self.epoch, 1000)
+
+    def wake_fd(self) -> None:
+        return None
+
+    def drain(self) -> Drain | None:
+        new = self.written[self.position :]
+        if not new:
+            return None
+        section = section_of(PROCESS_EXIT, {"time": new, "pid": new}, len(new))
+        return Drain("urgent", (section,), {"tape": len(self.written)}, len(new))
+
+    def commit(self, drain: Drain) -> None:
+        self.position = drain.positions["tape"]
+
+    def lost(self) -> list[Lost]:
+        losses, self.losses = self.losses, []
+        return losses
+
+    def positions(self) -> dict[str, int]:
+        return {"told:tape": 5}
+
+    def status(self) -> dict[str, object]:
+        return {}
+
+    def close(self, *, keep: bool) -> None:
+        pass
+
+
+@pytest.fixture
+def settings(tmp_path: Path) -> Any:
+    path = tmp_path / "sensor.json"
+    path.write_text('{"node": "n", "state_dir": "s", "nats": {"url": "nats://127.0.0.1:1"}}')
+    return load(path)
+
+
+def batches(spool: Spool, lane: str = "urgent") -> list[Batch]:
+    return [envelope.decode(entry.payload) for entry in spool.entries() if entry.lane == lane]
+
+
+def seen(spool: Spool) -> list[int]:
+    return [int(pid) for batch in batches(spool) for pid in batch.sections[0].rows["pid"]]
+
+
+def test_a_crash_between_spool_and_ring_repeats_nothing(
+    tmp_path: Path, settings: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    tape = Tape()
+    spool = Spool(tmp_path / "spool", max_bytes=1 << 24)
+    pipeline = Pipeline(tape, spool, settings)
+    tape.written += [1, 2, 3]
+    pipeline.turn()
+    tape.written += [4, 5]
+    with monkeypatch.context() as crashing:
+        crashing.setattr(tape, "commit", lambda _: (_ for _ in ()).throw(KeyboardInterrupt))
+        with pytest.raises(KeyboardInterrupt):
+            pipeline.turn()
+    spool.close()
+    tape.written += [6]
+
+    spool = Spool(tmp_path / "spool", max_bytes=1 << 24)
+    pipeline = Pipeline(tape, spool, settings)
+    pipeline.turn()
+    assert seen(spool) == [1, 2, 3, 4, 5, 6]
+    assert [b.envelope.first_sequence for b in batches(spool)] == [0, 3, 5]
+    assert pipeline.next_sequences() == {"urgent": 6}
+    spool.close()
+
+
+def test_new_rings_begin_a_new_epoch_at_zero(tmp_path: Path, settings: Any) -> None:
+    spool = Spool(tmp_path / "spool", max_bytes=1 << 24)
+    for epoch in (1, 2):
+        tape = Tape(epoch)
+        pipeline = Pipeline(tape, spool, settings)
+        tape.written += [epoch]
+        pipeline.turn()
+    assert [(b.envelope.epoch, b.envelope.first_sequence) for b in batches(spool)] == [(1, 0), (2, 0)]
+    spool.close()
+
+
+def test_losses_become_records_and_are_told_once(tmp_path: Path, settings: Any) -> None:
+    tape = Tape()
+    spool = Spool(tmp_path / "spool", max_bytes=1 << 24)
+    pipeline = Pipeline(tape, spool, settings)
+    tape.losses = [Lost("ring", "exec", 12, "ring full")]
+    pipeline.turn()
+    pipeline.turn()
+    pipeline.refused(Entry("urgent", 9, 100, 7, b"", 1, 0), "too large")
+    pipeline.turn()
+    losses = [section for batch in batches(spool, "loss") for section in batch.sections]
+    told = [
+        (s.values("stage")[i], int(s.rows["count"][i]), s.values("reason")[i])
+        for s in losses
+        for i in range(len(s.rows))
+    ]
+    assert told == [(b"ring", 12, b"ring full"), (b"publish", 7, b"too large")]
+    assert int(losses[1].rows["first_sequence"][0]) == 100
+    spool.close()
+    spool = Spool(tmp_path / "spool", max_bytes=1 << 24)
+    again = Tape()
+    tape.written += [1]
+    Pipeline(again, spool, settings)
+    spool.close()
+
+
+def test_what_the_loss_lane_told_reaches_the_successor(tmp_path: Path, settings: Any) -> None:
+    tape = Tape()
+    spool = Spool(tmp_path / "spool", max_bytes=1 << 24)
+    pipeline = Pipeline(tape, spool, settings)
+    tape.written += [1]
+    tape.losses = [Lost("ring", "exec", 5, "ring full")]
+    pipeline.turn()
+    successor = Tape()
+    Pipeline(successor, spool, settings)
+    assert successor.resumed == {"tape": 1, "told:tape": 5}
+    spool.close()
+
+
+def test_evicted_batches_are_lost_by_their_sequences(tmp_path: Path, settings: Any) -> None:
+    tape = Tape()
+    spool = Spool(tmp_path / "spool", max_bytes=64 << 10, segment_bytes=8 << 10)
+    pipeline = Pipeline(tape, spool, settings)
+    for i in range(400):
+        tape.written += list(range(i * 10, i * 10 + 10))
+        pipeline.turn()
+    sections = [section for batch in batches(spool, "loss") for section in batch.sections]
+    lost = sum(int(s.rows["count"].sum()) for s in sections)
+    first_kept = batches(spool)[0].envelope.first_sequence
+    # The oldest loss records may have been evicted themselves: what the newest say must reach up to what is kept.
+    newest = sections[-1]
+    assert int(newest.rows["first_sequence"][-1] + newest.rows["count"][-1]) == first_kept
+    assert pipeline.status()["spool"]["lost_rows"] >= lost
+    assert first_kept + len(seen(spool)) == 4000
+    spool.close()
