@@ -41,7 +41,7 @@ bench: setup ## measure against other agents, see docs (ARGS go to tests/bench/r
 	cd "$(CURDIR)" && $(AS_ROOT) $(BIN)/python tests/bench/run.py $(ARGS)
 
 fuzz: setup ## the property tests, at length
-	HYPOTHESIS_PROFILE=fuzz $(BIN)/python -m pytest tests/fuzz -q $(ARGS)
+	HYPOTHESIS_PROFILE=fuzz $(BIN)/python -m pytest tests/unit -q -m hypothesis $(ARGS)
 
 # Only names, versions and hashes may stand in the result (tests/unit/test_workspace.py).
 UV_COMPILE = cd requirements && ../$(BIN)/uv --no-config pip compile --quiet --generate-hashes --python-version 3.11 \

@@ -6,7 +6,10 @@
  * headers is used. The loader joins this file, events.gen.h and programs/ *.bpf.c into one text for BCC, which rewrites
  * map accesses in that text only.
  */
-#define BPF_LICENSE Dual BSD / GPL
+/* The kernel compares this text, and clang-format would put blanks around the slash. */
+/* clang-format off */
+#define BPF_LICENSE Dual BSD/GPL
+/* clang-format on */
 
 #define DE_READ(type, base, off)                                                      \
     ({                                                                                \

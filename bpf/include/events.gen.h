@@ -237,4 +237,9 @@ _Static_assert(__builtin_offsetof(struct de_process_signal, signal) == 100, "pro
 _Static_assert(__builtin_offsetof(struct de_process_signal, code) == 104, "process_signal.code");
 _Static_assert(__builtin_offsetof(struct de_process_signal, result) == 108, "process_signal.result");
 _Static_assert(sizeof(struct de_process_signal) == 112, "process_signal");
+
+/* One size a ring, so that a reader decodes a whole span at once. */
+struct de_process_slot {
+    __u8 bytes[112];
+};
 #endif

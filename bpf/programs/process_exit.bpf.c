@@ -8,7 +8,7 @@ int process_exit(struct bpf_raw_tracepoint_args *ctx)
     void *task = (void *)ctx->args[0];
     void *signal = DE_PTR(task, DE_OFF_TASK_SIGNAL);
     u64 now = bpf_ktime_get_boot_ns();
-    struct de_process_signal *slot; /* the largest record of this ring */
+    struct de_process_slot *slot;
     struct de_process_exit *record;
     u32 code;
 

@@ -5,7 +5,7 @@ int process_fork(struct bpf_raw_tracepoint_args *ctx)
     void *parent = (void *)ctx->args[0];
     void *child = (void *)ctx->args[1];
     u64 now = bpf_ktime_get_boot_ns();
-    struct de_process_signal *slot; /* the largest record of this ring */
+    struct de_process_slot *slot;
     struct de_process_fork *record;
 
     if (!de_wanted(now, DE_EVENT_PROCESS_FORK))

@@ -15,6 +15,7 @@ int process_signal(struct bpf_raw_tracepoint_args *ctx)
     void *sender = (void *)bpf_get_current_task();
     u64 now = bpf_ktime_get_boot_ns();
     struct de_process_signal *record;
+    struct de_process_slot *slot;
     u64 bit = sig < 64 ? 1ULL << sig : 0;
     u32 target_pid;
 
@@ -23,11 +24,12 @@ int process_signal(struct bpf_raw_tracepoint_args *ctx)
     target_pid = DE_READ(u32, target, DE_OFF_TASK_TGID);
     if (target_pid == DE_READ(u32, sender, DE_OFF_TASK_TGID) && !(bit & DE_FAULTS))
         return 0;
-    record = process_ring.ringbuf_reserve(sizeof(*record));
-    if (!record) {
+    slot = process_ring.ringbuf_reserve(sizeof(*slot));
+    if (!slot) {
         de_count(DE_CONTROL_DROPS + DE_RING_PROCESS);
         return 0;
     }
+    record = (struct de_process_signal *)slot;
     DE_FILL_BASE(record, now, DE_EVENT_PROCESS_SIGNAL, sender);
     record->target_pid = target_pid;
     record->target_start_time = DE_READ(u64, DE_PTR(target, DE_OFF_TASK_GROUP_LEADER), DE_OFF_TASK_START);
@@ -36,6 +38,6 @@ int process_signal(struct bpf_raw_tracepoint_args *ctx)
     /* SEND_SIG_NOINFO is 0 and SEND_SIG_PRIV 1: no struct behind them (linux/sched/signal.h). */
     record->code = info > 1 ? DE_READ(int, info, DE_OFF_SIGINFO_CODE) : info ? 0x80 : 0;
     record->result = ctx->args[4];
-    process_ring.ringbuf_submit(record, de_wakeup(DE_RING_PROCESS, DE_CAPACITY(DE_PROCESS_PAGES, *record)));
+    process_ring.ringbuf_submit(slot, de_wakeup(DE_RING_PROCESS, DE_CAPACITY(DE_PROCESS_PAGES, *slot)));
     return 0;
 }

@@ -39,6 +39,7 @@ def regions(record: Record, records: np.ndarray, chunks: np.ndarray) -> tuple[Se
         for field in record.heap_fields:
             rows[field.column][incomplete] = 0
         rows["flags"][incomplete] |= np.uint32(Flag.STRINGS_TRUNCATED)
+        rows["flags"] &= ~np.uint32(Flag.STRINGS_SPILLED)  # how the strings travelled says nothing to a reader
         begin = np.where(spilled, where + records["heap"].size, begin)
         begin[incomplete] = 0
     heap = (

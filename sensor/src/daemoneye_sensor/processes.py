@@ -16,20 +16,13 @@ from daemoneye.events.ancestry import MAX_DEPTH, Images
 from daemoneye.events.codec import Section, concatenate, gather, section_of
 from daemoneye.events.flags import Flag
 from daemoneye.events.process_exec import PROCESS_EXEC
+from daemoneye.events.registry import EVENTS
 
 MAX_ROWS: Final = 65_536
 """Images that are kept; beyond, the oldest go first and are counted."""
 ARGV_KEPT: Final = 512
 """Bytes of an ancestor's argv that a batch repeats."""
 _SWEEP_EVERY: Final = 8
-_ASKED: Final = (
-    ("process_exec", "parent_uid"),
-    ("process_fork", "parent_uid"),
-    ("process_exit", "process_uid"),
-    ("process_signal", "process_uid"),
-    ("process_signal", "target_uid"),
-)
-"""Whose image, and whose ancestors', a reader of each event wants to see."""
 
 
 class ProcessTable:
@@ -92,7 +85,11 @@ class ProcessTable:
         rows = {name: section.rows for name, section in by_name.items() if len(section.rows)}
         ended = rows["process_exit"]["process_uid"] if "process_exit" in rows else None
         images = self.update(executed, rows.get("process_fork"), ended)
-        found = [_unique_ancestors(images, rows[name][key], rows[name]["time"]) for name, key in _ASKED if name in rows]
+        found = [
+            _unique_ancestors(images, mine[key], mine["time"])
+            for name, mine in rows.items()
+            for key in EVENTS[name].explained_keys
+        ]
         index = np.unique(np.concatenate(found)) if found else np.zeros(0, np.int64)
         known = images.section.rows
         if executed is not None:

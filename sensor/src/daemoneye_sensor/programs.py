@@ -11,6 +11,7 @@ import hashlib
 import json
 import mmap
 import os
+import re
 import secrets
 import shutil
 import subprocess
@@ -23,8 +24,7 @@ import numpy as np
 from daemoneye.errors import MachineError
 from daemoneye.events.process_exec import PROCESS_EXEC
 from daemoneye.events.process_fork import PROCESS_FORK
-from daemoneye.events.process_signal import PROCESS_SIGNAL
-from daemoneye.events.registry import EVENTS
+from daemoneye.events.registry import EVENTS, slot_size
 from daemoneye_sensor import bpfsys
 from daemoneye_sensor.rings import Ring
 
@@ -44,16 +44,15 @@ BLOB: Final = np.dtype(
 
 PROGRAMS: Final = {
     "cgroup_announce": "sched_process_exec",
-    "process_exec": "sched_process_exec",
-    "process_fork": "sched_process_fork",
-    "process_exit": "sched_process_exit",
-    "process_signal": "signal_generate",
+    **{r.name: r.tracepoint for r in EVENTS.values() if r.tracepoint},
 }
 """Function → raw tracepoint; the file is bpf/programs/<function>.bpf.c. cgroup_announce comes first: rows refer to what it sends."""
 
 RINGS: Final = ("exec", "process", "blob")
 _CONTROL_LEASE, _CONTROL_EVENTS, _CONTROL_LAPSED, _CONTROL_EPOCH, _CONTROL_DROPS, _CONTROL_READ = 0, 1, 2, 3, 8, 24
 _COMPILE_TIMEOUT_S: Final = 120
+_TELLING: Final = re.compile(r"error:|invalid|cannot|not allowed|unknown func|too large")
+"""Lines of clang and of the verifier that say why."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -88,7 +87,7 @@ class Programs:
         self._links = [bpfsys.obj_get(pin / f"link_{name}") for name in PROGRAMS]
         self._programs = {name: bpfsys.obj_get(pin / f"prog_{name}") for name in PROGRAMS}
         self._seen = bpfsys.obj_get(pin / "cgroups_seen")
-        dtypes = {"exec": PROCESS_EXEC.ring_dtype, "process": PROCESS_SIGNAL.ring_dtype, "blob": BLOB}
+        dtypes = {"exec": PROCESS_EXEC.ring_dtype, "process": np.dtype((np.void, slot_size("process"))), "blob": BLOB}
         self.rings = {name: Ring(bpfsys.obj_get(pin / f"{name}_ring"), dtypes[name]) for name in RINGS}
         control = bpfsys.obj_get(pin / "control")
         self._control_map = mmap.mmap(control, mmap.PAGESIZE, mmap.MAP_SHARED, mmap.PROT_READ | mmap.PROT_WRITE)
@@ -248,8 +247,6 @@ def _compile(python: str, request: dict[str, object]) -> None:
     if answer.get("ok"):
         return
     shutil.rmtree(leftover, ignore_errors=True)
-    detail = next(
-        (line.strip() for line in reversed(done.stderr.splitlines()) if "error:" in line or "invalid" in line), ""
-    )
+    detail = next((line.strip() for line in reversed(done.stderr.splitlines()) if _TELLING.search(line)), "")
     message = f"eBPF programs cannot be loaded: {answer.get('error')}" + (f" ({detail})" if detail else "")
     raise MachineError(message, fix=str(answer.get("fix") or "run `daemoneye doctor`"))

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import mmap
 from dataclasses import dataclass
-from typing import Final
+from typing import Any, Final
 
 import numpy as np
 
@@ -44,7 +44,7 @@ class Ring:
     reads, and the second look that a busy record forces, stand in for the acquire barrier that libbpf uses.
     """
 
-    def __init__(self, fd: int, dtype: np.dtype[np.void]) -> None:
+    def __init__(self, fd: int, dtype: np.dtype[Any]) -> None:
         """Map the ring of a map descriptor, which the ring then owns.
 
         Args:

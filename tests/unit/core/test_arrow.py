@@ -18,7 +18,9 @@ from daemoneye.events.registry import BY_NAME, RECORDS
 OFFSET = 1_700_000_000_123_456_789
 EXEC = BY_NAME["process_exec"]
 # Bytes where text breaks: ASCII, terminators, halves and wholes of longer characters, what is no UTF-8 at all.
-PIECES = st.sampled_from([b"a", b"/usr/bin/x", b"\0", "é".encode(), "😀".encode(), b"\xc3", b"\xa9", b"\xff", b"\x1b[2J", b"\xed\xa0\x80"])
+PIECES = st.sampled_from(
+    [b"a", b"/usr/bin/x", b"\0", "é".encode(), "😀".encode(), b"\xc3", b"\xa9", b"\xff", b"\x1b[2J", b"\xed\xa0\x80"]
+)
 TEXT = st.lists(PIECES, max_size=6).map(b"".join)
 ROWS = st.lists(st.tuples(TEXT, TEXT, TEXT, st.integers(0, 2**50), st.integers(0, 2**32 - 1)), max_size=12)
 
@@ -31,7 +33,9 @@ def batch_of(*sections: Section) -> Batch:
 def test_same_as_the_naive_way(rows):
     columns = list(zip(*rows, strict=True)) if rows else [()] * 5
     exe, argv, comm, time, uid = columns
-    section = section_of(EXEC, {"exe": exe, "argv": argv, "comm": [c[:16] for c in comm], "time": time, "uid": uid}, len(rows))
+    section = section_of(
+        EXEC, {"exe": exe, "argv": argv, "comm": [c[:16] for c in comm], "time": time, "uid": uid}, len(rows)
+    )
     made = arrow.to_arrow(batch_of(section), section)
     made.validate(full=True)
     assert made.schema.equals(arrow.schema(EXEC), check_metadata=True)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from dataclasses import replace
 from operator import mul
+from typing import Any
 
 import pytest
 from hypothesis import given
@@ -20,8 +21,28 @@ FINDING = Finding(
     confidence_reasons=("Because.",), events=(EventReference("n1", 2**60, "urgent", 3, "process_exec"),),
     process_tree=(Process(1, "/sbin/init", ("init",)), Process(7, "/bin/x", ("x",))),
 )  # fmt: skip
-CONTRACT = {"id", "time", "severity", "score", "detector", "title", "techniques", "subject", "explanation", "confidence", "events"}
-IDENTITY = {"detector": "d", "version": 1, "node": "n", "pid": 7, "start_ns": 10, "event_ns": 20, "key": "k"}
+CONTRACT = {
+    "id",
+    "time",
+    "severity",
+    "score",
+    "detector",
+    "title",
+    "techniques",
+    "subject",
+    "explanation",
+    "confidence",
+    "events",
+}
+IDENTITY: dict[str, Any] = {
+    "detector": "d",
+    "version": 1,
+    "node": "n",
+    "pid": 7,
+    "start_ns": 10,
+    "event_ns": 20,
+    "key": "k",
+}
 
 
 def test_json_and_back():
@@ -51,7 +72,9 @@ def test_never_larger_than_its_bound(argv, text, ancestors, sentences):
 
 
 def test_long_arguments_are_cut_and_marked():
-    argv = Finding.decode(replace(FINDING, subject=replace(FINDING.subject, argv=("a", "b" * 40_000, "c"))).encode()).subject.argv
+    argv = Finding.decode(
+        replace(FINDING, subject=replace(FINDING.subject, argv=("a", "b" * 40_000, "c"))).encode()
+    ).subject.argv
     assert argv[0] == "a"
     assert argv[1].endswith("…")
     assert len(argv) == 2
@@ -73,9 +96,14 @@ def test_what_is_no_finding_is_refused(data):
 def test_id_follows_from_what_happened():
     assert finding_id(**IDENTITY) == finding_id(**IDENTITY)
     assert len(finding_id(**IDENTITY)) == 32
-    others = {finding_id(**{**IDENTITY, name: "x" if isinstance(value, str) else value + 1}) for name, value in IDENTITY.items()}
+    others = {
+        finding_id(**{**IDENTITY, name: "x" if isinstance(value, str) else value + 1})
+        for name, value in IDENTITY.items()
+    }
     assert len(others | {finding_id(**IDENTITY)}) == len(IDENTITY) + 1
 
 
 def test_id_of_parts_that_join_alike_differs():
-    assert finding_id(**{**IDENTITY, "node": "a", "detector": "bc"}) != finding_id(**{**IDENTITY, "node": "ab", "detector": "c"})
+    assert finding_id(**{**IDENTITY, "node": "a", "detector": "bc"}) != finding_id(
+        **{**IDENTITY, "node": "ab", "detector": "c"}
+    )

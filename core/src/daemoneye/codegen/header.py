@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from daemoneye.events.flags import FLAG_DOCS, Flag
-from daemoneye.events.registry import EVENTS
+from daemoneye.events.registry import BY_RING, EVENTS, slot_size
 from daemoneye.events.schema import Record
 
 _HEAD = """\
@@ -26,6 +26,12 @@ def render() -> str:
         if record.inline_heap:
             parts.append(f"#define DE_{record.name.upper()}_HEAP {record.inline_heap}")
     parts.extend(_struct(record) for record in EVENTS.values())
+    parts.append("\n/* One size a ring, so that a reader decodes a whole span at once. */")
+    parts.extend(
+        f"struct de_{ring}_slot {{\n    __u8 bytes[{slot_size(ring)}];\n}};"
+        for ring, records in BY_RING.items()
+        if len(records) > 1
+    )
     parts.append("#endif\n")
     return "\n".join(parts)
 

@@ -1,30 +1,42 @@
-"""Every record there is. The one place that lists them; ids are append-only."""
+"""Every record there is. Nobody lists them: each module `daemoneye.events.<object>_<verb>` declares one, and is found by its name's underscore.
+
+Ids and names are append-only; a duplicate stops the first process that imports this.
+"""
 
 from __future__ import annotations
 
+import importlib
+import pkgutil
 from typing import Final
 
-from daemoneye.events.cgroup_identity import CGROUP_IDENTITY
+import daemoneye.events
 from daemoneye.events.loss import LOSS
-from daemoneye.events.process_exec import PROCESS_EXEC
-from daemoneye.events.process_exit import PROCESS_EXIT
-from daemoneye.events.process_fork import PROCESS_FORK
-from daemoneye.events.process_signal import PROCESS_SIGNAL
 from daemoneye.events.schema import Record
 
-RECORDS: Final[tuple[Record, ...]] = (
-    PROCESS_EXEC,
-    PROCESS_FORK,
-    PROCESS_EXIT,
-    PROCESS_SIGNAL,
-    CGROUP_IDENTITY,
-    LOSS,
-)
 
+def _declared() -> list[Record]:
+    found = [LOSS]
+    for module in pkgutil.iter_modules(daemoneye.events.__path__):
+        if "_" in module.name:
+            declared = vars(importlib.import_module(f"daemoneye.events.{module.name}"))
+            found += [value for value in declared.values() if isinstance(value, Record)]
+    return sorted(found, key=lambda record: record.id)
+
+
+RECORDS: Final[tuple[Record, ...]] = tuple(_declared())
 EVENTS: Final[dict[str, Record]] = {r.name: r for r in RECORDS if r.lane in {"urgent", "bulk", "rollup"}}
 BY_NAME: Final[dict[str, Record]] = {r.name: r for r in RECORDS}
 BY_ID: Final[dict[int, Record]] = {r.id: r for r in RECORDS}
 BY_HASH: Final[dict[str, Record]] = {r.hash: r for r in RECORDS}
+BY_RING: Final[dict[str, tuple[Record, ...]]] = {
+    ring: tuple(r for r in RECORDS if r.ring == ring) for ring in dict.fromkeys(r.ring for r in RECORDS if r.ring)
+}
+"""Records that share a ring; its slots have the size of the largest."""
 
-if len(BY_ID) != len(RECORDS) or len(BY_NAME) != len(RECORDS):  # pragma: no cover - a mistake in a declaration
+if len(BY_ID) != len(RECORDS) or len(BY_NAME) != len(RECORDS):
     raise ValueError("two records share an id or a name")
+
+
+def slot_size(ring: str) -> int:
+    """Bytes of a ring's records."""
+    return max(record.ring_dtype.itemsize for record in BY_RING[ring])

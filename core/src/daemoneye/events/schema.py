@@ -92,6 +92,8 @@ class Record:
         doc: One paragraph for people.
         fields: In order of the struct; a declaration that would need padding is refused.
         inline_heap: Bytes of heap region at the end of the kernel's fixed-size record (0: the record has no kernel form with a heap).
+        tracepoint: Raw tracepoint whose program (bpf/programs/<name>.bpf.c) writes it; empty for rows that no program writes.
+        ring: Ring that it is written to. Records with an inline heap have a ring of their own.
         ocsf_class: OCSF class uid, 0 where there is none.
         ocsf_activity: OCSF activity id.
 
@@ -105,6 +107,8 @@ class Record:
     doc: str
     fields: tuple[Field, ...]
     inline_heap: int = 0
+    tracepoint: str = ""
+    ring: str = ""
     ocsf_class: int = 0
     ocsf_activity: int = 0
 
@@ -148,6 +152,17 @@ class Record:
     def heap_fields(self) -> tuple[Field, ...]:
         """The fields whose bytes stand in the heap, in order."""
         return tuple(f for f in self.fields if f.heap)
+
+    @cached_property
+    def explained_keys(self) -> tuple[str, ...]:
+        """Columns with keys of processes whose image a reader wants to see beside the row.
+
+        A row that brings an image, or a child that runs its parent's, needs the parent's; others need their own and those that they name.
+        """
+        keys = {f.name for f in self.fields if f.key_of}
+        if any(f.name == "exe" for f in self.fields) or self.name == "process_fork":
+            return ("parent_uid",)
+        return tuple(sorted(keys - {"parent_uid"}))
 
     @cached_property
     def hash(self) -> str:

@@ -20,9 +20,7 @@ from daemoneye.events.ancestry import cgroup_pairs
 from daemoneye.events.cgroup_identity import CGROUP_IDENTITY
 from daemoneye.events.codec import Section, section_of
 from daemoneye.events.process_exec import PROCESS_EXEC
-from daemoneye.events.process_exit import PROCESS_EXIT
-from daemoneye.events.process_fork import PROCESS_FORK
-from daemoneye.events.process_signal import PROCESS_SIGNAL
+from daemoneye.events.registry import BY_RING
 from daemoneye.events.schema import Record
 from daemoneye_sensor import procfs, programs
 from daemoneye_sensor.blobs import cgroup_paths, regions
@@ -35,10 +33,10 @@ LEASE_S: Final = 60
 MAX_ROWS: Final = 16_384
 """Records of one ring in one batch."""
 SNAPSHOT_S: Final = 2.0
+_EVENT_AT: Final = 8  # offset of the column `event` in every record (daemoneye.events.base)
 _IDENTITIES: Final = 16_384
 TOLD: Final = "told:"
 """Prefix of the positions that say how much of a kernel counter was published: a successor does not publish it again."""
-_PROCESS_RECORDS: Final = (PROCESS_FORK, PROCESS_EXIT, PROCESS_SIGNAL)
 _REASONS: Final = {
     "exec": "ring full",
     "process": "ring full",
@@ -127,7 +125,7 @@ class EbpfSource:
             self._learn(cgroup_paths(chunks))
         execs, lost = regions(PROCESS_EXEC, executed.records, chunks)
         execs = _in_time(execs)
-        sections = [execs, *(_of_event(processes.records, record) for record in _PROCESS_RECORDS)]
+        sections = [execs, *(_of_event(processes.records, record) for record in BY_RING["process"])]
         self._counters.malformed += executed.malformed + processes.malformed + blobs.malformed
         self._counters.strings_lost += lost
         for name, span in (("exec", executed), ("process", processes), ("blob", blobs)):
@@ -220,15 +218,10 @@ class EbpfSource:
 
 def _of_event(records: np.ndarray, record: Record) -> Section:
     """Rows of one event out of a ring that several share, in order of time."""
-    mine = records[records["event"] == record.id]
-    rows = np.empty(len(mine), record.dtype)
-    raw = (
-        np.ascontiguousarray(mine).view(np.uint8).reshape(len(mine), -1)
-        if len(mine)
-        else np.zeros((0, record.dtype.itemsize), np.uint8)
-    )
-    rows[:] = np.ascontiguousarray(raw[:, : record.dtype.itemsize]).view(record.dtype).reshape(-1)
-    return _in_time(Section(record, rows, np.zeros(0, np.uint8)))
+    raw = np.ascontiguousarray(records).view(np.uint8).reshape(len(records), records.dtype.itemsize)
+    ids = np.ascontiguousarray(raw[:, _EVENT_AT : _EVENT_AT + 2]).view(np.uint16).reshape(-1)
+    mine = np.ascontiguousarray(raw[ids == record.id, : record.dtype.itemsize])
+    return _in_time(Section(record, mine.view(record.dtype).reshape(-1), np.zeros(0, np.uint8)))
 
 
 def _in_time(section: Section) -> Section:
