@@ -64,7 +64,17 @@ def break_in() -> int:
 def record() -> tuple[int, list[dict[str, Any]]]:
     """Events of a run during the break-in, and the pid of the staged nginx."""
     with tempfile.TemporaryDirectory() as state:
-        command = [Path(sys.executable).with_name("daemoneye"), "run", "-o", "json", "--events", "--node", "web-1", "--state", state]
+        command = [
+            Path(sys.executable).with_name("daemoneye"),
+            "run",
+            "-o",
+            "json",
+            "--events",
+            "--node",
+            "web-1",
+            "--state",
+            state,
+        ]
         with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as run:
             events: list[dict[str, Any]] = []
             pid = 0

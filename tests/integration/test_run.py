@@ -13,6 +13,7 @@ from pathlib import Path
 
 import pytest
 
+from daemoneye_cli.show import text
 from tests.integration.conftest import BPFFS
 from tests.support.running import COMMAND, REPOSITORY, TRIGGER, Run
 
@@ -28,22 +29,23 @@ FINDING_FIELDS = {
 }  # fmt: skip
 
 
-def about(run: Run, text: str) -> list[dict[str, object]]:
-    return [finding for finding in run.of("finding") if text in str(finding["title"])]
+def about(run: Run, title: str) -> list[dict[str, object]]:
+    return [finding for finding in run.of("finding") if title in str(finding["title"])]
 
 
 def test_documented_trigger_gives_an_explained_finding(runs: Callable[..., Run]) -> None:
     readme = (REPOSITORY / "README.md").read_text()
     assert TRIGGER in readme, "the README shows the trigger that is tested"
+    assert TRIGGER == text.TRIGGER, "and so does the live view"
     run = runs("--policy", POLICY).ready()
     subprocess.run(["/bin/bash", "-c", TRIGGER], check=True)
-    run.read(lambda: bool(about(run, "/tmp/daemoneye-demo")))
-    finding = about(run, "/tmp/daemoneye-demo")[0]
+    run.read(lambda: bool(about(run, "/tmp/eye")))
+    finding = about(run, "/tmp/eye")[0]
     assert set(finding) >= FINDING_FIELDS
     assert finding["severity"] in {"medium", "high"}
     assert finding["explanation"]
     assert finding["techniques"]
-    assert finding["process_tree"][-1]["exe"] == "/tmp/daemoneye-demo"  # type: ignore[index]
+    assert finding["process_tree"][-1]["exe"] == "/tmp/eye"  # type: ignore[index]
     assert run.stop() == 0
     assert not run.stray, "stdout carries JSON lines only"
     assert run.lines[-1]["kind"] == "status"
@@ -82,13 +84,13 @@ def test_a_killed_process_loses_nothing_and_repeats_nothing(
     assert storm.wait() == 0
     subprocess.run(["/bin/bash", "-c", TRIGGER], check=True)
     run.read(lambda: any(e["pid"] == storm.pid for e in run.events("process_exit")), 90)
-    run.read(lambda: bool(about(run, "/tmp/daemoneye-demo")), 90)
+    run.read(lambda: bool(about(run, "/tmp/eye")), 90)
     assert run.stop() == 0
     ours = [(e["pid"], e["start_time"]) for e in run.events() if e["argv"] == [str(storming), "-"]]
     assert len(ours) == 3000
     assert len(set(ours)) == 3000
     assert not run.of("loss")
-    assert len(about(run, "/tmp/daemoneye-demo")) == 1
+    assert len(about(run, "/tmp/eye")) == 1
     assert (
         run.of("status")[-1]["restarts"][
             {"daemoneye_sensor": "sensor", "nats-server": "broker", "daemoneye_analytics": "analytics"}[victim]
@@ -124,7 +126,7 @@ def test_live_and_both_kinds_of_replay_give_the_same_findings(runs: Callable[...
         ],
         check=True,
     )
-    live.read(lambda: bool(about(live, "/memfd:x")) and bool(about(live, "/tmp/daemoneye-demo")))
+    live.read(lambda: bool(about(live, "/memfd:x")) and bool(about(live, "/tmp/eye")))
     live.stop()
     assert len(live.of("finding")) >= 2
 
@@ -185,7 +187,7 @@ def test_a_truncated_native_recording_gives_what_is_whole_and_then_says_so(
 ) -> None:
     live = runs("--policy", POLICY, "--events").ready()
     subprocess.run(["/bin/bash", "-c", TRIGGER], check=True)
-    live.read(lambda: bool(about(live, "/tmp/daemoneye-demo")))
+    live.read(lambda: bool(about(live, "/tmp/eye")))
     live.stop()
     (segment,) = sorted((live.state / "sensor" / "spool").glob("*.segment"))
     cut = tmp_path / "cut.segment"

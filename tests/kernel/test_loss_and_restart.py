@@ -204,3 +204,27 @@ def test_a_second_source_of_another_instance_sees_the_same(kernels: Callable[...
         kernel.read()
         assert len(of(kernel, storming)) == 5
     assert isinstance(one.source, EbpfSource)
+
+
+def test_strings_that_arrive_before_their_row_wait_for_it(
+    kernels: Callable[..., Kernel], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    kernel = kernels("strings").open()
+    kernel.read()
+    ring = kernel.source._kernel.rings["exec"]
+    # What a look sees when an execution comes in between: its strings, and not its row.
+    seen = ring.position
+    subprocess.run(["/bin/true", "x" * 5000], check=True)
+    with monkeypatch.context() as early:
+        early.setattr(type(ring), "produced", property(lambda self: seen if self is ring else int(self._producer[0])))
+        drain = kernel.source.drain()
+    assert drain
+    assert "process_exec" not in {s.record.name for s in drain.sections if not s.context}
+    kernel.source.commit(drain)
+    kernel.read()
+    (event,) = kernel.execs(filename="/bin/true")
+    assert event["argv"] == ["/bin/true", "x" * 5000]
+    assert not kernel.lost
+    kernel.read()
+    blob = kernel.source._kernel.rings["blob"]
+    assert blob.position == blob.produced, "nothing is held for ever"

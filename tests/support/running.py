@@ -15,7 +15,7 @@ from typing import Any
 
 REPOSITORY = Path(__file__).parents[2]
 COMMAND = Path(sys.executable).with_name("daemoneye")
-TRIGGER = "cp /bin/true /tmp/daemoneye-demo && (exec 9< /tmp/daemoneye-demo; rm /tmp/daemoneye-demo; /proc/self/fd/9)"
+TRIGGER = "cp /bin/true /tmp/eye; (rm /tmp/eye; /proc/self/fd/3) 3< /tmp/eye"
 
 
 class Run:

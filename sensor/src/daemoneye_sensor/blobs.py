@@ -14,7 +14,7 @@ STRINGS: Final = 1
 CGROUP: Final = 2
 
 
-def regions(record: Record, records: np.ndarray, chunks: np.ndarray) -> tuple[Section, int]:
+def regions(record: Record, records: np.ndarray, chunks: np.ndarray) -> tuple[Section, int, np.ndarray]:
     """A section from ring records whose regions are inline or in chunks.
 
     Args:
@@ -23,7 +23,8 @@ def regions(record: Record, records: np.ndarray, chunks: np.ndarray) -> tuple[Se
         chunks: Array of the blob ring's dtype with the strings' chunks, in ring order.
 
     Returns:
-        The section, and how many rows have lost strings: their lengths are 0 and STRINGS_TRUNCATED is set.
+        The section; how many rows have lost strings (their lengths are 0 and STRINGS_TRUNCATED is set); and which chunks no row has asked
+        for, a boolean array of their shape: their rows come later, or found no room in their ring.
     """
     rows = np.empty(len(records), record.dtype)
     for name in record.dtype.names or ():
@@ -31,9 +32,11 @@ def regions(record: Record, records: np.ndarray, chunks: np.ndarray) -> tuple[Se
     spilled = rows["flags"] & np.uint32(Flag.STRINGS_SPILLED) != 0
     lost = 0
     chunk_heap = np.zeros(0, np.uint8)
+    unclaimed = chunks["kind"] == STRINGS
     begin = np.arange(len(records), dtype=np.int64) * record.inline_heap
     if spilled.any():
-        chunk_heap, where = _joined(rows, spilled, chunks, record)
+        chunk_heap, where, claimed = _joined(rows, spilled, chunks, record)
+        unclaimed &= ~claimed
         incomplete = spilled & (where < 0)
         lost = int(incomplete.sum())
         for field in record.heap_fields:
@@ -47,20 +50,23 @@ def regions(record: Record, records: np.ndarray, chunks: np.ndarray) -> tuple[Se
         if len(chunk_heap)
         else np.ascontiguousarray(records["heap"]).reshape(-1)
     )
-    return Section(record, rows, gather(heap, begin, record.heap_lengths(rows))), lost
+    return Section(record, rows, gather(heap, begin, record.heap_lengths(rows))), lost, unclaimed
 
 
-def _joined(rows: np.ndarray, spilled: np.ndarray, chunks: np.ndarray, record: Record) -> tuple[np.ndarray, np.ndarray]:
-    """Whole regions of the chunks one after another, and where each row's begins (-1: incomplete)."""
-    chunks = chunks[chunks["kind"] == STRINGS]
-    order = np.lexsort((chunks["offset"], chunks["time"], chunks["key"]))
+def _joined(
+    rows: np.ndarray, spilled: np.ndarray, chunks: np.ndarray, record: Record
+) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Whole regions of the chunks one after another, where each row's begins (-1: incomplete), and the chunks that belong to a row."""
+    claimed = np.zeros(len(chunks), bool)
+    strings = np.flatnonzero(chunks["kind"] == STRINGS)
+    order = strings[np.lexsort(tuple(chunks[name][strings] for name in ("offset", "time", "key")))]
     chunks = chunks[order]
     data = np.ascontiguousarray(chunks["data"]).reshape(-1)
     length = np.minimum(chunks["length"], 992).astype(np.int64)
     heap = gather(data, np.arange(len(chunks), dtype=np.int64) * 992, length)
     where = np.full(len(rows), -1, np.int64)
     if not len(chunks):
-        return heap, where
+        return heap, where, claimed
     new = np.ones(len(chunks), bool)
     new[1:] = (chunks["key"][1:] != chunks["key"][:-1]) | (chunks["time"][1:] != chunks["time"][:-1])
     first = np.flatnonzero(new)
@@ -72,9 +78,13 @@ def _joined(rows: np.ndarray, spilled: np.ndarray, chunks: np.ndarray, record: R
     wanted = _identity(rows["process_uid"][index], rows["time"][index])
     at = np.minimum(np.searchsorted(identity[by], wanted), len(by) - 1)
     hit = by[at]
-    whole = (identity[hit] == wanted) & (got[hit] == record.heap_lengths(rows)[index])
+    known = identity[hit] == wanted
+    whole = known & (got[hit] == record.heap_lengths(rows)[index])
     where[index[whole]] = begins[hit[whole]]
-    return heap, where
+    group = np.zeros(len(first), bool)
+    group[hit[known]] = True
+    claimed[order] = group[np.cumsum(new) - 1]
+    return heap, where, claimed
 
 
 def _identity(key: np.ndarray, time: np.ndarray) -> np.ndarray:

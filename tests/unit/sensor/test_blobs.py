@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
 from daemoneye.events.base import derive
 from daemoneye.events.flags import Flag
 from daemoneye.events.process_exec import PROCESS_EXEC
 from daemoneye_sensor.blobs import CGROUP, STRINGS, cgroup_paths, regions
 from daemoneye_sensor.programs import BLOB
-from hypothesis import given
-from hypothesis import strategies as st
 
 
 def ring(exes: list[bytes], argvs: list[bytes]) -> tuple[np.ndarray, np.ndarray]:
@@ -45,8 +46,9 @@ def test_regions_come_back_whole(pairs: list[tuple[bytes, bytes]], random: objec
     records, chunks = ring([e for e, _ in pairs], [a for _, a in pairs])
     order = list(range(len(chunks)))
     random.shuffle(order)  # type: ignore[attr-defined]  # processors write between one another
-    section, lost = regions(PROCESS_EXEC, records, chunks[order])
+    section, lost, unclaimed = regions(PROCESS_EXEC, records, chunks[order])
     assert lost == 0
+    assert not unclaimed.any()
     assert section.values("exe") == [e for e, _ in pairs]
     assert section.values("argv") == [a for _, a in pairs]
 
@@ -57,7 +59,8 @@ def test_a_lost_chunk_costs_its_row_the_strings_and_no_other(missing: int) -> No
     records, chunks = ring(exes, argvs)
     keep = np.ones(len(chunks), bool)
     keep[missing] = False
-    section, lost = regions(PROCESS_EXEC, records, chunks[keep])
+    section, lost, unclaimed = regions(PROCESS_EXEC, records, chunks[keep])
+    assert not unclaimed.any()
     assert lost == 1
     assert section.values("exe") == [b"/a", b"", b"/b", b"/other"]
     assert section.values("argv") == [b"x", b"", b"z", b"w" * 2000]
@@ -67,7 +70,7 @@ def test_a_lost_chunk_costs_its_row_the_strings_and_no_other(missing: int) -> No
 
 def test_no_chunks_at_all() -> None:
     records, chunks = ring([b"/long" * 200], [b""])
-    _, lost = regions(PROCESS_EXEC, records, chunks[:0])
+    _, lost, _ = regions(PROCESS_EXEC, records, chunks[:0])
     assert lost == 1
 
 
@@ -86,3 +89,11 @@ def test_cgroup_names(names: bytes, paths: tuple[str, str]) -> None:
     chunk["key"], chunk["kind"], chunk["length"] = 77, CGROUP, len(names)
     chunk["data"][0, : len(names)] = np.frombuffer(names, np.uint8)
     assert cgroup_paths(chunk) == {77: paths}
+
+
+def test_chunks_whose_row_was_not_seen_yet_are_told_apart() -> None:
+    records, chunks = ring([b"/long", b"/later"], [b"y" * 1500, b"z" * 3000])
+    section, lost, unclaimed = regions(PROCESS_EXEC, records[:1], chunks)
+    assert lost == 0
+    assert section.values("argv") == [b"y" * 1500]
+    assert unclaimed.tolist() == [False, False, True, True, True, True]

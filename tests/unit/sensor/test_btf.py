@@ -7,8 +7,9 @@ import sys
 from pathlib import Path
 from types import ModuleType
 
-import daemoneye_sensor
 import pytest
+
+import daemoneye_sensor
 
 LOADER = Path(daemoneye_sensor.__file__).parent / "loader"
 VMLINUX = Path("/sys/kernel/btf/vmlinux")
@@ -75,13 +76,13 @@ def test_debians_two_header_packages_become_one_tree(tmp_path: Path, monkeypatch
         path.write_text("")
     made = headers.prepare(modules=tmp_path / "none", sources=tmp_path)
     with made as tree:
-        for path in (
+        for name in (
             "include/generated/autoconf.h",
             "include/linux/types.h",
             f"arch/{arch}/include/asm/y.h",
             f"arch/{arch}/include/generated/x.h",
         ):
-            assert (Path(tree) / path).is_file()
+            assert (Path(tree) / name).is_file()
     monkeypatch.delenv("BCC_KERNEL_SOURCE", raising=False)
     with pytest.raises(headers.HeadersError, match="no kernel headers"):
         headers.prepare(modules=tmp_path / "none", sources=tmp_path / "empty")

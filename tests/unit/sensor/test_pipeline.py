@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+
 from daemoneye import envelope
 from daemoneye.envelope import Batch
 from daemoneye.events.codec import section_of

@@ -5,6 +5,9 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 
 import numpy as np
+from hypothesis import given
+from hypothesis import strategies as st
+
 from daemoneye.events.ancestry import Images
 from daemoneye.events.base import process_uid
 from daemoneye.events.codec import Section, concatenate, section_of
@@ -13,8 +16,6 @@ from daemoneye.events.process_exec import PROCESS_EXEC
 from daemoneye.events.process_exit import PROCESS_EXIT
 from daemoneye.events.process_fork import PROCESS_FORK
 from daemoneye_sensor.processes import ARGV_KEPT, ProcessTable
-from hypothesis import given
-from hypothesis import strategies as st
 
 
 @dataclass

@@ -26,6 +26,7 @@ from daemoneye_sensor import procfs, programs
 from daemoneye_sensor.blobs import cgroup_paths, regions
 from daemoneye_sensor.enrich.cgroups import Identity, identify
 from daemoneye_sensor.processes import ProcessTable
+from daemoneye_sensor.rings import Span
 from daemoneye_sensor.sources.base import Drain, Lost, Origin
 
 LEASE_S: Final = 60
@@ -68,6 +69,7 @@ class EbpfSource:
         self._events = events
         self._programs: programs.Programs | None = None
         self._epoll = select.epoll()
+        self._blobs_seen = 0
         self._table = ProcessTable()
         self._identities: dict[int, tuple[str, str, Identity]] = {}
         self._counters = _Counters()
@@ -110,12 +112,12 @@ class EbpfSource:
         return self._epoll.fileno()
 
     def drain(self) -> Drain | None:
-        """Everything that the rings hold, up to MAX_ROWS of each."""
+        """Everything that the rings hold, up to MAX_ROWS executions."""
         kernel = self._kernel
         self.renew_lease()
         self._epoll.poll(0)
         executed = kernel.rings["exec"].read(MAX_ROWS, kernel.rings["exec"].produced)
-        processes = kernel.rings["process"].read(MAX_ROWS)
+        processes = kernel.rings["process"].read(4 * MAX_ROWS)
         blobs = kernel.rings["blob"].read(MAX_ROWS)
         positions = {"exec": executed.end, "process": processes.end, "blob": blobs.end}
         if all(positions[name] == kernel.rings[name].position for name in positions):
@@ -123,7 +125,8 @@ class EbpfSource:
         chunks = blobs.records
         if len(chunks) and (chunks["kind"] == 2).any():
             self._learn(cgroup_paths(chunks))
-        execs, lost = regions(PROCESS_EXEC, executed.records, chunks)
+        execs, lost, unclaimed = regions(PROCESS_EXEC, executed.records, chunks)
+        positions["blob"] = self._hold(blobs, unclaimed)
         execs = _in_time(execs)
         sections = [execs, *(_of_event(processes.records, record) for record in BY_RING["process"])]
         self._counters.malformed += executed.malformed + processes.malformed + blobs.malformed
@@ -193,6 +196,20 @@ class EbpfSource:
             self._programs.remove()
         self._programs.close()
         self._programs = None
+
+    def _hold(self, blobs: Span, unclaimed: np.ndarray) -> int:
+        """Position up to which the blob ring is done with.
+
+        Strings that were seen for the first time and that no row asked for yet belong to an execution that came after our look at its ring:
+        they stay where they are and are read again, once. (Or to one that found no room there: then once is enough.)
+        """
+        ring = self._kernel.rings["blob"]
+        fresh = max(self._blobs_seen - ring.position, 0) // ring.stride
+        self._blobs_seen = blobs.end
+        waiting = np.flatnonzero(unclaimed[fresh:])
+        if not len(waiting) or blobs.malformed:
+            return blobs.end
+        return ring.position + (fresh + int(waiting[0])) * ring.stride
 
     def _learn(self, cgroups: Mapping[int, tuple[str, str]]) -> None:
         for key, (v2, v1) in cgroups.items():

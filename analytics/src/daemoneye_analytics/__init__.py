@@ -1,0 +1,1 @@
+"""DaemonEye's analytics: batches of events in, explained findings out."""

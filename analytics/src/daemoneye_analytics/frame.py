@@ -1,0 +1,260 @@
+"""One batch, prepared once for all detectors.
+
+Responsible for the joins that every detector needs (workload, parent, ancestors) and for the rows as polars tables, all
+lazily and by whole columns. What a row means is a detector's affair; how a row is told to a person is
+`daemoneye_analytics.evidence`'s.
+
+Masks and joins are numpy; texts repeat a lot, so that whatever is asked of a text is answered once for each distinct one
+(`Texts`). The polars tables are made when somebody asks for them: for rows that became findings, and for feature extraction.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import cached_property, lru_cache
+from typing import Any, Final, NamedTuple, cast
+
+import numpy as np
+import polars as pl
+from polars import selectors
+
+from daemoneye.envelope import Batch, Envelope
+from daemoneye.escape import decode
+from daemoneye.events.ancestry import MAX_DEPTH, Images, identity_rows
+from daemoneye.events.arrow import to_arrow
+from daemoneye.events.base import splitmix64
+from daemoneye.events.codec import Section
+from daemoneye.events.flags import Flag
+from daemoneye.events.registry import EVENTS
+
+_NO_SPANS: Final = np.zeros((0, 2), np.int64)
+_DISTINCT: Final = 65_536
+
+
+class Identity(NamedTuple):
+    """Whose a cgroup is; `state` is 0 unknown, 1 partial, 2 resolved."""
+
+    workload: str = ""
+    container_id: str = ""
+    pod_uid: str = ""
+    state: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class Texts:
+    """A column of n texts as codes of distinct ones.
+
+    Attributes:
+        values: The distinct texts.
+        codes: Position of each row's text in `values`, int64, shape (n,).
+    """
+
+    values: list[str]
+    codes: np.ndarray
+
+    def where(self, predicate: Callable[[str], bool]) -> np.ndarray:
+        """Which rows' texts a predicate holds for, bool, shape (n,)."""
+        return np.fromiter(map(predicate, self.values), bool, len(self.values))[self.codes]
+
+    def hashes(self) -> np.ndarray:
+        """`text_hash` of each row's text, u64, shape (n,)."""
+        return np.fromiter(map(text_hash, self.values), np.uint64, len(self.values))[self.codes]
+
+
+class Frame:
+    """The rows of a batch that are new, and what explains them.
+
+    Attributes:
+        batch: The decoded batch.
+        skip: Event rows at its beginning that were processed before; they explain others but are not looked at again.
+        loss_spans: Spans of wall time (ns) in which rows of this node were lost, int64, shape (k, 2).
+
+    A row's sequence is the batch's first one plus its position among the event rows, sections in order of the body.
+    Below, m is the number of process images in the batch and n that of its new executions.
+    """
+
+    def __init__(self, batch: Batch, *, skip: int = 0, loss_spans: np.ndarray = _NO_SPANS) -> None:
+        self.batch = batch
+        self.skip = skip
+        self.loss_spans = loss_spans
+
+    @property
+    def envelope(self) -> Envelope:
+        """The batch's envelope."""
+        return self.batch.envelope
+
+    # ── images: ancestors and executions ────────────────────────────────────────────────────────────────────────────
+
+    @cached_property
+    def images(self) -> Images:
+        """Every process image that the batch carries, those of skipped rows included."""
+        nothing = Section(EVENTS["process_exec"], np.zeros(0, EVENTS["process_exec"].dtype), np.zeros(0, np.uint8))
+        return Images.of_batch(self.batch) or Images(nothing)
+
+    @cached_property
+    def context(self) -> int:
+        """How many of the images are ancestors alone; they come first."""
+        section = self.batch.section("process_exec", context=True)
+        return len(section.rows) if section else 0
+
+    @cached_property
+    def exe(self) -> Texts:
+        """Executable of each image, m rows; empty where it was lost."""
+        column = to_arrow(self.batch, self.images.section, ("exe",)).column(0).dictionary_encode()
+        return Texts(column.dictionary.to_pylist(), column.indices.to_numpy().astype(np.int64))
+
+    @cached_property
+    def ancestors(self) -> np.ndarray:
+        """Rows of each image's ancestors in `images`, nearest first, int64, shape (m, 8); -1 from where they are unknown."""
+        rows = self.images.section.rows
+        if not len(rows):
+            return np.zeros((0, MAX_DEPTH), np.int64)
+        return self.images.ancestors(rows["parent_uid"], rows["time"])
+
+    @cached_property
+    def identity(self) -> np.ndarray:
+        """Position of each image's cgroup in `identities`, int64, shape (m,)."""
+        return self._identity_of(self.images.section.rows)
+
+    @cached_property
+    def identities(self) -> list[Identity]:
+        """The batch's cgroups, and at the end the unknown one."""
+        section = self.batch.section("cgroup_identity", context=True)
+        if section is None:
+            return [Identity()]
+        texts = ([decode(v) for v in section.values(name)] for name in ("workload", "container_id", "pod_uid"))
+        states = np.minimum(section.rows["state"], 2).tolist()
+        return [*map(Identity, *texts, states), Identity()]
+
+    @cached_property
+    def workload_hashes(self) -> np.ndarray:
+        """`text_hash` of the workload of each of `identities`, u64."""
+        return np.fromiter((text_hash(i.workload) for i in self.identities), np.uint64, len(self.identities))
+
+    # ── new executions, in order of time ────────────────────────────────────────────────────────────────────────────
+
+    @cached_property
+    def exec_image(self) -> np.ndarray:
+        """Row of each new execution in `images`, int64, shape (n,)."""
+        section = self.batch.section("process_exec")
+        return self._new(section) + self.context if section else np.zeros(0, np.int64)
+
+    @cached_property
+    def exec_rows(self) -> np.ndarray:
+        """Fixed columns of the new executions, structured array, shape (n,)."""
+        return self.images.section.rows[self.exec_image]
+
+    @cached_property
+    def exec_time(self) -> np.ndarray:
+        """Wall time of the new executions in ns since 1970, int64, shape (n,)."""
+        return self.batch.wall_ns(self.exec_rows["time"])
+
+    def has(self, flags: Flag) -> np.ndarray:
+        """Which new executions carry one of some flags, bool, shape (n,)."""
+        return (self.exec_rows["flags"] & np.uint32(flags)) != 0
+
+    def exec_starts_with(self, field: str, prefix: bytes) -> np.ndarray:
+        """Which new executions have a heap field that begins with some bytes, bool, shape (n,)."""
+        begin, length = (column[self.exec_image] for column in self._columns(field))
+        out = length >= len(prefix)
+        for at, byte in enumerate(prefix):
+            out[out] = self.images.section.heap[begin[out] + at] == byte
+        return out
+
+    def exec_text(self, field: str, row: int) -> str:
+        """One heap field of one new execution."""
+        begin, length = (int(column[self.exec_image[row]]) for column in self._columns(field))
+        return decode(self.images.section.heap[begin : begin + length].tobytes())
+
+    @cached_property
+    def execs(self) -> pl.DataFrame:
+        """The new executions as a table: `table("process_exec")`."""
+        return self.table("process_exec")
+
+    def exec_row(self, row: int) -> dict[str, Any]:
+        """One new execution by column name, without its moments: Python's own cannot hold nanoseconds and need a time zone database."""
+        return self._plain.row(row, named=True)
+
+    @cached_property
+    def _plain(self) -> pl.DataFrame:
+        return self.execs.drop(selectors.temporal())
+
+    # ── any kind of event ───────────────────────────────────────────────────────────────────────────────────────────
+
+    def table(self, record: str) -> pl.DataFrame:
+        """New rows of one kind of event in order of time; without columns where the batch has none.
+
+        Columns: the declared fields (times as UTC, ns; argv as list of strings), `sequence` (u64), `image` and
+        `parent_image` (rows in `images` of what the process and its parent ran, -1 unknown), `workload`, `container_id`,
+        `pod_uid` and `identity` (0 unknown, 1 partial, 2 resolved).
+        """
+        section = self.batch.section(record)
+        if section is None:
+            return pl.DataFrame()
+        new = self._new(section)
+        taken = section.take(new)
+        rows = taken.rows
+        if record == "process_exec":
+            image, parent = self.exec_image, self.ancestors[self.exec_image, 0]
+        else:
+            image, parent = (self.images.find(rows[key], rows["time"]) for key in ("process_uid", "parent_uid"))
+        identity = self._identity_of(rows)
+        known = pl.DataFrame(self.identities, schema=["workload", "container_id", "pod_uid", "identity"], orient="row")
+        return cast("pl.DataFrame", pl.from_arrow(to_arrow(self.batch, taken))).with_columns(
+            pl.Series(
+                "sequence", (self._position(section) + new).astype(np.uint64) + np.uint64(self.envelope.first_sequence)
+            ),
+            pl.Series("image", image),
+            pl.Series("parent_image", parent),
+            *known[identity].get_columns(),
+        )
+
+    def _new(self, section: Section) -> np.ndarray:
+        """Rows of a section that were not processed before, in order of time."""
+        first = max(0, self.skip - self._position(section))
+        time = section.rows["time"][first:]
+        new = np.arange(first, len(section.rows))
+        return new if bool((time[1:] >= time[:-1]).all()) else new[np.argsort(time, kind="stable")]
+
+    def _position(self, section: Section) -> int:
+        """Event rows before a section."""
+        before = 0
+        for other in self.batch.sections:
+            if other is section:
+                break
+            before += 0 if other.context else len(other.rows)
+        return before
+
+    def _columns(self, field: str) -> tuple[np.ndarray, np.ndarray]:
+        if field not in self._heap:
+            self._heap[field] = self.images.section.column(field)
+        return self._heap[field]
+
+    @cached_property
+    def _heap(self) -> dict[str, tuple[np.ndarray, np.ndarray]]:
+        return {}
+
+    def _identity_of(self, rows: np.ndarray) -> np.ndarray:
+        index = identity_rows(self.batch, rows)
+        return np.where(index < 0, len(self.identities) - 1, index)
+
+
+@lru_cache(maxsize=_DISTINCT)
+def text_hash(text: str) -> int:
+    """Hash of a text that stays the same for ever, for it is stored: 8 bytes of BLAKE2b, 0 for the empty text.
+
+    Nobody can within reason make a program's path collide with a learned one, as would be easy for the hashes of tables.
+    """
+    if not text:
+        return 0
+    return int.from_bytes(hashlib.blake2b(text.encode("utf-8", "surrogatepass"), digest_size=8).digest(), "little")
+
+
+def combine(*parts: np.ndarray | int) -> np.ndarray:
+    """One hash of several u64 arrays of one shape (or scalars), u64; their order matters."""
+    out = np.zeros(1, np.uint64)
+    for part in parts:
+        out = splitmix64(out ^ np.asarray(part, np.uint64))
+    return out

@@ -1,0 +1,195 @@
+"""Batches in, findings out: the part of analytics that needs no broker.
+
+Responsible for effect once, for running every detector over every batch, and for going on when one of them fails. Receiving, storing
+and acknowledging are `daemoneye_analytics.consumer`'s affair.
+"""
+
+from __future__ import annotations
+
+import logging
+import time
+from collections import deque
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, Final
+
+import numpy as np
+from polars.exceptions import PanicException
+
+from daemoneye.envelope import Batch
+from daemoneye.errors import CorruptData
+from daemoneye.escape import decode
+from daemoneye.findings import Finding
+from daemoneye.subjects import LANES
+from daemoneye_analytics.detectors.base import Detector, State
+from daemoneye_analytics.frame import Frame
+from daemoneye_analytics.watermarks import Watermarks
+
+_LOG = logging.getLogger(__name__)
+_UNKNOWN: Final = int(np.iinfo(np.uint64).max)
+_SPANS: Final = 64
+_NODES: Final = 10_000
+_NODE_BYTES: Final = 253
+_LIMIT: Final = 1 << 62
+_MINUTE: Final = 60.0
+
+
+@dataclass(slots=True)
+class _Running:
+    detector: Detector
+    errors: int = 0
+    last_error: str = ""
+    logged: float = float("-inf")
+
+
+class Pipeline:
+    """Watermarks and detectors with their state.
+
+    Attributes:
+        watermarks: How far each lane has been processed.
+        events: Event rows that took effect.
+        findings: Findings that were made.
+        ignored: Batches of lanes that this version does not know.
+    """
+
+    def __init__(self, detectors: Sequence[Detector]) -> None:
+        self.watermarks = Watermarks()
+        self.events = 0
+        self.findings = 0
+        self.ignored = 0
+        self._running = {d.declaration.name: _Running(d) for d in detectors}
+        self._loss_spans: dict[str, deque[tuple[int, int]]] = {}
+
+    def process(self, batch: Batch) -> list[Finding]:
+        """Findings of one batch; none for rows that were processed before. A detector that raises is counted and logged, no more.
+
+        Raises:
+            CorruptData: The envelope says what cannot be; nothing of the batch took effect.
+        """
+        envelope = batch.envelope
+        _check(batch)
+        if envelope.lane not in LANES:
+            self.ignored += 1
+            return []
+        skip = self.watermarks.advance(envelope, time.monotonic())
+        if skip >= envelope.rows:
+            return []
+        self.events += envelope.rows - skip
+        if envelope.lane == "loss":
+            self._losses(batch)
+            return []
+        spans = self._loss_spans.get(envelope.node, ())
+        frame = Frame(batch, skip=skip, loss_spans=np.array(spans, np.int64).reshape(-1, 2))
+        found = [finding for running in self._running.values() for finding in self._run(running, frame)]
+        self.findings += len(found)
+        return found
+
+    def status(self) -> dict[str, dict[str, Any]]:
+        """Every detector's phase, figures and errors."""
+        out = {}
+        for name, running in self._running.items():
+            try:
+                figures = running.detector.status()
+            except Exception as error:  # noqa: BLE001 - somebody else's code
+                figures = {"phase": "failing", "status_error": repr(error)[:200]}
+            out[name] = {**figures, "errors": running.errors, "last_error": running.last_error}
+        return out
+
+    def facts(self) -> dict[str, Any]:
+        """JSON for a checkpoint, without the detectors."""
+        return {
+            "watermarks": self.watermarks.state(),
+            "events": self.events,
+            "findings": self.findings,
+            "loss_spans": {node: list(spans) for node, spans in self._loss_spans.items()},
+        }
+
+    def states(self) -> dict[str, State]:
+        """Every detector's state; one that cannot give it is left out and logged."""
+        out = {}
+        for name, running in self._running.items():
+            try:
+                out[name] = running.detector.state()
+            except Exception as error:  # noqa: BLE001
+                self._failed(running, error, "cannot save its state")
+        return out
+
+    def restore(self, facts: Mapping[str, Any], states: Mapping[str, Mapping[str, Any]]) -> None:
+        """Take over what `facts` and `states` gave. A detector that cannot use its state starts afresh.
+
+        Raises:
+            ValueError: The facts are of another form; nothing was taken over.
+        """
+        try:
+            watermarks = Watermarks.restored(facts["watermarks"], time.monotonic())
+            spans = {
+                str(node): deque([(int(a), int(b)) for a, b in pairs], _SPANS)
+                for node, pairs in facts["loss_spans"].items()
+            }
+            events, findings = int(facts["events"]), int(facts["findings"])
+        except (KeyError, TypeError, AttributeError) as error:
+            msg = f"not a pipeline's facts: {error!r}"
+            raise ValueError(msg) from error
+        self.watermarks, self._loss_spans, self.events, self.findings = watermarks, spans, events, findings
+        for name, running in self._running.items():
+            if name in states:
+                try:
+                    running.detector.restore(dict(states[name]))
+                except Exception as error:  # noqa: BLE001
+                    self._failed(running, error, "cannot use its saved state and starts afresh")
+
+    def _run(self, running: _Running, frame: Frame) -> list[Finding]:
+        try:
+            return running.detector.process(frame)
+        except (Exception, PanicException) as error:  # noqa: BLE001 - a detector must never stop the others
+            where = f"{frame.envelope.node}/{frame.envelope.lane}/{frame.envelope.first_sequence}"
+            self._failed(running, error, f"failed on batch {where}")
+            return []
+
+    def _failed(self, running: _Running, error: BaseException, what: str) -> None:
+        running.errors += 1
+        running.last_error = repr(error)[:200]
+        if time.monotonic() - running.logged >= _MINUTE:
+            running.logged = time.monotonic()
+            _LOG.error(
+                "detector %s %s (%d errors so far)",
+                running.detector.declaration.name,
+                what,
+                running.errors,
+                exc_info=error,
+            )
+
+    def _losses(self, batch: Batch) -> None:
+        section = batch.section("loss")
+        if section is None:
+            return
+        node = batch.envelope.node
+        lanes = section.values("lane")
+        wall = zip(
+            batch.wall_ns(section.rows["since"]).tolist(), batch.wall_ns(section.rows["time"]).tolist(), strict=True
+        )
+        self._loss_spans.setdefault(node, deque(maxlen=_SPANS)).extend(wall)
+        while len(self._loss_spans) > _NODES:
+            del self._loss_spans[next(iter(self._loss_spans))]
+        for row, lane in zip(section.rows, lanes, strict=True):
+            if int(row["first_sequence"]) != _UNKNOWN:
+                self.watermarks.explain(
+                    node, int(row["epoch"]), decode(lane), int(row["first_sequence"]), int(row["count"])
+                )
+
+
+def _check(batch: Batch) -> None:
+    """Refuse an envelope whose numbers and names no sensor writes: they become keys, subjects and 64-bit columns."""
+    envelope = batch.envelope
+    numbers = (envelope.first_sequence, envelope.rows, envelope.first_time, envelope.last_time)
+    rows = sum(len(s.rows) for s in batch.sections if not s.context)
+    if envelope.rows != rows:
+        raise CorruptData(f"batch of {envelope.rows} rows holds {rows}")
+    if (
+        not 0 <= envelope.epoch <= _UNKNOWN
+        or not all(0 <= n < _LIMIT for n in numbers)
+        or abs(envelope.clock_offset_ns) >= _LIMIT
+    ):
+        raise CorruptData("batch with numbers beyond 64 bits")
+    if not 0 < len(envelope.node.encode("utf-8", "replace")) <= _NODE_BYTES or not envelope.node.isprintable():
+        raise CorruptData("batch of a node without a proper name")

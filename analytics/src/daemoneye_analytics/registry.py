@@ -1,0 +1,79 @@
+"""Which detectors there are, and which of them run.
+
+Responsible for finding detectors (built in, or entry points of the group `daemoneye.detectors`) and for making those that a
+configuration asks for.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Mapping, Sequence
+from importlib.metadata import entry_points
+from typing import Any, Final
+
+from daemoneye.errors import ConfigError
+from daemoneye_analytics.detectors.base import Declaration, Detector
+from daemoneye_analytics.detectors.first_seen import FirstSeen
+from daemoneye_analytics.detectors.suspicious_exec import SuspiciousExec
+
+GROUP: Final = "daemoneye.detectors"
+BUILT_IN: Final[tuple[type[Detector], ...]] = (SuspiciousExec, FirstSeen)
+_LOG = logging.getLogger(__name__)
+
+
+def available() -> dict[str, type[Detector]]:
+    """Every detector by its name.
+
+    An entry point names a detector's class or the module that holds it. Another distribution's detector never takes the place
+    of a built-in one; one that fails to load is logged and left out.
+    """
+    found = {cls.declaration.name: cls for cls in BUILT_IN}
+    for point in entry_points(group=GROUP):
+        try:
+            classes = _classes(point.load())
+        except Exception:  # noqa: BLE001
+            # Somebody else's package: whatever it raises, the others must run.
+            _LOG.exception("detector %s (%s) cannot be loaded and is left out", point.name, point.value)
+            continue
+        if not classes:
+            _LOG.error("detector %s (%s) holds no class with @detector and is left out", point.name, point.value)
+        for cls in classes:
+            if found.setdefault(cls.declaration.name, cls) is not cls:
+                _LOG.error(
+                    "detector %s (%s) has the name of another one and is left out", cls.declaration.name, point.value
+                )
+    return found
+
+
+def _classes(loaded: object) -> list[type[Detector]]:
+    """The detectors that an entry point's object is or holds."""
+    candidates = [loaded] if isinstance(loaded, type) else list(vars(loaded).values())
+    return [c for c in candidates if isinstance(c, type) and isinstance(vars(c).get("declaration"), Declaration)]
+
+
+def build(settings: Sequence[Mapping[str, Any]] = (), *, behavioral: bool = True) -> list[Detector]:
+    """The detectors that run: all that there are, but for those that the settings switch off.
+
+    Args:
+        settings: `{"name", "enabled", "parameters"}` each; the last two may be missing.
+        behavioral: Whether detectors that learn what is normal run.
+
+    Raises:
+        ConfigError: A name or parameter is unknown (with the choices), or a value does not fit.
+    """
+    known = available()
+    chosen: dict[str, Mapping[str, Any]] = {}
+    for setting in settings:
+        name = setting.get("name")
+        if name not in known:
+            raise ConfigError(f"unknown detector {name!r}; there are {', '.join(sorted(known))}")
+        if name in chosen:
+            raise ConfigError(f"detector {name!r} is configured twice")
+        chosen[name] = setting
+    detectors = []
+    for name, cls in known.items():
+        setting = chosen.get(name, {})
+        parameters = cls.declaration.resolve(setting.get("parameters") or {})
+        if setting.get("enabled", True) and (behavioral or not cls.declaration.behavioral):
+            detectors.append(cls(parameters))
+    return detectors

@@ -1,0 +1,52 @@
+"""Analytics' status on the broker, for whoever watches.
+
+Responsible for when status messages go out: at the start, every few seconds, and soon after progress, which `daemoneye run --replay`
+waits for. What they say is the consumer's affair.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import json
+from collections.abc import Callable
+from typing import Any, Final
+
+from nats.aio.client import Client
+
+from daemoneye import subjects
+from daemoneye_analytics.store import TRANSIENT
+
+SUBJECT: Final = subjects.status("analytics")
+_PACE_S: Final = 0.5
+
+
+class StatusPublisher:
+    """Publishes what `describe` gives, at most twice a second, at least every `interval` seconds."""
+
+    def __init__(self, client: Client, describe: Callable[[], dict[str, Any]], interval: float) -> None:
+        self._client = client
+        self._describe = describe
+        self._interval = interval
+        self._changed = asyncio.Event()
+
+    def changed(self) -> None:
+        """There is progress to tell."""
+        self._changed.set()
+
+    async def run(self) -> None:
+        """Publish until cancelled."""
+        while True:
+            self._changed.clear()
+            await self.publish()
+            await asyncio.sleep(_PACE_S)
+            with contextlib.suppress(TimeoutError):
+                async with asyncio.timeout(max(self._interval - _PACE_S, 0)):
+                    await self._changed.wait()
+
+    async def publish(self) -> None:
+        """Publish once; a broker that is away misses it."""
+        if self._client.is_connected:
+            with contextlib.suppress(*TRANSIENT):
+                await self._client.publish(SUBJECT, json.dumps(self._describe(), separators=(",", ":")).encode())
+                await self._client.flush(2)

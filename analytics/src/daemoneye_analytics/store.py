@@ -1,0 +1,174 @@
+"""What analytics keeps on the broker: findings, losses, checkpoints.
+
+Responsible for getting each of them stored and for saying so only then; nats-py swallows some refusals (nats.py #985), so every
+publish waits for its own acknowledgement with a deadline. What is stored is others' affair.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import time
+from collections.abc import Awaitable, Callable, Sequence
+from functools import partial
+from typing import Final, TypeVar
+
+import nats.errors
+from nats.js import JetStreamContext
+from nats.js.errors import APIError, BadObjectMetaError, DigestMismatchError, ObjectNotFoundError
+
+from daemoneye import subjects
+from daemoneye.errors import CorruptData
+from daemoneye.findings import Finding
+from daemoneye_analytics import checkpoint
+from daemoneye_analytics.checkpoint import Checkpoint
+
+_LOG = logging.getLogger(__name__)
+_ACK_S: Final = 5.0
+_OBJECT_S: Final = 30.0
+_BACKOFF_S: Final = (0.1, 0.5, 1.0, 2.0, 5.0)
+_AT_ONCE: Final = 64
+_MINUTE: Final = 60.0
+_TOO_LARGE: Final = 10054
+TRANSIENT: Final = (nats.errors.Error, TimeoutError, OSError)
+"""What nats-py raises when the broker is away, slow or not ready."""
+T = TypeVar("T")
+
+
+class Stopped(Exception):  # noqa: N818 - not an error: the process is asked to end
+    """The process is asked to end while something could not be stored."""
+
+
+class Store:
+    """The broker's streams and bucket.
+
+    Attributes:
+        refused: Findings that the broker refused for good.
+    """
+
+    def __init__(self, jetstream: JetStreamContext, shard: int, stop: asyncio.Event) -> None:
+        self.refused = 0
+        self._jetstream = jetstream
+        self._names = tuple(f"checkpoint-{shard}-{side}" for side in "ab")
+        self._shard = shard
+        self._stop = stop
+        self._logged = float("-inf")
+
+    async def findings(self, findings: Sequence[Finding]) -> None:
+        """Store findings; returns when the broker has them all, however long that takes.
+
+        Raises:
+            Stopped: The process is asked to end before.
+        """
+        for at in range(0, len(findings), _AT_ONCE):
+            await asyncio.gather(*(self._finding(finding) for finding in findings[at : at + _AT_ONCE]))
+
+    async def loss(self, node: str, payload: bytes, message_id: str) -> bool:
+        """Publish a loss batch; False if the broker did not take it now."""
+        try:
+            await self._publish(subjects.events(self._shard, node, "loss"), payload, message_id)
+        except TRANSIENT as error:
+            self.complain(f"cannot publish a loss of the stream: {error!r}")
+            return False
+        return True
+
+    async def save(self, state: Checkpoint) -> bool:
+        """Store a checkpoint in the place of the last but one; False if the broker did not take it now."""
+        try:
+            data = checkpoint.encode(state)
+        except ValueError as error:
+            self.complain(f"cannot write a checkpoint: {error}")
+            return False
+        try:
+            async with asyncio.timeout(_OBJECT_S):
+                bucket = await self._jetstream.object_store(subjects.ANALYTICS_BUCKET)
+                await bucket.put(self._names[state.number % 2], data)
+        except TRANSIENT as error:
+            self.complain(f"cannot store a checkpoint of {len(data)} bytes: {error!r}")
+            return False
+        return True
+
+    async def load(self) -> list[Checkpoint]:
+        """The readable checkpoints, newest first; one that is damaged or of the future is refused with a log line.
+
+        Raises:
+            Stopped: The process is asked to end before the broker answers.
+        """
+        found = []
+        for name in self._names:
+            data = await self.persist(partial(self._object, name), f"read {name}")
+            if data is None:
+                continue
+            try:
+                found.append(checkpoint.decode(data))
+            except CorruptData as error:
+                _LOG.error("refused checkpoint %s: %s", name, error)
+        return sorted(found, key=lambda c: c.number, reverse=True)
+
+    async def persist(self, act: Callable[[], Awaitable[T]], what: str) -> T:
+        """Try until the broker does it.
+
+        Raises:
+            Stopped: The process is asked to end before.
+        """
+        attempt = 0
+        while True:
+            try:
+                return await act()
+            except TRANSIENT as error:
+                self.complain(f"cannot {what}: {error!r}; trying on")
+            await self.pause(_BACKOFF_S[min(attempt, len(_BACKOFF_S) - 1)])
+            attempt += 1
+
+    async def pause(self, seconds: float) -> None:
+        """Wait.
+
+        Raises:
+            Stopped: The process is asked to end.
+        """
+        try:
+            async with asyncio.timeout(seconds):
+                await self._stop.wait()
+        except TimeoutError:
+            return
+        raise Stopped
+
+    def complain(self, text: str) -> None:
+        """Log a trouble with the broker, at most once a minute."""
+        if time.monotonic() - self._logged >= _MINUTE:
+            self._logged = time.monotonic()
+            _LOG.warning("%s", text)
+
+    async def _finding(self, finding: Finding) -> None:
+        payload = finding.encode()
+
+        async def act() -> None:
+            try:
+                await self._publish(subjects.findings(finding.severity), payload, finding.id)
+            except APIError as error:
+                if error.err_code != _TOO_LARGE:
+                    raise
+                self.refused += 1
+                self.complain(f"the broker refuses finding {finding.id} of {len(payload)} bytes: {error.description}")
+
+        await self.persist(act, f"store finding {finding.id}")
+
+    async def _publish(self, subject: str, payload: bytes, message_id: str) -> None:
+        # Its future resolves by the acknowledgement alone; the deadline is our own, too, as nats-py waits while it reconnects.
+        async with asyncio.timeout(_ACK_S + 1):
+            await self._jetstream.publish(subject, payload, timeout=_ACK_S, headers={"Nats-Msg-Id": message_id})
+
+    async def _object(self, name: str) -> bytes | None:
+        bucket = await self._jetstream.object_store(subjects.ANALYTICS_BUCKET)
+        try:
+            async with asyncio.timeout(_OBJECT_S):
+                return (await bucket.get(name)).data
+        except ObjectNotFoundError:
+            return None
+        except (DigestMismatchError, BadObjectMetaError) as error:
+            _LOG.error("refused checkpoint %s: %r", name, error)
+            return None
+        except TimeoutError:
+            # The bucket answered a moment ago, so that it is the object's chunks that are missing.
+            _LOG.error("refused checkpoint %s: its content does not come within %g s", name, _OBJECT_S)
+            return None

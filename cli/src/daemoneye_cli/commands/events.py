@@ -1,0 +1,47 @@
+"""``daemoneye events``: what the kernel told, from the stream of a running installation."""
+
+from __future__ import annotations
+
+import argparse
+
+from daemoneye import subjects
+from daemoneye.envelope import decode
+from daemoneye.errors import CorruptData
+from daemoneye.events.jsonform import events_json, losses_json
+from daemoneye_cli.commands import reading
+from daemoneye_cli.commands.options import Subparsers, command
+from daemoneye_cli.show import text
+from daemoneye_cli.show.jsonlines import json_line
+
+
+def add(commands: Subparsers) -> None:
+    """Declare the command."""
+    parser = command(commands, "events", "Show the events of a running installation.")
+    reading.add_options(parser)
+    parser.set_defaults(run=run)
+
+
+def run(options: argparse.Namespace) -> int:
+    """Show them."""
+    return reading.show(options, subjects.EVENTS(0), _json if options.output == "json" else _plain)
+
+
+def _json(data: bytes) -> list[str]:
+    try:
+        batch = decode(data)
+    except CorruptData as error:
+        return [json_line(_unreadable(error))]
+    return [json_line(content) for content in (*events_json(batch), *losses_json(batch))]
+
+
+def _plain(data: bytes) -> list[str]:
+    try:
+        batch = decode(data)
+    except CorruptData as error:
+        return [f"{text.loss(_unreadable(error))}\n"]
+    events = [f"{text.event(content)}\n" for content in events_json(batch)]
+    return events + [f"{text.plain(content['time'])} {text.loss(content)}\n" for content in losses_json(batch)]
+
+
+def _unreadable(error: CorruptData) -> dict[str, object]:
+    return {"kind": "loss", "stage": "decode", "count": 1, "lane": "", "ring": "", "reason": str(error)}

@@ -1,0 +1,52 @@
+"""Options that several commands share.
+
+Responsible for their spelling and meaning being the same everywhere.
+"""
+
+from __future__ import annotations
+
+import argparse
+from pathlib import Path
+from typing import Any
+
+Subparsers = Any
+"""What ``add_subparsers`` gives; argparse has no public name for it."""
+
+
+def command(commands: Subparsers, name: str, text: str) -> argparse.ArgumentParser:
+    """Add a command; ``text`` is its help."""
+    parser: argparse.ArgumentParser = commands.add_parser(name, help=text, description=text, allow_abbrev=False)
+    # Accepted behind the command as well, without undoing the one before it.
+    parser.add_argument("--debug", action="store_true", default=argparse.SUPPRESS, help=argparse.SUPPRESS)
+    return parser
+
+
+def add_output(parser: argparse.ArgumentParser, *choices: str, default: str | None) -> None:
+    """Add ``-o``."""
+    parser.add_argument("-o", "--output", choices=choices, default=default, help="form of the output")
+
+
+def add_state(parser: argparse.ArgumentParser) -> None:
+    """Add ``--state``."""
+    parser.add_argument(
+        "--state",
+        type=Path,
+        metavar="DIR",
+        help="state directory (default: $DAEMONEYE_STATE, /var/lib/daemoneye for root, else the user's own)",
+    )
+
+
+def positive(text: str) -> float:
+    """Read a number of seconds that is more than 0."""
+    number = float(text)
+    if not 0 < number < float("inf"):
+        raise argparse.ArgumentTypeError(f"{text} is not a number of seconds that is more than 0")
+    return number
+
+
+def count(text: str) -> int:
+    """Read a count that is 0 or more."""
+    number = int(text)
+    if number < 0:
+        raise argparse.ArgumentTypeError(f"{text} is less than 0")
+    return number

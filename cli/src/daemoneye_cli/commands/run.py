@@ -1,0 +1,175 @@
+"""``daemoneye run``: the whole pipeline on this machine.
+
+Responsible for the options and for what is asked of them together; the run itself is :mod:`daemoneye_cli.session`.
+"""
+
+from __future__ import annotations
+
+import argparse
+import asyncio
+import contextlib
+import socket
+import sys
+import tempfile
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Final
+
+from daemoneye.api.inactive import inactive
+from daemoneye.api.policyfile import LoadedPolicy, load_config, load_policy
+from daemoneye.api.v1alpha1.common import API_VERSION, ObjectMeta
+from daemoneye.api.v1alpha1.policy import KIND, DaemonEyePolicy
+from daemoneye.errors import ConfigError, MachineError
+from daemoneye.escape import escape
+from daemoneye_cli.commands.options import Subparsers, add_output, add_state, command, positive
+from daemoneye_cli.configuration import Plan, recording
+from daemoneye_cli.logfile import LogLine
+from daemoneye_cli.session import RunView, Session
+from daemoneye_cli.show.jsonlines import JsonView
+from daemoneye_cli.show.live import LiveView
+from daemoneye_cli.show.plain import PlainView, finding_lines
+from daemoneye_cli.show.text import TRIGGER
+from daemoneye_cli.show.writer import LineWriter
+from daemoneye_cli.state import State
+from daemoneye_cli.tally import Tally
+
+LATER: Final = {
+    "pcap": "network monitoring",
+    "etl": "Windows monitoring (ETW)",
+    "evtx": "Windows monitoring (ETW)",
+    "es": "macOS monitoring (Endpoint Security)",
+}
+_SUMMARY: Final = 20
+
+
+def add(commands: Subparsers) -> None:
+    """Declare the command."""
+    parser = command(commands, "run", "Watch this machine, or replay a recording, and show findings.")
+    settings = parser.add_mutually_exclusive_group()
+    settings.add_argument("--policy", type=Path, metavar="FILE", help="a DaemonEyePolicy object in YAML")
+    settings.add_argument("--config", type=Path, metavar="FILE", help="the specification's YAML (enterprise: …)")
+    inputs = parser.add_mutually_exclusive_group()
+    inputs.add_argument("--replay", type=Path, metavar="FILE", help="read a recording instead of the kernel")
+    for name, feature in LATER.items():
+        inputs.add_argument(f"--{name}", metavar="FILE", help=f"arrives with {feature}")
+    parser.add_argument("--for", type=positive, metavar="SECONDS", dest="seconds", help="end after so long a watch")
+    add_output(parser, "live", "plain", "json", default=None)
+    parser.add_argument("--events", action="store_true", help="write events, too (plain, json)")
+    parser.add_argument("--scores", action="store_true", help="write scores, too (json)")
+    add_state(parser)
+    parser.add_argument("--node", default=socket.gethostname(), help=argparse.SUPPRESS)
+    parser.add_argument("--listen-port", type=int, default=0, help=argparse.SUPPRESS)
+    parser.set_defaults(run=run)
+
+
+def run(options: argparse.Namespace) -> int:
+    """Run until the end."""
+    for name, feature in LATER.items():
+        if getattr(options, name) is not None:
+            raise ConfigError(f"--{name} arrives with {feature}, which this release does not have")
+    policy = _policy(options)
+    _check_input(options.replay, policy)
+    output = options.output or ("live" if sys.stdout.isatty() else "plain")
+    if output == "live" and not sys.stdout.isatty():
+        output = "plain"
+    for note in policy.notes:
+        _say(note)
+    if options.scores:
+        _say("--scores: scores arrive with behavioural models; this release writes none")
+    idle = tuple(str(entry) for entry in inactive(policy.policy, spelling=policy.spelling))
+    if output != "live":
+        for entry in idle:
+            _say(entry)
+    with _state(options) as state:
+        plan = Plan(policy, state, options.node, options.replay, options.listen_port)
+        tally = Tally(options.node, time.monotonic, inactive=idle, hint="" if options.replay else TRIGGER)
+        try:
+            asyncio.run(_run(plan, tally, output, options))
+        except MachineError as error:
+            if options.replay is None:
+                raise _with_offer(error) from None
+            raise
+        if output == "live":
+            _summary(tally)
+    return 0
+
+
+async def _run(plan: Plan, tally: Tally, output: str, options: argparse.Namespace) -> None:
+    writer = LineWriter()
+
+    def on_line(line: LogLine) -> None:
+        if not line.matters:
+            return
+        tally.lines.append(line)
+        if output != "live":
+            _say(f"{line.source}: {line.level}: {line.text}")
+
+    session = Session(plan, tally, seconds=options.seconds, on_line=on_line)
+    view: RunView
+    live: LiveView | None = None
+    if output == "json":
+        view = JsonView(writer, tally, events=options.events)
+    elif output == "plain":
+        view = PlainView(writer, tally, events=options.events)
+    else:
+        view = live = LiveView(tally, on_quit=session.end)
+        await live.start()
+    try:
+        await session.run(view)
+    finally:
+        if live is not None:
+            await live.close()
+        writer.abandon()
+
+
+def _policy(options: argparse.Namespace) -> LoadedPolicy:
+    if options.policy is not None:
+        return load_policy(options.policy)
+    if options.config is not None:
+        return load_config(options.config)
+    metadata = ObjectMeta(name="default")
+    return LoadedPolicy(DaemonEyePolicy(api_version=API_VERSION, kind=KIND, metadata=metadata))
+
+
+def _check_input(replay: Path | None, policy: LoadedPolicy) -> None:
+    if replay is not None:
+        try:
+            with replay.open("rb"):
+                return
+        except OSError as error:
+            raise ConfigError(f"--replay {replay}: cannot be read: {error.strerror}") from None
+    if not policy.policy.spec.kernel_monitoring.enable_ebpf:
+        raise ConfigError(
+            "the policy turns eBPF off and no --replay is given: there is nothing to watch on this machine"
+        )
+
+
+@contextlib.contextmanager
+def _state(options: argparse.Namespace) -> Iterator[State]:
+    """Give the run's state; a replay has its own: it must neither learn from the past nor teach the future."""
+    state = State.at(options.state)
+    state.prepare()
+    if options.replay is None:
+        yield state
+        return
+    with tempfile.TemporaryDirectory(prefix="replay-", dir=state.path, ignore_cleanup_errors=True) as directory:
+        own = State(Path(directory))
+        own.prepare()
+        yield own
+
+
+def _with_offer(error: MachineError) -> MachineError:
+    offer = f"`daemoneye run --replay {recording()}` shows a recording without it"
+    return MachineError(f"{error}\n`daemoneye doctor` checks all that is needed; {offer}")
+
+
+def _summary(tally: Tally) -> None:
+    """Say in lines what the screen has shown: it is gone now."""
+    for finding in list(tally.findings)[-_SUMMARY:]:
+        print(finding_lines(finding), end="")
+    print(f"{tally.events:,} events, {tally.findings_count} findings, lost: {sum(tally.lost.values()):,}")
+
+
+def _say(text: str) -> None:
+    print(f"daemoneye: {escape(text)}", file=sys.stderr, flush=True)

@@ -1,0 +1,455 @@
+"""The analytics process against a real broker: each finding once, whatever dies on the way."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import json
+import os
+import signal
+import socket
+import sys
+import time
+from collections.abc import AsyncIterator, Callable
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import nats
+import pytest
+from nats.aio.client import Client
+from nats.js import JetStreamContext
+from nats.js.api import StreamConfig
+from nats.js.errors import NotFoundError
+
+from daemoneye import envelope, streams, subjects
+from daemoneye.events.flags import Flag
+from daemoneye_analytics import checkpoint
+from tests.unit.analytics import factory
+from tests.unit.analytics.factory import Exec
+
+pytestmark = pytest.mark.integration
+ROOT = Path(__file__).parents[2]
+DEADLINE_S = 60.0
+SHARD_STREAM = "DAEMONEYE_EVENTS_0"
+
+
+@dataclass
+class Bench:
+    """A broker, at most one analytics process, and a connection to look on with."""
+
+    path: Path
+    port: int
+    detectors: list[dict[str, Any]] = field(default_factory=list)
+    server: asyncio.subprocess.Process | None = None
+    analytics: asyncio.subprocess.Process | None = None
+    client: Client | None = None
+    status: list[dict[str, Any]] = field(default_factory=list)
+    extra_path: str = ""
+
+    @property
+    def jetstream(self) -> JetStreamContext:
+        assert self.client
+        return self.client.jetstream(timeout=5)
+
+    @property
+    def log(self) -> str:
+        return (self.path / "analytics.log").read_text("utf-8")
+
+    async def start_broker(self) -> None:
+        config = {
+            "listen": f"127.0.0.1:{self.port}", "max_payload": 8 << 20,
+            "jetstream": {"store_dir": str(self.path / "js"), "max_file_store": 1 << 30, "sync_interval": "always"},
+        }  # fmt: skip
+        (self.path / "nats.conf").write_text(json.dumps(config))
+        with (self.path / "nats.log").open("ab") as log:
+            binary = Path(sys.executable).parent / "nats-server"
+            self.server = await asyncio.create_subprocess_exec(
+                binary, "-c", self.path / "nats.conf", stdout=log, stderr=log
+            )
+
+    async def connect(self) -> None:
+        self.client = await nats.connect(
+            f"nats://127.0.0.1:{self.port}", max_reconnect_attempts=-1, reconnect_time_wait=0.1, error_cb=ignore
+        )
+
+        async def on_status(message: Any) -> None:
+            self.status.append(json.loads(message.data))
+
+        await self.client.subscribe(subjects.status("analytics"), cb=on_status)
+        await self.eventually(self.ready)
+
+    async def ready(self) -> bool:
+        with contextlib.suppress(Exception):
+            return bool(await self.jetstream.account_info())
+        return False
+
+    async def add_streams(self) -> None:
+        for stream in streams.declared(events_max_bytes=64 << 20, findings_max_bytes=32 << 20):
+            await self.jetstream.add_stream(
+                StreamConfig(
+                    name=stream.name, subjects=list(stream.subjects), max_bytes=stream.max_bytes, duplicate_window=stream.duplicate_window,
+                    allow_rollup_hdrs=stream.allow_rollup, allow_direct=stream.allow_direct, max_msg_size=stream.max_msg_size,
+                )
+            )  # fmt: skip
+
+    async def start(self) -> None:
+        config = {
+            "cluster": "local", "state_dir": str(self.path), "shard": 0, "status_interval_s": 1,
+            "nats": {"url": f"nats://127.0.0.1:{self.port}", "user": "", "password": "", "inbox_prefix": "_INBOX", "tls": None},
+            "analytics": {"enable_behavioral_analysis": True, "detectors": self.detectors},
+        }  # fmt: skip
+        (self.path / "analytics.json").write_text(json.dumps(config))
+        paths = [self.extra_path, *(str(ROOT / part / "src") for part in ("core", "analytics"))]
+        with (self.path / "analytics.log").open("ab") as log:
+            self.analytics = await asyncio.create_subprocess_exec(
+                sys.executable, "-m", "daemoneye_analytics", "--config", self.path / "analytics.json",
+                stdout=log, stderr=log, env={**os.environ, "PYTHONPATH": os.pathsep.join(filter(None, paths))},
+            )  # fmt: skip
+
+    async def end(self, number: int = signal.SIGTERM) -> int:
+        assert self.analytics
+        self.analytics.send_signal(number)
+        status = await asyncio.wait_for(self.analytics.wait(), DEADLINE_S)
+        self.analytics = None
+        return status
+
+    async def close(self) -> None:
+        """End everything; the connection first, or it would try to come back."""
+        if self.client:
+            await self.client.close()
+        for process in (self.analytics, self.server):
+            if process and process.returncode is None:
+                process.kill()
+                await process.wait()
+
+    async def publish(self, payload: bytes, *, lane: str = "urgent", node: str = "n1") -> None:
+        await self.jetstream.publish(subjects.events(0, node, lane), payload)
+
+    async def findings(self) -> list[dict[str, Any]]:
+        return [json.loads(m) for m in await self.read(subjects.FINDINGS)]
+
+    async def read(self, stream: str) -> list[bytes]:
+        state = (await self.jetstream.stream_info(stream)).state
+        out = []
+        for sequence in range(max(1, state.first_seq), state.last_seq + 1):
+            with contextlib.suppress(NotFoundError):
+                out.append((await self.jetstream.get_msg(stream, sequence, direct=True)).data or b"")
+        return out
+
+    async def judged(self, following: int, *, lane: str = "urgent", epoch: int = 7) -> None:
+        def reached() -> bool:
+            marks = self.status[-1]["watermarks"] if self.status else {}
+            return marks.get("n1", {}).get(str(epoch), {}).get(lane, -1) >= following
+
+        await self.eventually(reached)
+
+    async def acknowledged(self) -> None:
+        async def all_of_it() -> bool:
+            try:
+                info = await self.jetstream.consumer_info(SHARD_STREAM, "analytics-0")
+            except NotFoundError:
+                return False
+            return not info.num_pending and not info.num_ack_pending
+
+        await self.eventually(all_of_it)
+
+    async def eventually(self, condition: Callable[[], Any]) -> None:
+        end = time.monotonic() + DEADLINE_S
+        while True:
+            result = condition()
+            if await result if asyncio.iscoroutine(result) else result:
+                return
+            if time.monotonic() > end:
+                pytest.fail(f"not within {DEADLINE_S} s; status {self.status[-1:]}; log:\n{self.log}")
+            await asyncio.sleep(0.05)
+
+
+async def ignore(_error: Exception) -> None:
+    pass
+
+
+def free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return int(probe.getsockname()[1])
+
+
+@pytest.fixture
+async def bench(tmp_path: Path) -> AsyncIterator[Bench]:
+    made = Bench(tmp_path, free_port())
+    await made.start_broker()
+    await made.connect()
+    await made.add_streams()
+    try:
+        yield made
+    finally:
+        await made.close()
+
+
+def fileless(number: int, count: int = 1) -> list[Exec]:
+    return [
+        Exec(exe=b"/memfd:%d" % i, pid=1000 + i, start=i + 1, time=i + 2, flags=Flag.MEMFD)
+        for i in range(number, number + count)
+    ]
+
+
+def message(number: int, count: int = 1, **about: Any) -> bytes:
+    return factory.message(fileless(number, count), first=number, **about)
+
+
+async def test_a_batch_becomes_a_finding_once(bench: Bench) -> None:
+    await bench.start()
+    await bench.eventually(lambda: bench.status)
+    assert bench.status[0]["state"] == "ready"
+    await bench.publish(message(0, 3))
+    started = time.monotonic()
+    await bench.judged(3)
+    assert time.monotonic() - started < 5
+    found = await bench.findings()
+    assert [f["subject"]["exe"] for f in found] == ["/memfd:0", "/memfd:1", "/memfd:2"]
+    assert bench.status[-1]["state"] == "running"
+    assert bench.status[-1]["detectors"]["suspicious_exec"] == {
+        **bench.status[-1]["detectors"]["suspicious_exec"],
+        "phase": "active",
+        "errors": 0,
+    }
+    # The sensor sends again what it had no acknowledgement for: alone, and with more rows.
+    await bench.publish(message(0, 3))
+    await bench.publish(message(1, 4))
+    await bench.judged(5)
+    await bench.acknowledged()
+    assert [f["subject"]["exe"] for f in await bench.findings()] == [f"/memfd:{i}" for i in range(5)]
+    assert bench.status[-1]["events"] == 5
+    assert await bench.end() == 0
+
+
+async def test_starts_before_the_broker_and_its_streams(tmp_path: Path) -> None:
+    bench = Bench(tmp_path, free_port())
+    try:
+        await bench.start()
+        await bench.eventually(lambda: "broker" in bench.log)
+        await bench.start_broker()
+        await bench.connect()
+        await bench.add_streams()
+        await bench.publish(message(0))
+        await bench.judged(1)
+        assert len(await bench.findings()) == 1
+        assert await bench.end() == 0
+    finally:
+        await bench.close()
+
+
+async def test_ends_at_once_without_a_broker(tmp_path: Path) -> None:
+    bench = Bench(tmp_path, free_port())
+    await bench.start()
+    await bench.eventually(lambda: "broker" in bench.log)
+    assert await bench.end() == 0
+
+
+async def test_killed_at_any_moment_nothing_is_lost_and_nothing_doubled(bench: Bench) -> None:
+    total, step = 400, 4
+    await bench.start()
+    for number in range(0, total, step):
+        await bench.publish(message(number, step))
+        if number in {40, 160, 280}:
+            await bench.eventually(lambda: bench.status)
+            await bench.judged(number // 2)
+            await bench.end(signal.SIGKILL)
+            await bench.start()
+    await bench.judged(total)
+    found = await bench.findings()
+    assert sorted(f["subject"]["exe"] for f in found) == sorted(f"/memfd:{i}" for i in range(total))
+    assert len({f["id"] for f in found}) == total
+    assert bench.status[-1]["events"] == total, "counters come from the checkpoint, so that rows are counted once"
+    assert await bench.end() == 0
+    assert "lost in the stream" not in bench.log
+
+
+async def test_what_was_learned_survives_a_restart(bench: Bench) -> None:
+    bench.detectors = [{"name": "first_seen", "parameters": {"learning_events": 10, "learning_seconds": 5}}]
+    usual = [Exec(pid=1000 + i, start=10 + i, time=10.5 + i) for i in range(20)]
+    await bench.start()
+    await bench.publish(factory.message(usual))
+    await bench.judged(20)
+    assert await bench.end() == 0
+    assert await bench.findings() == []
+    await bench.start()
+    await bench.publish(factory.message([Exec(time=50), Exec(exe=b"/usr/bin/nc", time=51)], first=20))
+    await bench.judged(22)
+    (found,) = await bench.findings()
+    assert found["detector"] == "first_seen"
+    assert "21 executions" in found["explanation"][0]
+    await bench.acknowledged()
+    await bench.end(signal.SIGKILL)
+    await bench.start()
+    await bench.publish(factory.message([Exec(exe=b"/usr/bin/nc", time=60)], first=22))
+    await bench.judged(23)
+    assert len(await bench.findings()) == 1
+
+
+async def test_what_is_no_batch_is_skipped_and_counted(bench: Bench) -> None:
+    await bench.start()
+    whole = message(0)
+    for payload in (b"", b"garbage", whole[:-5], whole[:20], whole.replace(b'"rows"', b'"rowz"')):
+        await bench.publish(payload)
+    await bench.publish(whole)
+    await bench.judged(1)
+    assert bench.status[-1]["corrupt"] == 5
+    assert len(await bench.findings()) == 1
+    assert bench.log.count("skipped (") == 1, "said once a minute"
+    await bench.acknowledged()
+
+
+async def test_a_jump_is_published_as_a_loss_and_explained_ones_are_not(bench: Bench) -> None:
+    await bench.start()
+    await bench.publish(message(0))
+    await bench.publish(message(11))
+    await bench.publish(
+        factory.message([], lane="loss", epoch=7, sections=[factory.losses(first=1, count=4)]), lane="loss"
+    )
+
+    async def losses() -> list[Any]:
+        batches = [envelope.decode(m) for m in await bench.read(SHARD_STREAM)]
+        return [b for b in batches if b.envelope.source == "analytics"]
+
+    async def told() -> bool:
+        return bool(await losses())
+
+    await bench.eventually(told)
+    (batch,) = await losses()
+    section = batch.section("loss")
+    assert section is not None
+    row = section.rows[0]
+    assert (int(row["first_sequence"]), int(row["count"]), int(row["epoch"])) == (5, 6, 7)
+    assert section.values("stage") == [b"stream"]
+    assert section.values("lane") == [b"urgent"]
+    await bench.acknowledged()
+    assert await bench.end() == 0
+    await bench.start()
+    await bench.publish(message(12))
+    await bench.judged(13)
+    assert len(await losses()) == 1
+
+
+async def test_a_damaged_checkpoint_is_refused_for_the_one_before(bench: Bench) -> None:
+    await bench.start()
+    await bench.publish(message(0, 2))
+    await bench.judged(2)
+    await bench.acknowledged()
+    await bench.publish(message(2, 2))
+    await bench.judged(4)
+    assert await bench.end() == 0
+    bucket = await bench.jetstream.object_store(subjects.ANALYTICS_BUCKET)
+    saved = {}
+    for side in "ab":
+        data = (await bucket.get(f"checkpoint-0-{side}")).data
+        assert data
+        saved[side] = checkpoint.decode(data)
+    newest = max(saved, key=lambda side: saved[side].number)
+    assert saved[newest].position == 2
+    await bucket.put(f"checkpoint-0-{newest}", b"DECK" + b"\x07\x00" + bytes(200))
+    await bench.start()
+    await bench.publish(message(4))
+    await bench.judged(5)
+    assert "refused checkpoint" in bench.log
+    assert [f["subject"]["exe"] for f in await bench.findings()] == [f"/memfd:{i}" for i in range(5)]
+    # Both are damaged: a fresh start, after what was acknowledged.
+    await bench.acknowledged()
+    assert await bench.end() == 0
+    for side in "ab":
+        await bucket.put(f"checkpoint-0-{side}", b"nonsense")
+    await bench.start()
+    await bench.publish(message(5))
+    await bench.judged(6)
+    assert "starts without a checkpoint after message 3" in bench.log
+    assert len(await bench.findings()) == 6
+
+
+async def test_a_detector_that_raises_stops_nothing(bench: Bench, tmp_path: Path) -> None:
+    package = tmp_path / "site"
+    (package / "broken-1.dist-info").mkdir(parents=True)
+    (package / "broken-1.dist-info" / "METADATA").write_text("Metadata-Version: 2.1\nName: broken\nVersion: 1\n")
+    (package / "broken-1.dist-info" / "entry_points.txt").write_text("[daemoneye.detectors]\nbroken = broken:Broken\n")
+    (package / "broken.py").write_text(
+        "from daemoneye_analytics.detectors.base import detector\n"
+        "@detector(name='broken', version=1, title='t', severity='low', techniques=())\n"
+        "class Broken:\n"
+        "    def __init__(self, parameters): pass\n"
+        "    def process(self, frame): raise RuntimeError('I always fail')\n"
+        "    def state(self): return {}\n"
+        "    def restore(self, state): pass\n"
+        "    def status(self): return {'phase': 'active'}\n"
+    )
+    bench.extra_path = str(package)
+    await bench.start()
+    await bench.publish(message(0))
+    await bench.publish(message(1))
+    await bench.judged(2)
+    assert bench.status[-1]["detectors"]["broken"]["errors"] == 2
+    assert len(await bench.findings()) == 2
+
+
+async def test_a_broker_that_restarts_loses_nothing(bench: Bench) -> None:
+    await bench.start()
+    await bench.publish(message(0, 3))
+    await bench.judged(3)
+    for number, kill in ((3, signal.SIGTERM), (6, signal.SIGKILL)):
+        assert bench.server
+        bench.server.send_signal(kill)
+        await bench.server.wait()
+        await bench.start_broker()
+        await bench.eventually(bench.ready)
+        await bench.publish(message(number, 3))
+        await bench.judged(number + 3)
+    assert [f["subject"]["exe"] for f in await bench.findings()] == [f"/memfd:{i}" for i in range(9)]
+    assert bench.status[-1]["events"] == 9
+    assert "lost in the stream" not in bench.log
+
+
+async def test_ends_while_the_broker_is_away_and_goes_on_later(bench: Bench) -> None:
+    await bench.start()
+    await bench.publish(message(0, 3))
+    await bench.judged(3)
+    assert bench.server
+    bench.server.kill()
+    await bench.server.wait()
+    assert await bench.end() == 0
+    await bench.start_broker()
+    await bench.eventually(bench.ready)
+    await bench.publish(message(3))
+    await bench.start()
+    await bench.judged(4)
+    assert [f["subject"]["exe"] for f in await bench.findings()] == [f"/memfd:{i}" for i in range(4)]
+
+
+async def test_a_consumer_that_somebody_deletes_is_made_again(bench: Bench) -> None:
+    await bench.start()
+    await bench.publish(message(0))
+    await bench.judged(1)
+    await bench.jetstream.delete_consumer(SHARD_STREAM, "analytics-0")
+    await bench.publish(message(1))
+    await bench.judged(2)
+    assert len(await bench.findings()) == 2
+
+
+async def test_a_stream_that_was_trimmed_is_a_loss(bench: Bench) -> None:
+    await bench.start()
+    await bench.publish(message(0))
+    await bench.judged(1)
+    assert await bench.end() == 0
+    for number in range(1, 6):
+        await bench.publish(message(number))
+    await bench.jetstream.purge_stream(SHARD_STREAM, keep=2)
+    await bench.start()
+    await bench.judged(6)
+    await bench.eventually(lambda: "3 records of n1 (urgent) were lost in the stream" in bench.log)
+    assert [f["subject"]["exe"] for f in await bench.findings()] == ["/memfd:0", "/memfd:4", "/memfd:5"]
+
+
+async def test_a_wrong_configuration_is_one_line_and_status_2(tmp_path: Path) -> None:
+    bench = Bench(tmp_path, 1, detectors=[{"name": "nope"}])
+    await bench.start()
+    assert bench.analytics
+    assert await asyncio.wait_for(bench.analytics.wait(), DEADLINE_S) == 2
+    assert bench.log.strip().endswith("unknown detector 'nope'; there are first_seen, suspicious_exec")
