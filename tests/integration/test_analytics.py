@@ -3,176 +3,22 @@
 from __future__ import annotations
 
 import asyncio
-import contextlib
-import json
-import os
 import signal
-import socket
-import sys
 import time
-from collections.abc import AsyncIterator, Callable
-from dataclasses import dataclass, field
+from collections.abc import AsyncIterator
 from pathlib import Path
 from typing import Any
 
-import nats
 import pytest
-from nats.aio.client import Client
-from nats.js import JetStreamContext
-from nats.js.api import StreamConfig
-from nats.js.errors import NotFoundError
 
-from daemoneye import envelope, streams, subjects
+from daemoneye import envelope, subjects
 from daemoneye.events.flags import Flag
 from daemoneye_analytics import checkpoint
+from tests.support.analytics import DEADLINE_S, SHARD_STREAM, Bench, free_port
 from tests.unit.analytics import factory
 from tests.unit.analytics.factory import Exec
 
 pytestmark = pytest.mark.integration
-ROOT = Path(__file__).parents[2]
-DEADLINE_S = 60.0
-SHARD_STREAM = "DAEMONEYE_EVENTS_0"
-
-
-@dataclass
-class Bench:
-    """A broker, at most one analytics process, and a connection to look on with."""
-
-    path: Path
-    port: int
-    detectors: list[dict[str, Any]] = field(default_factory=list)
-    server: asyncio.subprocess.Process | None = None
-    analytics: asyncio.subprocess.Process | None = None
-    client: Client | None = None
-    status: list[dict[str, Any]] = field(default_factory=list)
-    extra_path: str = ""
-
-    @property
-    def jetstream(self) -> JetStreamContext:
-        assert self.client
-        return self.client.jetstream(timeout=5)
-
-    @property
-    def log(self) -> str:
-        return (self.path / "analytics.log").read_text("utf-8")
-
-    async def start_broker(self) -> None:
-        config = {
-            "listen": f"127.0.0.1:{self.port}", "max_payload": 8 << 20,
-            "jetstream": {"store_dir": str(self.path / "js"), "max_file_store": 1 << 30, "sync_interval": "always"},
-        }  # fmt: skip
-        (self.path / "nats.conf").write_text(json.dumps(config))
-        with (self.path / "nats.log").open("ab") as log:
-            binary = Path(sys.executable).parent / "nats-server"
-            self.server = await asyncio.create_subprocess_exec(
-                binary, "-c", self.path / "nats.conf", stdout=log, stderr=log
-            )
-
-    async def connect(self) -> None:
-        self.client = await nats.connect(
-            f"nats://127.0.0.1:{self.port}", max_reconnect_attempts=-1, reconnect_time_wait=0.1, error_cb=ignore
-        )
-
-        async def on_status(message: Any) -> None:
-            self.status.append(json.loads(message.data))
-
-        await self.client.subscribe(subjects.status("analytics"), cb=on_status)
-        await self.eventually(self.ready)
-
-    async def ready(self) -> bool:
-        with contextlib.suppress(Exception):
-            return bool(await self.jetstream.account_info())
-        return False
-
-    async def add_streams(self) -> None:
-        for stream in streams.declared(events_max_bytes=64 << 20, findings_max_bytes=32 << 20):
-            await self.jetstream.add_stream(
-                StreamConfig(
-                    name=stream.name, subjects=list(stream.subjects), max_bytes=stream.max_bytes, duplicate_window=stream.duplicate_window,
-                    allow_rollup_hdrs=stream.allow_rollup, allow_direct=stream.allow_direct, max_msg_size=stream.max_msg_size,
-                )
-            )  # fmt: skip
-
-    async def start(self) -> None:
-        config = {
-            "cluster": "local", "state_dir": str(self.path), "shard": 0, "status_interval_s": 1,
-            "nats": {"url": f"nats://127.0.0.1:{self.port}", "user": "", "password": "", "inbox_prefix": "_INBOX", "tls": None},
-            "analytics": {"enable_behavioral_analysis": True, "detectors": self.detectors},
-        }  # fmt: skip
-        (self.path / "analytics.json").write_text(json.dumps(config))
-        paths = [self.extra_path, *(str(ROOT / part / "src") for part in ("core", "analytics"))]
-        with (self.path / "analytics.log").open("ab") as log:
-            self.analytics = await asyncio.create_subprocess_exec(
-                sys.executable, "-m", "daemoneye_analytics", "--config", self.path / "analytics.json",
-                stdout=log, stderr=log, env={**os.environ, "PYTHONPATH": os.pathsep.join(filter(None, paths))},
-            )  # fmt: skip
-
-    async def end(self, number: int = signal.SIGTERM) -> int:
-        assert self.analytics
-        self.analytics.send_signal(number)
-        status = await asyncio.wait_for(self.analytics.wait(), DEADLINE_S)
-        self.analytics = None
-        return status
-
-    async def close(self) -> None:
-        """End everything; the connection first, or it would try to come back."""
-        if self.client:
-            await self.client.close()
-        for process in (self.analytics, self.server):
-            if process and process.returncode is None:
-                process.kill()
-                await process.wait()
-
-    async def publish(self, payload: bytes, *, lane: str = "urgent", node: str = "n1") -> None:
-        await self.jetstream.publish(subjects.events(0, node, lane), payload)
-
-    async def findings(self) -> list[dict[str, Any]]:
-        return [json.loads(m) for m in await self.read(subjects.FINDINGS)]
-
-    async def read(self, stream: str) -> list[bytes]:
-        state = (await self.jetstream.stream_info(stream)).state
-        out = []
-        for sequence in range(max(1, state.first_seq), state.last_seq + 1):
-            with contextlib.suppress(NotFoundError):
-                out.append((await self.jetstream.get_msg(stream, sequence, direct=True)).data or b"")
-        return out
-
-    async def judged(self, following: int, *, lane: str = "urgent", epoch: int = 7) -> None:
-        def reached() -> bool:
-            marks = self.status[-1]["watermarks"] if self.status else {}
-            return marks.get("n1", {}).get(str(epoch), {}).get(lane, -1) >= following
-
-        await self.eventually(reached)
-
-    async def acknowledged(self) -> None:
-        async def all_of_it() -> bool:
-            try:
-                info = await self.jetstream.consumer_info(SHARD_STREAM, "analytics-0")
-            except NotFoundError:
-                return False
-            return not info.num_pending and not info.num_ack_pending
-
-        await self.eventually(all_of_it)
-
-    async def eventually(self, condition: Callable[[], Any]) -> None:
-        end = time.monotonic() + DEADLINE_S
-        while True:
-            result = condition()
-            if await result if asyncio.iscoroutine(result) else result:
-                return
-            if time.monotonic() > end:
-                pytest.fail(f"not within {DEADLINE_S} s; status {self.status[-1:]}; log:\n{self.log}")
-            await asyncio.sleep(0.05)
-
-
-async def ignore(_error: Exception) -> None:
-    pass
-
-
-def free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
 
 
 @pytest.fixture

@@ -21,7 +21,7 @@ from daemoneye_sensor.sources.ebpf import EbpfSource
 
 REPOSITORY = Path(__file__).parents[2]
 BPF = REPOSITORY / "bpf"
-DEADLINE_S = 30.0
+DEADLINE_S = 120.0
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:

@@ -32,9 +32,8 @@ def of(kernel: Kernel, program: Path) -> list[dict[str, Any]]:
 
 def test_10000_executions_without_a_loss(kernels: Callable[..., Kernel], storming: Path) -> None:
     kernel = kernels("storm").open()
-    process = subprocess.Popen([storming, "10000"], stdout=subprocess.DEVNULL)
-    kernel.wait(lambda events: any(e["event"] == "process_exit" and e["pid"] == process.pid for e in events))
-    process.wait()
+    with subprocess.Popen([storming, "10000"], stdout=subprocess.DEVNULL) as process:
+        kernel.wait(lambda events: any(e["event"] == "process_exit" and e["pid"] == process.pid for e in events))
     seen = of(kernel, storming)
     assert len(seen) == 10_000
     assert len({(e["pid"], e["start_time"]) for e in seen}) == 10_000
@@ -56,19 +55,28 @@ def test_full_rings_are_counted_to_the_unit(kernels: Callable[..., Kernel], stor
     kernel = kernels(
         "overflow", sizes=RingSizes(exec_bytes=4096 * 4, process_bytes=MIB, blob_bytes=MIB), events=["process_exec"]
     ).open()
+    programs_ = kernel.source._kernel
+    programs_.want([])
     kernel.read()
     kernel.events.clear()
-    programs_ = kernel.source._kernel
-    before = programs_.run_time()["process_exec"][1]
+
+    def runs() -> int:
+        return programs_.run_time()["process_exec"][1]
+
+    # Others may execute something on this machine at any moment: the counts stand between two brackets, which are equal when nobody does.
+    outer = runs()
+    programs_.want(["process_exec"])
+    inner = runs()
     subprocess.run([storming, "500"], stdout=subprocess.DEVNULL, check=True)  # nobody reads meanwhile
-    programs_.want([])  # what others execute from here on is not ours to count
-    runs = programs_.run_time()["process_exec"][1] - before
+    inner = runs() - inner
+    programs_.want([])
+    outer = runs() - outer
     kernel.read()
     lost = sum(loss.count for loss in kernel.lost if loss.ring == "exec")
     ring = programs_.rings["exec"]
     assert 0 < len(kernel.events) <= ring.size // ring.stride
-    assert runs >= 501
-    assert len(kernel.events) + lost == runs
+    assert inner >= 501
+    assert inner <= len(kernel.events) + lost <= outer
     programs_.want(["process_exec"])
     subprocess.run([storming, "10"], stdout=subprocess.DEVNULL, check=True)
     kernel.lost.clear()
