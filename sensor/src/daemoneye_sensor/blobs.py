@@ -26,9 +26,8 @@ def regions(record: Record, records: np.ndarray, chunks: np.ndarray) -> tuple[Se
         The section; how many rows have lost strings (their lengths are 0 and STRINGS_TRUNCATED is set); and which chunks no row has asked
         for, a boolean array of their shape: their rows come later, or found no room in their ring.
     """
-    rows = np.empty(len(records), record.dtype)
-    for name in record.dtype.names or ():
-        rows[name] = records[name]
+    # The fixed columns lie at the beginning of both forms: they move as bytes, not column by column.
+    rows = records.getfield(np.dtype((np.void, record.dtype.itemsize))).copy().view(record.dtype)
     spilled = rows["flags"] & np.uint32(Flag.STRINGS_SPILLED) != 0
     lost = 0
     chunk_heap = np.zeros(0, np.uint8)

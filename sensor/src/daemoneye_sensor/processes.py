@@ -17,12 +17,14 @@ from daemoneye.events.codec import Section, concatenate, gather, section_of
 from daemoneye.events.flags import Flag
 from daemoneye.events.process_exec import PROCESS_EXEC
 from daemoneye.events.registry import EVENTS
+from daemoneye.events.sets import isin, unique
 
 MAX_ROWS: Final = 65_536
 """Images that are kept; beyond, the oldest go first and are counted."""
 ARGV_KEPT: Final = 512
 """Bytes of an ancestor's argv that a batch repeats."""
 _SWEEP_EVERY: Final = 8
+_NO_ROWS: Final = np.zeros(0, np.int64)
 
 
 class ProcessTable:
@@ -45,7 +47,7 @@ class ProcessTable:
 
     def seed(self, section: Section) -> None:
         """Add images read from /proc or from a recording; those whose process is known already are left out."""
-        new = ~np.isin(section.rows["process_uid"], self._known.rows["process_uid"])
+        new = ~isin(section.rows["process_uid"], self._known.rows["process_uid"])
         self._known = concatenate([self._known, _clipped(section.take(new))])
 
     def update(self, executed: Section | None, forked: np.ndarray | None, exited: np.ndarray | None) -> Images:
@@ -66,11 +68,12 @@ class ProcessTable:
         gone = exited if exited is not None else np.zeros(0, np.uint64)
         if forked is not None and len(forked):
             universe = _inherit(universe, forked, executed, gone)
-        self._known = universe
+        keep = _lasting(universe.rows, len(self._known.rows), gone)
+        self._known = universe if keep.all() else universe.take(keep)
         images = Images(universe)
         self._exited = np.concatenate([self._exited, gone])
         self._updates += 1
-        if len(self._exited) and (self._updates % _SWEEP_EVERY == 0 or len(universe.rows) > MAX_ROWS):
+        if self._updates % _SWEEP_EVERY == 0 or len(self._known.rows) > MAX_ROWS:
             self._sweep()
         return images
 
@@ -85,24 +88,24 @@ class ProcessTable:
         rows = {name: section.rows for name, section in by_name.items() if len(section.rows)}
         ended = rows["process_exit"]["process_uid"] if "process_exit" in rows else None
         images = self.update(executed, rows.get("process_fork"), ended)
-        found = [
-            _unique_ancestors(images, mine[key], mine["time"])
-            for name, mine in rows.items()
-            for key in EVENTS[name].explained_keys
-        ]
-        index = np.unique(np.concatenate(found)) if found else np.zeros(0, np.int64)
+        asked = [(mine[key], mine["time"]) for name, mine in rows.items() for key in EVENTS[name].explained_keys]
+        index = (
+            _with_ancestors(images, *(np.concatenate(columns) for columns in zip(*asked, strict=True)))
+            if asked
+            else _NO_ROWS
+        )
         known = images.section.rows
         if executed is not None:
             own = executed.rows["process_uid"] ^ executed.rows["time"]
-            index = index[~np.isin(known["process_uid"][index] ^ known["time"][index], own)]
+            index = index[~isin(known["process_uid"][index] ^ known["time"][index], own)]
         return replace(images.section.take(index), context=True)
 
     def _sweep(self) -> None:
         """Forget ended processes that no living one descends from, and images that a newer one of the same process replaced."""
         rows = self._known.rows
-        keep = ~np.isin(rows["process_uid"], self._exited)
+        keep = ~isin(rows["process_uid"], self._exited)
         for _ in range(MAX_DEPTH):
-            needed = keep | np.isin(rows["process_uid"], rows["parent_uid"][keep])
+            needed = keep | isin(rows["process_uid"], rows["parent_uid"][keep])
             if (needed == keep).all():
                 break
             keep = needed
@@ -116,11 +119,26 @@ class ProcessTable:
             index = index[np.argsort(rows["time"][index])][-MAX_ROWS:]
             self.evicted += int(keep.sum()) - MAX_ROWS
         self._known = self._known.take(index)
-        self._exited = np.intersect1d(self._exited, self._known.rows["process_uid"])
+        self._exited = self._exited[isin(self._exited, self._known.rows["process_uid"])]
 
 
-def _unique_ancestors(images: Images, uid: np.ndarray, time: np.ndarray) -> np.ndarray:
-    """Rows of processes and all their ancestors, as of the moments asked about; each level walks an image once, however many ask.
+def _lasting(rows: np.ndarray, known: int, gone: np.ndarray) -> np.ndarray:
+    """Which images outlast their batch: those known before, and new ones of processes that live on or that a living one descends from."""
+    keep = np.ones(len(rows), bool)
+    if not len(gone):
+        return keep
+    keep[known:] = ~isin(rows["process_uid"][known:], gone)
+    for _ in range(MAX_DEPTH):
+        left = np.flatnonzero(~keep)
+        needed = left[isin(rows["process_uid"][left], rows["parent_uid"][keep])]
+        if not len(needed):
+            break
+        keep[needed] = True
+    return keep
+
+
+def _with_ancestors(images: Images, uid: np.ndarray, time: np.ndarray) -> np.ndarray:
+    """Distinct rows of processes and of all their ancestors, as of the moments asked about: each level walks an image once, however many ask.
 
     Of all moments at which an image's parent is asked for, the first and the last are enough: what the parent executed in between is in the
     batch itself.
@@ -128,19 +146,23 @@ def _unique_ancestors(images: Images, uid: np.ndarray, time: np.ndarray) -> np.n
     found: list[np.ndarray] = []
     first = last = time
     for _ in range(MAX_DEPTH + 1):
-        at = np.concatenate([images.find(uid, first), images.find(uid, last)])
-        moments = np.concatenate([first, last])
-        order = np.lexsort((moments, at))
-        at, moments = at[order], moments[order]
-        begins = np.flatnonzero(np.concatenate([[True], at[1:] != at[:-1]]))
-        first, last, at = moments[begins], moments[np.append(begins[1:], len(moments)) - 1], at[begins]
+        at, moments = images.find(uid, first), first
+        if last is not first:
+            at, moments = np.concatenate([at, images.find(uid, last)]), np.concatenate([first, last])
         hit = at >= 0
         if not hit.any():
             break
-        at, first, last = at[hit], first[hit], last[hit]
+        at, moments = at[hit], moments[hit]
+        order = np.lexsort((moments, at))
+        at, moments = at[order], moments[order]
+        begin = np.flatnonzero(np.diff(at, prepend=-1))
+        end = np.append(begin[1:], len(at)) - 1
+        at = at[begin]
+        first = moments[begin]
+        last = first if (end == begin).all() else moments[end]
         found.append(at)
         uid = images.section.rows["parent_uid"][at]
-    return np.concatenate(found) if found else np.zeros(0, np.int64)
+    return unique(np.concatenate(found)) if found else _NO_ROWS
 
 
 def _clipped(section: Section) -> Section:
@@ -159,8 +181,8 @@ def _inherit(universe: Section, forked: np.ndarray, executed: Section | None, go
     """Give forked processes their parent's image where anybody may ask for it."""
     ran = executed.rows["process_uid"] if executed is not None else np.zeros(0, np.uint64)
     parents = np.concatenate([forked["parent_uid"], executed.rows["parent_uid"] if executed is not None else ran])
-    brief = np.isin(forked["process_uid"], ran) | np.isin(forked["process_uid"], gone)
-    pending = forked[~brief | np.isin(forked["process_uid"], parents)]
+    brief = isin(forked["process_uid"], ran) | isin(forked["process_uid"], gone)
+    pending = forked[~brief | isin(forked["process_uid"], parents)]
     for _ in range(MAX_DEPTH):
         if not len(pending):
             break

@@ -84,10 +84,11 @@ class Ring:
         take = min(ready, limit)
         begin = start % self.size
         rows = self._data[begin : begin + take * self.stride].view(self.dtype)
-        busy = np.flatnonzero(rows["length"] & _BUSY)
+        # Copied first: the headers lie a record apart, and are looked at twice.
+        length = np.ascontiguousarray(rows["length"])
+        busy = np.flatnonzero(length & _BUSY)
         if len(busy):
-            rows = rows[: busy[0]]
-        length = rows["length"]
+            rows, length = rows[: busy[0]], length[: busy[0]]
         good = length == np.uint32(self.dtype["record"].itemsize)
         malformed = 0
         records = rows["record"]

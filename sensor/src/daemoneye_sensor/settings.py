@@ -90,7 +90,7 @@ def _settings(raw: Mapping[str, Any]) -> Settings:
         state_dir=Path(raw["state_dir"]), bpf_dir=Path(raw.get("bpf_dir") or "bpf"), source=str(raw.get("source", "ebpf")),
         replay_path=_path(raw.get("replay_path")), connection=connection, shard=int(raw.get("shard", 0)),
         spool_bytes=int(raw.get("spool", {}).get("max_bytes", 256 * _MIB)), rings=RingSizes(**rings), events=_events(raw.get("kernel_monitoring") or {}),
-        status_interval_s=float(raw.get("status_interval_s", 10)), flush_interval_s=float(raw.get("flush_interval_s", 0.25)),
+        status_interval_s=float(raw.get("status_interval_s", 10)), flush_interval_s=float(raw.get("flush_interval_s", 0.3)),
         keep_programs=bool(raw.get("keep_programs", False)),
     )  # fmt: skip
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib.util
+import os
 import sys
 from pathlib import Path
 from types import ModuleType
@@ -63,7 +64,11 @@ def test_the_running_kernel(btf: ModuleType) -> None:
 
 def test_debians_two_header_packages_become_one_tree(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     headers = load("headers")
-    monkeypatch.delenv("BCC_KERNEL_SOURCE", raising=False)
+    # Set first, so that the end of the test takes away what `prepare` sets.
+    monkeypatch.setenv("BCC_KERNEL_SOURCE", str(tmp_path / "gone"))
+    with pytest.raises(headers.HeadersError, match="BCC_KERNEL_SOURCE names"):
+        headers.prepare()
+    del os.environ["BCC_KERNEL_SOURCE"]
     arch = headers._ARCH.get(headers.platform.machine(), headers.platform.machine())
     flavour, common = tmp_path / "linux-headers-6.1.0-9-amd64", tmp_path / "linux-headers-6.1.0-9-common"
     for path in (
@@ -83,6 +88,6 @@ def test_debians_two_header_packages_become_one_tree(tmp_path: Path, monkeypatch
             f"arch/{arch}/include/generated/x.h",
         ):
             assert (Path(tree) / name).is_file()
-    monkeypatch.delenv("BCC_KERNEL_SOURCE", raising=False)
+    del os.environ["BCC_KERNEL_SOURCE"]
     with pytest.raises(headers.HeadersError, match="no kernel headers"):
         headers.prepare(modules=tmp_path / "none", sources=tmp_path / "empty")

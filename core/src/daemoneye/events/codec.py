@@ -7,7 +7,9 @@ Both are then compressed together by the envelope. Nothing here runs Python per 
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
+from functools import lru_cache
 from typing import Any
 
 import numpy as np
@@ -44,12 +46,9 @@ class Section:
     def take(self, index: np.ndarray) -> Section:
         """The section of some of the rows, in the order of `index` (int array or boolean mask)."""
         where = np.flatnonzero(index) if index.dtype == bool else index
-        return Section(
-            self.record,
-            self.rows[where],
-            gather(self.heap, self.starts()[where], self.record.heap_lengths(self.rows)[where]),
-            self.context,
-        )
+        rows = self.rows.view(np.dtype((np.void, self.rows.dtype.itemsize)))[where].view(self.rows.dtype)
+        heap = gather(self.heap, self.starts()[where], self.record.heap_lengths(rows))
+        return Section(self.record, rows, heap, self.context)
 
     def starts(self) -> np.ndarray:
         """Where each row's heap region begins, shape (n,), int64."""
@@ -78,6 +77,22 @@ class Section:
         begin, length = self.column(name)
         whole = self.heap.tobytes()
         return [whole[b : b + n] for b, n in zip(begin.tolist(), length.tolist(), strict=True)]
+
+
+@lru_cache(maxsize=64)
+def _layout(record: Record) -> tuple[np.ndarray, tuple[tuple[str, np.dtype[np.unsignedinteger], int, int], ...]]:
+    """Which bytes of a row travel, in order of the wire, and the columns of which differences do (with place and size)."""
+    planes: list[int] = []
+    deltas = []
+    offsets: Mapping[str, Any] = record.dtype.fields or {}
+    for field in record.fields:
+        if field.derived:
+            continue
+        size, begin = field.column_type[1], offsets[field.column][1]
+        if field.delta:
+            deltas.append((field.column, _DELTA_VIEW[field.type], len(planes), size))
+        planes += range(begin, begin + size)
+    return np.array(planes), tuple(deltas)
 
 
 def starts(lengths: np.ndarray) -> np.ndarray:
@@ -129,26 +144,26 @@ def concatenate(sections: list[Section]) -> Section:
         return first
     return Section(
         first.record,
-        np.concatenate([s.rows for s in sections]),
+        _joined([s.rows for s in sections]),
         np.concatenate([s.heap for s in sections]),
         first.context,
     )
 
 
+def _joined(parts: list[np.ndarray]) -> np.ndarray:
+    """Rows one after another, moved as bytes: numpy joins structured arrays column by column."""
+    opaque = np.dtype((np.void, parts[0].dtype.itemsize))
+    return np.concatenate([np.ascontiguousarray(part).view(opaque) for part in parts]).view(parts[0].dtype)
+
+
 def encode_fixed(record: Record, rows: np.ndarray) -> bytes:
     """The fixed part's wire form: n × wire size bytes, transposed."""
-    wire = record.wire_dtype
-    out = np.empty((wire.itemsize, len(rows)), np.uint8)
-    at = 0
-    for field in record.fields:
-        if field.derived:
-            continue
-        column = np.ascontiguousarray(rows[field.column])
-        if field.delta:
-            column = _difference(column, _DELTA_VIEW[field.type])
-        size = field.column_type[1]
-        out[at : at + size] = column.view(np.uint8).reshape(-1, size).T
-        at += size
+    planes, deltas = _layout(record)
+    raw = np.ascontiguousarray(rows).view(np.uint8).reshape(len(rows), record.dtype.itemsize)
+    out = raw.T[planes]
+    for column, kind, at, size in deltas:
+        values = np.ascontiguousarray(rows[column])
+        out[at : at + size] = _difference(values, kind).view(np.uint8).reshape(-1, size).T
     return out.tobytes()
 
 

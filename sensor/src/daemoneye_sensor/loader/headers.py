@@ -29,7 +29,11 @@ def prepare(
     Raises:
         HeadersError: There are none; the message says what to install.
     """
-    if os.environ.get("BCC_KERNEL_SOURCE") or (modules / platform.release() / "build").is_dir():
+    if chosen := os.environ.get("BCC_KERNEL_SOURCE"):
+        if Path(chosen).is_dir():
+            return None
+        raise HeadersError(f"BCC_KERNEL_SOURCE names {chosen}, which is no directory")
+    if (modules / platform.release() / "build").is_dir():
         return None
     found = sorted(sources.glob("linux-headers-*"), key=_version, reverse=True)
     for tree in found:

@@ -22,6 +22,7 @@ from daemoneye.events.codec import Section, section_of
 from daemoneye.events.process_exec import PROCESS_EXEC
 from daemoneye.events.registry import BY_RING
 from daemoneye.events.schema import Record
+from daemoneye.events.sets import unique
 from daemoneye_sensor import procfs, programs
 from daemoneye_sensor.blobs import cgroup_paths, regions
 from daemoneye_sensor.enrich.cgroups import Identity, identify
@@ -116,12 +117,12 @@ class EbpfSource:
         kernel = self._kernel
         self.renew_lease()
         self._epoll.poll(0)
+        if all(ring.produced == ring.position for ring in kernel.rings.values()):
+            return None
         executed = kernel.rings["exec"].read(MAX_ROWS, kernel.rings["exec"].produced)
         processes = kernel.rings["process"].read(4 * MAX_ROWS)
         blobs = kernel.rings["blob"].read(MAX_ROWS)
         positions = {"exec": executed.end, "process": processes.end, "blob": blobs.end}
-        if all(positions[name] == kernel.rings[name].position for name in positions):
-            return None
         chunks = blobs.records
         if len(chunks) and (chunks["kind"] == 2).any():
             self._learn(cgroup_paths(chunks))
@@ -134,7 +135,7 @@ class EbpfSource:
         for name, span in (("exec", executed), ("process", processes), ("blob", blobs)):
             self._counters.records[name] += len(span.records)
         context = self._table.explain(sections)
-        pairs = np.unique(np.concatenate([cgroup_pairs(s.rows) for s in (*sections, context)]))
+        pairs = unique(np.concatenate([cgroup_pairs(s.rows) for s in (*sections, context)]))
         explained = tuple(s for s in (*sections, context, self._identity(pairs)) if len(s.rows))
         rows = sum(len(s.rows) for s in sections)
         return Drain("urgent", explained, positions, rows, executed.more or processes.more or blobs.more)
