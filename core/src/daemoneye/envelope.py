@@ -26,7 +26,7 @@ MAX_BODY: Final = 256 * 1024 * 1024
 """Largest decompressed body in bytes; a frame that claims more is refused before anything is allocated."""
 _PREFIX: Final = struct.Struct("<4sI")
 _MAX_HEADER: Final = 1024 * 1024
-# Level 1: on recorded execs level 3 saved 6 % of the bytes for 1.5 times the time (tests/bench/encodings.py).
+# Level 1: on recorded events level 3 saved 1 to 4 % of the bytes for up to 1.4 times the time (docs/benchmarks.md).
 _COMPRESSOR: Final = zstandard.ZstdCompressor(level=1, write_checksum=True, write_content_size=True)
 
 

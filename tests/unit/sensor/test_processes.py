@@ -123,6 +123,17 @@ def test_the_table_forgets_what_ended_and_keeps_what_the_living_descend_from() -
     assert len(table) < 20
 
 
+def test_one_process_that_executes_again_and_again_has_one_image() -> None:
+    table = ProcessTable()
+    for i in range(100):
+        rows = [
+            {"time": 10 + i, "pid": pid, "start_time": pid, "ppid": 0, "parent_start_time": 0, "exe": b"/again"}
+            for pid in range(1, 21)
+        ]
+        table.explain([made(PROCESS_EXEC, rows)])  # no exits: a policy may have them switched off
+    assert len(table) < 20 * 10
+
+
 def test_ancestors_argv_is_bounded() -> None:
     table = ProcessTable()
     parent = {
