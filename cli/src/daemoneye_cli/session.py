@@ -177,9 +177,13 @@ class Session:
         finally:
             for task in self._tasks.values():
                 task.cancel()
-            await asyncio.gather(*self._tasks.values(), return_exceptions=True)
+            # Closed before the tasks are waited for: on its way through nats-py and wait_for a cancellation can be swallowed
+            # (cpython #86296), and a closed connection ends what it left running.
             if self._connection is not None:
                 await self._connection.close()
+            for task in (await asyncio.wait(self._tasks.values(), timeout=_HURRIED_S))[0]:
+                if not task.cancelled():
+                    task.exception()  # `_done` has heard of it: nobody else need be told
             await self._supervisor.stop_broker()
             (self._plan.state.run / "cli.json").unlink(missing_ok=True)
 

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import argparse
 import asyncio
+import contextlib
 import signal
 from collections.abc import Callable
 from typing import Final
@@ -25,6 +26,7 @@ Render = Callable[[bytes], list[str]]
 """Gives a message's lines, oldest first."""
 
 _LAST: Final = 20
+_END_S: Final = 2.0
 _MESSAGES: Final = 10_000
 """Messages to go back at most."""
 
@@ -47,27 +49,36 @@ def show(options: argparse.Namespace, stream: str, render: Render) -> int:
 
 
 async def _show(access: dict[str, object], stream: str, render: Render, *, last: int, follow: bool) -> None:
-    task = asyncio.current_task()
-    assert task is not None  # noqa: S101 - for mypy: we are in one
+    """Show until everything is shown, or until a signal: then without waiting for anybody for long."""
+    stopped = asyncio.Event()
     loop = asyncio.get_running_loop()
     for number in (signal.SIGINT, signal.SIGTERM):
-        loop.add_signal_handler(number, task.cancel)
+        loop.add_signal_handler(number, stopped.set)
     writer = LineWriter()
     connection = await client.connect(access, name=f"daemoneye {stream}")
-    try:
+
+    async def handle(message: Msg) -> None:
+        await writer.write("".join(render(message.data)))
+
+    async def work() -> None:
         newest = await client.last_sequence(connection, stream)
         await writer.write("".join(await _newest(connection, stream, newest, last, render)))
-
-        async def handle(message: Msg) -> None:
-            await writer.write("".join(render(message.data)))
-
         if follow:
             await StreamReader(connection, stream, newest + 1).run(handle)
-    except OutputClosed:
-        return
+
+    working, stopping = asyncio.create_task(work()), asyncio.create_task(stopped.wait())
+    try:
+        await asyncio.wait({working, stopping}, return_when=asyncio.FIRST_COMPLETED)
+        if working.done():
+            with contextlib.suppress(OutputClosed):
+                working.result()
     finally:
+        # A cancellation alone may be swallowed on its way through nats-py and wait_for (cpython #86296); a closed connection ends the rest.
+        stopping.cancel()
+        working.cancel()
         writer.abandon()
         await connection.close()
+        await asyncio.wait({working}, timeout=_END_S)
 
 
 async def _newest(connection: Client, stream: str, newest: int, last: int, render: Render) -> list[str]:
