@@ -19,6 +19,7 @@ run: setup ## start everything on this machine with the example policy, and the 
 	@$(AS_ROOT) $(BIN)/daemoneye run --policy examples/one-machine/policy.yaml $(ARGS)
 
 test: setup check ## the checks and all tests, as root where that is possible (ARGS="-k spool")
+	@scripts/setup.sh tests
 	@$(AS_ROOT) $(BIN)/python -m pytest $(ARGS)
 
 check: setup ## the static half: lint, format, types, layers, C format, generated files

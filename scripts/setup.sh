@@ -54,7 +54,10 @@ replay_works="everything else works without: daemoneye run --replay FILE, analyt
 distribution=$(sed -n 's/^ID\(_LIKE\)\?=//p' /etc/os-release 2>/dev/null || true)
 if [[ $distribution == *debian* || $distribution == *ubuntu* ]] && command -v apt-get >/dev/null; then
     missing=()
-    for package in python3 python3-venv python3-bpfcc make ca-certificates; do
+    packages=(python3 python3-venv python3-bpfcc make ca-certificates)
+    # `setup.sh tests`: what the tests need beside that (a C program that makes processes; unshare, setpriv and mount)
+    if [[ ${1:-} == tests ]]; then packages+=(gcc libc6-dev util-linux mount); fi
+    for package in "${packages[@]}"; do
         installed "$package" || missing+=("$package")
     done
     headers_missing=
