@@ -24,6 +24,7 @@ MAX_ROWS: Final = 65_536
 ARGV_KEPT: Final = 512
 """Bytes of an ancestor's argv that a batch repeats."""
 _SWEEP_EVERY: Final = 8
+_SWEEP_ROWS: Final = 1024
 _NO_ROWS: Final = np.zeros(0, np.int64)
 
 
@@ -39,6 +40,7 @@ class ProcessTable:
         self._known = section_of(PROCESS_EXEC, {}, 0)
         self._exited = np.zeros(0, np.uint64)
         self._updates = 0
+        self._swept = 0
         self.evicted = 0
 
     def __len__(self) -> int:
@@ -73,8 +75,9 @@ class ProcessTable:
         images = Images(universe)
         self._exited = np.concatenate([self._exited, gone])
         self._updates += 1
-        if self._updates % _SWEEP_EVERY == 0 or len(self._known.rows) > MAX_ROWS:
+        if self._updates % _SWEEP_EVERY == 0 or len(self._known.rows) > 2 * self._swept + _SWEEP_ROWS:
             self._sweep()
+            self._swept = len(self._known.rows)
         return images
 
     def explain(self, sections: Sequence[Section]) -> Section:

@@ -110,14 +110,11 @@ def gather(heap: np.ndarray, begin: np.ndarray, length: np.ndarray) -> np.ndarra
         return np.zeros(0, np.uint8)
     if total == len(heap) and len(begin) and begin[0] == 0 and bool((begin[1:] == begin[:-1] + length[:-1]).all()):
         return heap
-    index = np.ones(total, np.int64)
-    keep = length > 0
-    begin, length = begin[keep], length[keep]
-    at = starts(length)
-    index[at[0]] = begin[0]
-    index[at[1:]] = begin[1:] - (begin[:-1] + length[:-1] - 1)
-    np.cumsum(index, out=index)
-    return heap[index]
+    # Half the bytes of an index are half its time; heaps are far smaller than 2 GiB.
+    kind: type[np.signedinteger[Any]] = np.int32 if len(heap) < 2**31 and total < 2**31 else np.int64
+    index = np.arange(total, dtype=kind)
+    index += np.repeat((begin - starts(length)).astype(kind), length)
+    return heap.take(index)
 
 
 def section_of(record: Record, values: dict[str, object], n: int, *, context: bool = False) -> Section:
