@@ -20,6 +20,8 @@ if command -v apt-get >/dev/null; then
             echo "bench-setup: could not install: ${missing[*]}; the bench leaves them out" >&2
     fi
 fi
+# Peers attach to system call tracepoints by name (ours are raw and need no tracefs).
+if [[ $(id -u) -eq 0 ]] && ! grep -q ' /sys/kernel/tracing tracefs ' /proc/mounts; then mount -t tracefs tracefs /sys/kernel/tracing; fi
 mkdir -p "$cache"
 .venv/bin/uv --quiet pip install --target "$cache" ormsgpack >&2 || python3 -m pip install --quiet --target "$cache" ormsgpack >&2 ||
     echo "bench-setup: could not install ormsgpack; the bench leaves it out" >&2
