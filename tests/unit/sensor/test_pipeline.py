@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
+import os
+import random
+import subprocess
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -170,3 +174,39 @@ def test_evicted_batches_are_lost_by_their_sequences(tmp_path: Path, settings: A
     assert pipeline.status()["spool"]["lost_rows"] >= lost
     assert first_kept + len(seen(spool)) == 4000
     spool.close()
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="mounting a small file system needs root")
+def test_a_disk_full_of_others_data_costs_rows_and_says_so_when_there_is_room_again(
+    tmp_path: Path, settings: Any
+) -> None:
+    disk = tmp_path / "disk"
+    disk.mkdir()
+    subprocess.run(["mount", "-t", "tmpfs", "-o", "size=256k", "daemoneye-test", disk], check=True)
+    spool = Spool(disk / "spool", max_bytes=1 << 20, segment_bytes=16 << 10)
+    try:
+        tape = Tape()
+        pipeline = Pipeline(tape, spool, settings)
+        tape.written += [1]
+        pipeline.turn()
+        ballast = disk / "ballast"
+        with ballast.open("wb", buffering=0) as file, contextlib.suppress(OSError):
+            while file.write(b"x" * 4096):
+                pass
+        noise = random.Random(1)
+        tape.written += sorted(noise.sample(range(2, 1 << 30), 20_000))
+        pipeline.turn()  # the sensor goes on
+        assert tape.position == len(tape.written)
+        ballast.unlink()
+        tape.written += [1 << 30]
+        pipeline.turn()
+        assert seen(spool)[-1] == 1 << 30
+        losses = [section for batch in batches(spool, "loss") for section in batch.sections]
+        stages = {stage for section in losses for stage in section.values("stage")}
+        assert stages == {b"spool"}
+        lost = sum(int(section.rows["count"].sum()) for section in losses)
+        assert lost + len(seen(spool)) == len(tape.written)
+        assert pipeline.status()["spool"]["lost_rows"] == lost
+    finally:
+        spool.close()
+        subprocess.run(["umount", disk], check=True)
