@@ -236,3 +236,26 @@ def test_strings_that_arrive_before_their_row_wait_for_it(
     kernel.read()
     blob = kernel.source._kernel.rings["blob"]
     assert blob.position == blob.produced, "nothing is held for ever"
+
+
+def test_a_successor_does_not_tell_the_kernels_losses_again(kernels: Callable[..., Kernel], storming: Path) -> None:
+    first = kernels(
+        "told", sizes=RingSizes(exec_bytes=4096 * 4, process_bytes=MIB, blob_bytes=MIB), events=["process_exec"]
+    ).open()
+    first.read()
+    subprocess.run([storming, "200"], stdout=subprocess.DEVNULL, check=True)
+    first.read()
+    assert sum(loss.count for loss in first.lost) >= 100
+    subprocess.run([storming, "3"], stdout=subprocess.DEVNULL, check=True)
+    first.read()
+    assert first.origin
+    newest = first.batches[-1].envelope.positions  # all that is left when the spool forgot the loss batch
+
+    second = Kernel(first.instance, sizes=RingSizes(exec_bytes=4096 * 4, process_bytes=MIB, blob_bytes=MIB))
+    second.open(dict(newest), first.origin.epoch)
+    try:
+        assert second.source.status()["taken_over"]
+        second.read()
+        assert not second.lost
+    finally:
+        second.source.close(keep=True)

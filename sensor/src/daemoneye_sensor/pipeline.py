@@ -11,7 +11,7 @@ import contextlib
 import logging
 import time
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Final
 
 import numpy as np
@@ -70,7 +70,8 @@ class Pipeline:
         resume = dict(lane.positions) if lane else {}
         epoch = lane.epoch if lane else None
         if epoch is not None and (losses := self._last(_LOSS, epoch)):
-            resume |= losses.positions
+            # Counters only rise: of what both lanes say was told, the greater is the newer.
+            resume |= {key: max(told, resume.get(key, 0)) for key, told in losses.positions.items()}
         self.origin = source.open(resume, epoch)
         if (
             lane
@@ -78,7 +79,7 @@ class Pipeline:
             and abs(lane.clock_offset_ns - self.origin.clock_offset_ns) < _CLOCK_STEP_NS
         ):
             # One boot, one offset: a process's start must stay the same wall time, or its key would not match in a recording.
-            self.origin = Origin(self.origin.node, self.origin.boot_id, self.origin.epoch, lane.clock_offset_ns)
+            self.origin = replace(self.origin, clock_offset_ns=lane.clock_offset_ns)
         self._sequences: dict[tuple[str, int], int] = {}
 
     def attach(self, publisher: Publisher) -> None:
@@ -120,7 +121,7 @@ class Pipeline:
             drain = self._source.drain()
             if drain is None:
                 break
-            if drain.rows or drain.sections:
+            if drain.sections:
                 self._store(drain)
             self._spool.sync()
             self._source.commit(drain)
@@ -138,7 +139,7 @@ class Pipeline:
         offset = time.time_ns() - time.clock_gettime_ns(time.CLOCK_BOOTTIME)
         if abs(offset - self.origin.clock_offset_ns) >= _CLOCK_STEP_NS:
             _log.warning("the wall clock stepped by %.1f s", (offset - self.origin.clock_offset_ns) / 1e9)
-            self.origin = Origin(self.origin.node, self.origin.boot_id, self.origin.epoch, offset)
+            self.origin = replace(self.origin, clock_offset_ns=offset)
 
     def refused(self, entry: Entry, reason: str) -> None:
         """The broker will never take a batch: its rows are lost at the stage `publish`. A refused loss batch only leaves a log line."""
@@ -169,7 +170,7 @@ class Pipeline:
 
     def _last(self, lane: str, epoch: int | None = None) -> Envelope | None:
         entry = self._spool.last(lane, epoch)
-        if entry is None:
+        if entry is None or not entry.payload:  # none, or evicted: then only its numbers are known
             return None
         try:
             return envelope.peek(entry.payload)
@@ -180,8 +181,8 @@ class Pipeline:
     def _sequence(self, lane: str, epoch: int) -> int:
         key = (lane, epoch)
         if key not in self._sequences:
-            last = self._last(lane, epoch)
-            self._sequences[key] = last.next_sequence if last else 0
+            last = self._spool.last(lane, epoch)
+            self._sequences[key] = last.first_sequence + last.rows if last else 0
         return self._sequences[key]
 
     def _store(self, drain: Drain) -> None:
@@ -194,6 +195,8 @@ class Pipeline:
             )
         except SpoolFull as error:
             # The disk is full of others' data: the rows are lost and counted, and the sensor goes on.
+            # They keep their sequences, so that the loss names them.
+            self._sequences[drain.lane, self.origin.epoch] = sequence + drain.rows
             self._spool_lost += drain.rows
             _log.warning("%s", error)
             self._losses.append(
@@ -219,8 +222,8 @@ class Pipeline:
             source=self._source.name, positions=positions,
         )  # fmt: skip
         payload = envelope.encode(about, sections)
-        self._sequences[lane, epoch] = sequence + rows
         self._spool.append(payload, lane=lane, epoch=epoch, first_sequence=sequence, rows=rows)
+        self._sequences[lane, epoch] = sequence + rows
         self._appended = True
 
     def _store_losses(self) -> None:

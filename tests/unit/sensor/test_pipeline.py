@@ -210,3 +210,28 @@ def test_a_disk_full_of_others_data_costs_rows_and_says_so_when_there_is_room_ag
     finally:
         spool.close()
         subprocess.run(["umount", disk], check=True)
+
+
+def test_sequences_go_on_although_the_newest_batch_of_a_lane_was_evicted(tmp_path: Path, settings: Any) -> None:
+    tape = Tape()
+    spool = Spool(tmp_path / "spool", max_bytes=64 << 10, segment_bytes=8 << 10)
+    pipeline = Pipeline(tape, spool, settings)
+    tape.losses = [Lost("ring", "exec", 3, "ring full")]
+    pipeline.turn()
+    before = pipeline.next_sequences()["loss"]
+    for i in range(300):  # the spool forgets the loss batch, and keeps its numbers
+        spool.append(b"x" * 400, lane="urgent", epoch=tape.epoch, first_sequence=i, rows=1)
+        spool.sync()
+        for entry in spool.unsent():
+            spool.acknowledge(entry)
+    assert not batches_of_lane(spool, "loss")
+    successor = Pipeline(tape, spool, settings)
+    tape.losses = [Lost("ring", "exec", 1, "ring full")]
+    successor.turn()
+    (entry,) = batches_of_lane(spool, "loss")
+    assert entry.first_sequence == before
+    spool.close()
+
+
+def batches_of_lane(spool: Spool, lane: str) -> list[Entry]:
+    return [entry for entry in spool.entries() if entry.lane == lane]

@@ -24,7 +24,7 @@ from daemoneye.events.registry import BY_RING
 from daemoneye.events.schema import Record
 from daemoneye.events.sets import unique
 from daemoneye_sensor import procfs, programs
-from daemoneye_sensor.blobs import cgroup_paths, regions
+from daemoneye_sensor.blobs import CGROUP, cgroup_paths, regions
 from daemoneye_sensor.enrich.cgroups import Identity, identify
 from daemoneye_sensor.processes import ProcessTable
 from daemoneye_sensor.rings import Span
@@ -40,10 +40,10 @@ _IDENTITIES: Final = 16_384
 TOLD: Final = "told:"
 """Prefix of the positions that say how much of a kernel counter was published: a successor does not publish it again."""
 _REASONS: Final = {
-    "exec": "ring full",
-    "process": "ring full",
-    "blob": "ring full",
+    "ring": "ring full",
     "lease": "no reader for longer than the lease",
+    "blob": "chunks of long strings lost",
+    "decode": "record of another size",
 }
 
 
@@ -122,9 +122,10 @@ class EbpfSource:
         executed = kernel.rings["exec"].read(MAX_ROWS, kernel.rings["exec"].produced)
         processes = kernel.rings["process"].read(4 * MAX_ROWS)
         blobs = kernel.rings["blob"].read(MAX_ROWS)
-        positions = {"exec": executed.end, "process": processes.end, "blob": blobs.end}
+        # What was told travels with every batch: the loss batch that said it may be evicted long before a successor asks.
+        positions = {"exec": executed.end, "process": processes.end, "blob": blobs.end, **self.positions()}
         chunks = blobs.records
-        if len(chunks) and (chunks["kind"] == 2).any():
+        if len(chunks) and (chunks["kind"] == CGROUP).any():
             self._learn(cgroup_paths(chunks))
         execs, lost, unclaimed = regions(PROCESS_EXEC, executed.records, chunks)
         positions["blob"] = self._hold(blobs, unclaimed)
@@ -142,30 +143,27 @@ class EbpfSource:
 
     def commit(self, drain: Drain) -> None:
         """Give the rings' space back."""
-        for ring, position in drain.positions.items():
-            self._kernel.advance(ring, position)
+        for ring in programs.RINGS:
+            self._kernel.advance(ring, drain.positions[ring])
 
     def lost(self) -> list[Lost]:
         """Kernel counters and our own, as differences."""
         dropped = self._kernel.dropped()
         counts = {("lease" if name == "lease" else "ring", name): n for name, n in dropped.items() if name != "blob"}
-        counts["blob", "blob"] = max(dropped["blob"], self._counters.strings_lost)
+        counts["blob", "blob"] = self._counters.strings_lost
         counts["decode", ""] = self._counters.malformed
         losses = []
         for (stage, ring), count in counts.items():
             key = f"{stage}/{ring}"
             before = self._told.get(key, 0)
             if count > before:
-                reason = (
-                    _REASONS.get(ring, "record of another size") if stage != "blob" else "chunks of long strings lost"
-                )
-                losses.append(Lost(stage, "" if stage == "lease" else ring, count - before, reason))
+                losses.append(Lost(stage, "" if stage == "lease" else ring, count - before, _REASONS[stage]))
             self._told[key] = count
         return losses
 
     def positions(self) -> dict[str, int]:
-        """What of the losses was told, for the loss batch to carry: kernel counters outlive this process."""
-        return {f"{TOLD}{key}": count for key, count in self._told.items() if key.startswith(("ring/", "lease/"))}
+        """What of the kernel's counters was told, for batches to carry: they outlive this process, ours begin at 0."""
+        return {f"{TOLD}{key}": n for key, n in self._told.items() if n and key.startswith(("ring/", "lease/"))}
 
     def status(self) -> dict[str, object]:
         """Counters, and how far each ring is behind."""
@@ -178,6 +176,7 @@ class EbpfSource:
             "strings_lost": self._counters.strings_lost,
             "pending": behind,
             "processes": len(self._table),
+            "processes_evicted": self._table.evicted,
             "cgroups": len(self._identities),
             "taken_over": kernel.taken_over,
         }
