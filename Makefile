@@ -2,7 +2,7 @@
 SHELL := /bin/bash
 .SHELLFLAGS := -euo pipefail -c
 .DEFAULT_GOAL := help
-.PHONY: help setup run test check format generate bench fuzz lock clean
+.PHONY: help setup run test check format generate bench fuzz cluster-up cluster-down lock clean
 
 BIN := .venv/bin
 AS_ROOT := scripts/as-root.sh
@@ -10,7 +10,7 @@ BPF_SOURCES = find bpf \( -name '*.c' -o -name '*.h' \) ! -name '*.gen.h' -print
 ARGS ?=
 
 help: ## what there is to make
-	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-10s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-12s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
 
 setup: ## install what is missing: apt packages (as root or by sudo) and .venv
 	@scripts/setup.sh
@@ -43,6 +43,13 @@ bench: setup ## measure against other agents, see docs (ARGS go to tests/bench/r
 
 fuzz: setup ## the property tests, at length
 	HYPOTHESIS_PROFILE=fuzz $(BIN)/python -m pytest tests/unit -q -m hypothesis $(ARGS)
+
+cluster-up: setup ## a Kubernetes of one node on this machine, for trying things (as root; see tests/cluster/README.md)
+	@scripts/setup.sh tests
+	@cd "$(CURDIR)" && $(AS_ROOT) $(BIN)/python -m tests.cluster.harness up $(ARGS)
+
+cluster-down: ## remove it without a trace
+	@cd "$(CURDIR)" && $(AS_ROOT) $(BIN)/python -m tests.cluster.harness down $(ARGS)
 
 # Only names, versions and hashes may stand in the result (tests/unit/test_workspace.py).
 UV_COMPILE = cd requirements && ../$(BIN)/uv --no-config pip compile --quiet --generate-hashes --python-version 3.11 \

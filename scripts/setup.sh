@@ -55,8 +55,12 @@ distribution=$(sed -n 's/^ID\(_LIKE\)\?=//p' /etc/os-release 2>/dev/null || true
 if [[ $distribution == *debian* || $distribution == *ubuntu* ]] && command -v apt-get >/dev/null; then
     missing=()
     packages=(python3 python3-venv python3-bpfcc make ca-certificates)
-    # `setup.sh tests`: what the tests need beside that (a C program that makes processes; unshare, setpriv and mount)
-    if [[ ${1:-} == tests ]]; then packages+=(gcc libc6-dev util-linux mount); fi
+    # `setup.sh tests`: what the tests need beside that (C programs; unshare, setpriv and mount; the test cluster's programs
+    # that no Go module has, and what builds images)
+    if [[ ${1:-} == tests ]]; then
+        packages+=(gcc libc6-dev util-linux mount etcd-server containerd runc containernetworking-plugins iptables conntrack iproute2)
+        packages+=(buildah debootstrap)
+    fi
     for package in "${packages[@]}"; do
         installed "$package" || missing+=("$package")
     done
@@ -65,7 +69,8 @@ if [[ $distribution == *debian* || $distribution == *ubuntu* ]] && command -v ap
     if [[ ${#missing[@]} -gt 0 || -n $headers_missing ]]; then
         if [[ -n $may_root ]]; then
             say "installing ${missing[*]}${headers_missing:+ and kernel headers}"
-            apt=("${as_root[@]}" env DEBIAN_FRONTEND=noninteractive apt-get -qq -o Dpkg::Use-Pty=0)
+            # RUNLEVEL=1: etcd and containerd are run by the tests with their own settings, not as services of this machine.
+            apt=("${as_root[@]}" env DEBIAN_FRONTEND=noninteractive RUNLEVEL=1 apt-get -qq -o Dpkg::Use-Pty=0)
             "${apt[@]}" update >&2 || say "apt-get update failed; going on with the lists that are there"
             if [[ -n $headers_missing ]]; then missing+=("$(headers_package)"); fi
             if ! "${apt[@]}" install -y --no-install-recommends "${missing[@]}" >&2; then

@@ -100,6 +100,34 @@ def declared(
     )
 
 
+def buckets(
+    *, nodes_max_bytes: int = 256 * _MIB, configs_max_bytes: int = 32 * _MIB, max_value: int = _MIB
+) -> tuple[Stream, ...]:
+    """The KV buckets of a cluster: one value a key, read by direct get, followed by subscription."""
+    sizes = {subjects.NODES_BUCKET: nodes_max_bytes, subjects.CONFIGS_BUCKET: configs_max_bytes}
+    descriptions = {
+        subjects.NODES_BUCKET: "Each node's configuration by name, and its pods",
+        subjects.CONFIGS_BUCKET: "Configurations by hash",
+    }
+    return tuple(
+        Stream(
+            # The layout of a JetStream KV bucket.
+            name=f"KV_{bucket}",
+            subjects=(f"$KV.{bucket}.>",),
+            max_bytes=size,
+            max_age=0,
+            duplicate_window=120.0,
+            max_msg_size=max_value,
+            max_per_subject=1,
+            # A full bucket refuses the newest: it must not forget what other nodes run.
+            discard="new",
+            allow_rollup=True,
+            description=descriptions[bucket],
+        )
+        for bucket, size in sizes.items()
+    )
+
+
 def reserved_bytes(streams: Iterable[Stream]) -> int:
     """Bytes that the broker sets aside for ``streams``."""
     return sum(stream.max_bytes for stream in streams)

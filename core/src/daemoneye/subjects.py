@@ -19,6 +19,11 @@ SEVERITIES: Final = ("informational", "low", "medium", "high", "critical")
 FINDINGS: Final = "DAEMONEYE_FINDINGS"
 SCHEMAS: Final = "DAEMONEYE_SCHEMAS"
 ANALYTICS_BUCKET: Final = "daemoneye_analytics"
+NODES_BUCKET: Final = "daemoneye_nodes"
+"""KV bucket of what concerns one node: its configuration's name, its pods. Keys begin with the escaped node."""
+CONFIGS_BUCKET: Final = "daemoneye_configs"
+"""KV bucket of configurations by their hash, and of analytics' own under ANALYTICS_CONFIG."""
+ANALYTICS_CONFIG: Final = "analytics"
 
 _ESCAPE: Final = "_"
 _UNSAFE: Final = re.compile(rb"[^A-Za-z0-9-]")
@@ -91,6 +96,31 @@ def schemas(schema_hash: str) -> str:
 def status(node: str) -> str:
     """Subject of the plain NATS heartbeats of ``node`` (its plain name)."""
     return f"{PREFIX}.status.{escape_node(node)}"
+
+
+def component(name: str) -> str:
+    """Subject of the heartbeats of a component that is no node's, such as ``analytics``."""
+    return f"{PREFIX}.component.{escape_node(name)}"
+
+
+def node_config(node: str) -> str:
+    """Key in NODES_BUCKET of the pointer to the configuration of ``node`` (its plain name)."""
+    return f"{escape_node(node)}.config"
+
+
+def node_pod(node: str, cgroup_uid: str) -> str:
+    """Key in NODES_BUCKET of one pod of ``node`` (its plain name)."""
+    return f"{escape_node(node)}.pod.{cgroup_uid}"
+
+
+def key_value(bucket: str, key: str) -> str:
+    """Subject on which a value of a KV bucket is put: whoever subscribes to it sees changes without any right to JetStream's API."""
+    return f"$KV.{bucket}.{key}"
+
+
+def direct_get(bucket: str, key: str) -> str:
+    """Subject of the request that reads a KV bucket's current value (JetStream's direct get by subject)."""
+    return f"$JS.API.DIRECT.GET.KV_{bucket}.{key_value(bucket, key)}"
 
 
 def EVENTS(shard: int) -> str:  # noqa: N802 - a stream's name like FINDINGS and SCHEMAS, one for each shard

@@ -8,11 +8,15 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Final
 
-from daemoneye.codegen import header, reference
+from daemoneye.codegen import apireference, crd, header, reference
 
 FILES: Final[dict[str, Callable[[], str]]] = {
     "bpf/include/events.gen.h": header.render,
     "docs/reference/events.md": reference.render,
+    "docs/reference/api.md": apireference.fields,
+    "docs/reference/conditions.md": apireference.reasons,
+    **crd.files("crds"),
+    **crd.files("charts/daemoneye/crds-yaml"),
 }
 """Path in the repository → what makes its text. A new generated file is one line here."""
 

@@ -13,9 +13,10 @@ from __future__ import annotations
 from collections import Counter
 from typing import Annotated, Final, Literal, Self
 
-from pydantic import Field, JsonValue, StringConstraints, model_validator
+from pydantic import ConfigDict, Field, JsonValue, StringConstraints, model_validator
 
-from daemoneye.api.v1alpha1.common import Model, ObjectMeta, merge, misfit
+from daemoneye.api.v1alpha1.common import Model, ObjectMeta, crd, merge, misfit, rules
+from daemoneye.api.v1alpha1.selector import Selector
 
 KIND: Final = "DaemonEyePolicy"
 
@@ -118,6 +119,16 @@ class NetworkMonitoring(Model):
 class Federation(Model):
     """How clusters share policies, findings and indicators."""
 
+    model_config = ConfigDict(
+        json_schema_extra=rules(
+            (
+                "!(has(self.enableFederation) && self.enableFederation) || has(self.primaryEndpoint)"
+                " || (has(self.regionalEndpoints) && size(self.regionalEndpoints) > 0)",
+                "enableFederation is on, but no peer is named: add an endpoint, of the primary or of a region",
+            )
+        )
+    )
+
     enable_federation: bool = Field(
         default=False,
         description="Exchange records with other clusters. Off by default.",
@@ -135,7 +146,7 @@ class Federation(Model):
         examples=["https://region1.example.com"],
         max_length=64,
         strict=False,  # a list becomes a tuple; what is in it stays strict
-        json_schema_extra=merge("union"),
+        json_schema_extra=merge("union") | crd(x_kubernetes_list_type="set"),
     )
     sync_interval: int = Field(
         default=300,
@@ -164,6 +175,15 @@ class Federation(Model):
 
 class StixTaxii(Model):
     """Threat intelligence in STIX, fetched from a TAXII server."""
+
+    model_config = ConfigDict(
+        json_schema_extra=rules(
+            (
+                "!(has(self.enableIntegration) && self.enableIntegration) || (has(self.taxiiEndpoint) && has(self.collectionId))",
+                "enableIntegration is on, but there is nothing to fetch: add taxiiEndpoint and collectionId",
+            )
+        )
+    )
 
     enable_integration: bool = Field(
         default=False,
@@ -217,11 +237,12 @@ class DetectorSettings(Model):
     parameters: dict[str, JsonValue] = Field(
         default_factory=dict,
         description=(
-            "The detector's own settings; its reference page names them with their units. "
-            "Empty by default, which means its defaults."
+            "The detector's own settings by name; its reference page names them with their units. In a cluster each is text in "
+            'JSON: "3", "0.5", "[\\"/usr/bin/nc\\"]". Empty by default, which means its defaults.'
         ),
         max_length=64,
-        json_schema_extra=merge("scoped"),
+        # A structural schema knows no value of any type.
+        json_schema_extra=merge("scoped") | crd(additionalProperties={"type": "string", "maxLength": 4096}),
     )
 
 
@@ -260,7 +281,7 @@ class Analytics(Model):
         description="Settings of single detectors; those not listed run with their defaults. Empty by default.",
         max_length=64,
         strict=False,
-        json_schema_extra=merge("scoped"),
+        json_schema_extra=merge("scoped") | crd(x_kubernetes_list_type="map", x_kubernetes_list_map_keys=["name"]),
     )
 
     @model_validator(mode="after")
@@ -274,6 +295,10 @@ class Analytics(Model):
 class PolicySpec(Model):
     """What the user asks for."""
 
+    selector: Selector = Field(
+        default=Selector(),
+        description="Which nodes, namespaces and pods the policy is for. Everything by default.",
+    )
     kernel_monitoring: KernelMonitoring = Field(
         default=KernelMonitoring(),
         description="What is read from the operating system's kernel. Process monitoring on Linux by default.",

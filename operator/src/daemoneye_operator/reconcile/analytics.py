@@ -1,0 +1,76 @@
+"""Analytics' configuration in a cluster, drawn from the policies.
+
+Responsible for the document under ``daemoneye.subjects.ANALYTICS_CONFIG`` in the bucket of configurations; not for what analytics does with it.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Collection, Sequence
+from typing import Any
+
+from daemoneye.api.v1alpha1.policy import DetectorSettings
+from daemoneye_operator.reconcile.merge import merge_section
+from daemoneye_operator.reconcile.policies import Policy
+
+
+def document(policies: Sequence[Policy], refused: Collection[str] = ()) -> dict[str, Any]:
+    """The document, oldest policy first.
+
+    Args:
+        policies: All of them; their order does not matter.
+        refused: UIDs of those that are refused everywhere (`daemoneye_operator.reconcile.merge.cluster_conflicts`): they are left out.
+
+    A detector's parameters are a singleton of the cluster: those of the oldest policy that sets any hold for all.
+    """
+    effective = sorted((policy for policy in policies if policy.uid not in refused), key=lambda policy: policy.age)
+    merged = merge_section("analytics", effective)
+    parameters: dict[str, dict[str, Any]] = {}
+    for policy in effective:
+        for detector in policy.spec.analytics.detectors:
+            if detector.parameters:
+                parameters.setdefault(detector.name, _parameters(detector))
+    return {
+        "behavioral": merged.get("enable_behavioral_analysis", False),
+        "machine_learning": merged.get("enable_machine_learning", False),
+        "model_update_interval": merged.get("model_update_interval", 0),
+        "policies": [_policy(policy, parameters) for policy in effective],
+    }
+
+
+def encode(value: dict[str, Any]) -> bytes:
+    """Canonical JSON of the document."""
+    return json.dumps(value, sort_keys=True, separators=(",", ":")).encode()
+
+
+def config_hash(data: bytes) -> str:
+    """Name of an encoded document: what analytics' heartbeat has as ``config`` when it runs it."""
+    return hashlib.sha256(data).hexdigest()[:32]
+
+
+def _policy(policy: Policy, parameters: dict[str, dict[str, Any]]) -> dict[str, Any]:
+    asked = policy.spec.analytics
+    return {
+        "name": policy.name,
+        "uid": policy.uid,
+        "behavioral": asked.enable_behavioral_analysis,
+        "anomaly_threshold": asked.anomaly_threshold,
+        "detectors": [
+            {"name": detector.name, "enabled": detector.enabled, "parameters": parameters.get(detector.name, {})} for detector in asked.detectors
+        ],
+    }
+
+
+def _parameters(detector: DetectorSettings) -> dict[str, Any]:
+    """In a cluster each value is text in JSON, for a structural schema knows no value of any type; text that is none stands for itself."""
+    return {name: _value(value) for name, value in sorted(detector.parameters.items())}
+
+
+def _value(value: Any) -> Any:
+    if not isinstance(value, str):
+        return value
+    try:
+        return json.loads(value)
+    except ValueError:
+        return value

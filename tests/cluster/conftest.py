@@ -1,0 +1,57 @@
+"""The test cluster, once a run, and the chart installed on it.
+
+DAEMONEYE_CLUSTER=keep leaves it running for the next run (developers); `make cluster-down` ends it.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Generator, Iterator
+
+import pytest
+
+from tests.cluster.harness import leftovers
+from tests.cluster.harness.cluster import NODE, Cluster, CommandError
+
+
+@pytest.fixture(scope="session")
+def cluster() -> Iterator[Cluster]:
+    """A cluster that is up; afterwards nothing of it is left, which is checked."""
+    if os.geteuid() != 0:
+        pytest.skip("needs root: make test runs as root where it can")
+    cluster = Cluster()
+    keep = os.environ.get("DAEMONEYE_CLUSTER") == "keep"
+    if not (keep and cluster.processes.running("kubelet")):
+        cluster.down()
+        before = leftovers.snapshot()
+        cluster.up()
+    else:
+        before = {}
+    yield cluster
+    if keep:
+        return
+    cluster.down()
+    after = leftovers.snapshot()
+    left = {kind: found for kind in before if (found := [x for x in after[kind] if x not in before[kind]])}
+    gone = {kind: lost for kind in before if (lost := [x for x in before[kind] if x not in after[kind]])}
+    assert not left, f"the test cluster left on this machine: {left}"
+    assert not gone, f"the test cluster took from this machine: {gone}"
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_makereport(
+    item: pytest.Item, call: pytest.CallInfo[None]
+) -> Generator[None, pytest.TestReport, pytest.TestReport]:
+    """A failed test shows what the cluster says."""
+    report = yield
+    if report.failed and report.when != "teardown" and (cluster := getattr(item, "funcargs", {}).get("cluster")):
+        said = [
+            cluster.kubectl("get", "pods", "--all-namespaces", "--output=wide", check=False),
+            cluster.kubectl("get", "events", "--all-namespaces", "--sort-by=.lastTimestamp", check=False)[-3000:],
+            cluster.kubectl("describe", "node", NODE, check=False)[-1500:],
+        ]
+        report.sections.append(("cluster", "\n".join(said)))
+    return report
+
+
+__all__ = ["CommandError", "cluster"]

@@ -1,0 +1,174 @@
+"""The chart installed on the test cluster as a user installs it, and what a test asks of it.
+
+Responsible for images (built by scripts/images.sh), `helm install` and its end; not for the cluster (`tests.cluster.harness`).
+"""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
+from pathlib import Path
+from typing import Any, Final, TypeVar
+
+from tests.cluster.harness import images
+
+T = TypeVar("T")
+
+REPOSITORY: Final = Path(__file__).parents[2]
+CHART: Final = REPOSITORY / "charts" / "daemoneye"
+VICTIM: Final = "daemoneye-test/victim:1"
+PINS: Final = Path("/sys/fs/bpf/daemoneye")
+SPOOL: Final = Path("/var/lib/daemoneye")
+# Small, so that several things fit a small machine; nothing else differs from a user's installation.
+VALUES: Final = (
+    "image.tag=dev",
+    "image.pullPolicy=Never",
+    "nats.storage.enabled=false",
+    "clusterName=test",
+)
+
+
+def wait(what: str, condition: Callable[[], T], seconds: float = 90.0, every: float = 0.25) -> T:
+    """The condition's first true value; fails with `what` when the time is over. A condition that raises is not true yet."""
+    deadline = time.monotonic() + seconds
+    trouble: Exception | None = None
+    while True:
+        try:
+            if value := condition():
+                return value
+            trouble = None
+        except (AssertionError, KeyError, IndexError, ValueError, RuntimeError, subprocess.SubprocessError) as error:
+            trouble = error
+        if time.monotonic() > deadline:
+            raise AssertionError(f"not within {seconds:g} s: {what}" + (f" (last: {trouble!r})" if trouble else ""))
+        time.sleep(every)
+
+
+def build_images(*names: str) -> list[Path]:
+    """Archives of the images; quick when nothing changed."""
+    done = subprocess.run([REPOSITORY / "scripts" / "images.sh", *names], check=True, stdout=subprocess.PIPE, text=True)
+    return [Path(word) for line in done.stdout.splitlines() for word in line.split() if word.endswith(".tar")]
+
+
+class Release:
+    """One installation."""
+
+    def __init__(self, cluster: Any, name: str = "daemoneye", namespace: str = "daemoneye") -> None:
+        self.cluster = cluster
+        self.name = name
+        self.namespace = namespace
+
+    # ── helm ────────────────────────────────────────────────────────────────────────────────────────────────────────
+
+    def prepare(self) -> None:
+        """What docs/install.md asks for before `helm install`: a namespace in which privileged pods may run."""
+        self.cluster.apply(
+            json.dumps(
+                {
+                    "apiVersion": "v1",
+                    "kind": "Namespace",
+                    "metadata": {
+                        "name": self.namespace,
+                        "labels": {"pod-security.kubernetes.io/enforce": "privileged"},
+                    },
+                }
+            )
+        )
+
+    def install(self, *values: str, chart: Path = CHART) -> None:
+        """`helm upgrade --install --wait`, then wait until everything that needs the operator's Secrets is ready, too."""
+        sets = [word for value in (*VALUES, *values) for word in ("--set", value)]
+        self.cluster.helm(
+            "upgrade", "--install", self.name, str(chart), "--namespace", self.namespace, "--wait", "--timeout", "180s", *sets
+        )  # fmt: skip
+
+    def uninstall(self) -> None:
+        """`helm uninstall --wait`."""
+        self.cluster.helm("uninstall", self.name, "--namespace", self.namespace, "--wait", "--timeout", "180s")
+
+    # ── objects ─────────────────────────────────────────────────────────────────────────────────────────────────────
+
+    def items(self, kind: str, namespace: str | None = None, selector: str = "") -> list[dict[str, Any]]:
+        """Objects of one kind; those of all namespaces without one."""
+        where = ["--namespace", namespace] if namespace else ["--all-namespaces"]
+        chosen = ["--selector", selector] if selector else []
+        return json.loads(self.cluster.kubectl("get", kind, *where, *chosen, "-o", "json"))["items"]
+
+    def policy(self, name: str, **spec: Any) -> dict[str, Any]:
+        """Apply a policy; the object."""
+        value = {
+            "apiVersion": "daemoneye.io/v1alpha1",
+            "kind": "DaemonEyePolicy",
+            "metadata": {"name": name},
+            "spec": spec,
+        }
+        self.cluster.apply(json.dumps(value))
+        return value
+
+    def condition(self, policy: str, kind: str) -> dict[str, Any]:
+        """One condition of a policy, for the generation that it has now; empty while the operator has not seen it."""
+        value = self.cluster.get("daemoneyepolicy", policy)
+        for condition in value.get("status", {}).get("conditions", ()):
+            if condition["type"] == kind and condition.get("observedGeneration") == value["metadata"]["generation"]:
+                return condition
+        return {}
+
+    def wait_ready(self, policy: str, seconds: float = 120.0) -> None:
+        """Wait until every selected node runs the policy as it is now."""
+        wait(f"policy {policy} Ready", lambda: self.condition(policy, "Ready").get("status") == "True", seconds)
+
+    def findings(self, namespace: str, **subject: str) -> list[dict[str, Any]]:
+        """Finding objects of a namespace whose subject has these values."""
+        found = self.items("findings.daemoneye.io", namespace)
+        return [f for f in found if all(f["spec"]["subject"].get(k) == v for k, v in subject.items())]
+
+    def sensor_pods(self) -> list[dict[str, Any]]:
+        """The DaemonSet's pods."""
+        return self.items("pods", self.namespace, "app.kubernetes.io/component=sensor")
+
+    @contextmanager
+    def pod(
+        self, name: str, namespace: str, *command: str, labels: dict[str, str] | None = None
+    ) -> Iterator[dict[str, Any]]:
+        """A running pod that does something of tests/cluster/victim.c; gone afterwards."""
+        value = {
+            "apiVersion": "v1",
+            "kind": "Pod",
+            "metadata": {"name": name, "namespace": namespace, "labels": labels or {}},
+            "spec": {
+                "terminationGracePeriodSeconds": 1,
+                "containers": [
+                    {"name": "main", "image": VICTIM, "imagePullPolicy": "Never", "command": ["/victim", *command]}
+                ],
+            },
+        }
+        self.cluster.apply(json.dumps(value))
+        try:
+            self.cluster.kubectl("wait", "--for=condition=Ready", f"pod/{name}", "-n", namespace, "--timeout=90s")
+            yield self.cluster.get("pod", name, namespace)
+        finally:
+            with suppress(Exception):
+                self.cluster.kubectl("delete", "pod", name, "-n", namespace, "--wait=true", "--timeout=60s")
+
+    @contextmanager
+    def namespace_of_tests(self, name: str, labels: dict[str, str] | None = None) -> Iterator[str]:
+        """A namespace; gone afterwards."""
+        self.cluster.apply(
+            json.dumps({"apiVersion": "v1", "kind": "Namespace", "metadata": {"name": name, "labels": labels or {}}})
+        )
+        # The default service account is made a moment after the namespace.
+        wait("service account default", lambda: self.cluster.get("serviceaccount", "default", name))
+        try:
+            yield name
+        finally:
+            with suppress(Exception):
+                self.cluster.kubectl("delete", "namespace", name, "--wait=true", "--timeout=90s")
+
+
+def victim_image(directory: Path) -> Path:
+    """Archive of the image that the test pods run."""
+    binary = images.compile_static(Path(__file__).with_name("victim.c"), directory / "victim")
+    return images.archive(directory / "victim.tar", VICTIM, {"/victim": binary}, ["/victim"])
