@@ -30,7 +30,13 @@ _HOST_PATH: Final = r"^/[^\x00:]*$"
 
 class _Model(BaseModel):
     model_config = ConfigDict(
-        alias_generator=to_camel, allow_inf_nan=False, extra="forbid", frozen=True, strict=True, validate_by_alias=True, validate_by_name=True
+        alias_generator=to_camel,
+        allow_inf_nan=False,
+        extra="forbid",
+        frozen=True,
+        strict=True,
+        validate_by_alias=True,
+        validate_by_name=True,
     )
 
 
@@ -43,12 +49,18 @@ class SecretRef(_Model):
 class Nats(_Model):
     """Where the broker is."""
 
-    url: str = Field(description="Address of the broker.", pattern=r"^(tls|nats)://[^\s/]+$", examples=["tls://daemoneye-nats.daemoneye.svc:4222"])
+    url: str = Field(
+        description="Address of the broker.",
+        pattern=r"^(tls|nats)://[^\s/]+$",
+        examples=["tls://daemoneye-nats.daemoneye.svc:4222"],
+    )
     external: bool = Field(
-        default=False, description="Whether the broker is the user's own: then its users and certificates are not the operator's. Off by default."
+        default=False,
+        description="Whether the broker is the user's own: then its users and certificates are not the operator's. Off by default.",
     )
     tls_secret_ref: SecretRef | None = Field(
-        default=None, description="Secret with the key `ca.crt` of an external broker. None by default, which means the system's authorities."
+        default=None,
+        description="Secret with the key `ca.crt` of an external broker. None by default, which means the system's authorities.",
     )
     credentials_secret_ref: SecretRef | None = Field(
         default=None,
@@ -59,19 +71,33 @@ class Nats(_Model):
 class Streams(_Model):
     """How much of what the broker keeps."""
 
-    events_max_bytes: int = Field(default=4 * _GIB, description="Bytes of events kept in each shard. 4 GiB by default.", ge=16 * _MIB)
-    events_max_age: int = Field(default=_DAY, description="Seconds that events are kept. 86400 by default, a day.", ge=60)
+    events_max_bytes: int = Field(
+        default=4 * _GIB, description="Bytes of events kept in each shard. 4 GiB by default.", ge=16 * _MIB
+    )
+    events_max_age: int = Field(
+        default=_DAY, description="Seconds that events are kept. 86400 by default, a day.", ge=60
+    )
     findings_max_bytes: int = Field(default=_GIB, description="Bytes of findings kept. 1 GiB by default.", ge=_MIB)
-    findings_max_age: int = Field(default=30 * _DAY, description="Seconds that findings are kept. 2592000 by default, 30 days.", ge=60)
-    replicas: Literal[1, 3, 5] = Field(default=1, description="Copies of each stream, at most as many as the broker has servers. 1 by default.")
+    findings_max_age: int = Field(
+        default=30 * _DAY, description="Seconds that findings are kept. 2592000 by default, 30 days.", ge=60
+    )
+    replicas: Literal[1, 3, 5] = Field(
+        default=1, description="Copies of each stream, at most as many as the broker has servers. 1 by default."
+    )
 
 
 class HostPaths(_Model):
     """Paths of the node that the sensor sees."""
 
-    bpffs: str = Field(default="/sys/fs/bpf", description="The BPF file system, which must be mounted. /sys/fs/bpf by default.", pattern=_HOST_PATH)
+    bpffs: str = Field(
+        default="/sys/fs/bpf",
+        description="The BPF file system, which must be mounted. /sys/fs/bpf by default.",
+        pattern=_HOST_PATH,
+    )
     spool: str = Field(
-        default="/var/lib/daemoneye", description="Where the sensor keeps its spool; made if missing. /var/lib/daemoneye by default.", pattern=_HOST_PATH
+        default="/var/lib/daemoneye",
+        description="Where the sensor keeps its spool; made if missing. /var/lib/daemoneye by default.",
+        pattern=_HOST_PATH,
     )
     runtime_tasks: str = Field(
         default="/run/containerd/io.containerd.runtime.v2.task",
@@ -83,34 +109,49 @@ class HostPaths(_Model):
 class Resources(_Model):
     """Requests and limits of the sensor's container, by resource; both are always set."""
 
-    requests: dict[str, str] = Field(default={"cpu": "100m", "memory": "256Mi"}, description="What is reserved. 100m and 256Mi by default.")
+    requests: dict[str, str] = Field(
+        default={"cpu": "100m", "memory": "256Mi"}, description="What is reserved. 100m and 256Mi by default."
+    )
     limits: dict[str, str] = Field(
-        default={"cpu": "2", "memory": "1Gi"}, description="What is never exceeded. 2 CPUs, which compiling the programs needs, and 1Gi by default."
+        default={"cpu": "2", "memory": "1Gi"},
+        description="What is never exceeded. 2 CPUs, which compiling the programs needs, and 1Gi by default.",
     )
 
 
 class Rings(_Model):
     """Sizes of the kernel's rings, in bytes; rounded up to a power of two."""
 
-    exec_bytes: int = Field(default=4 * _MIB, description="Ring of process starts. 4 MiB by default.", ge=65_536, le=_GIB)
-    process_bytes: int = Field(default=2 * _MIB, description="Ring of forks, exits and signals. 2 MiB by default.", ge=65_536, le=_GIB)
+    exec_bytes: int = Field(
+        default=4 * _MIB, description="Ring of process starts. 4 MiB by default.", ge=65_536, le=_GIB
+    )
+    process_bytes: int = Field(
+        default=2 * _MIB, description="Ring of forks, exits and signals. 2 MiB by default.", ge=65_536, le=_GIB
+    )
     blob_bytes: int = Field(default=4 * _MIB, description="Ring of long strings. 4 MiB by default.", ge=65_536, le=_GIB)
 
 
 class Sensor(_Model):
     """The sensors' DaemonSet."""
 
-    image: str = Field(description="Image of the sensor with its tag or digest.", min_length=1, max_length=1024, examples=["daemoneye/sensor:0.1.0"])
+    image: str = Field(
+        description="Image of the sensor with its tag or digest.",
+        min_length=1,
+        max_length=1024,
+        examples=["daemoneye/sensor:0.1.0"],
+    )
     image_pull_policy: Literal["Always", "IfNotPresent", "Never"] = Field(
         default="IfNotPresent", description="When the image is pulled. IfNotPresent by default."
     )
-    image_pull_secrets: list[SecretRef] = Field(default=[], description="Secrets for pulling the image. None by default.", max_length=16)
+    image_pull_secrets: list[SecretRef] = Field(
+        default=[], description="Secrets for pulling the image. None by default.", max_length=16
+    )
     resources: Resources = Field(default=Resources(), description="Requests and limits.")
     tolerations: list[dict[str, Any]] = Field(
         default=[], description="Tolerations beside those that policies ask for. None by default.", max_length=64
     )
     node_selector: dict[str, str] = Field(
-        default={"kubernetes.io/os": "linux"}, description="Labels of the nodes that a sensor may run on. Linux by default."
+        default={"kubernetes.io/os": "linux"},
+        description="Labels of the nodes that a sensor may run on. Linux by default.",
     )
     affinity: dict[str, Any] = Field(default={}, description="Affinity of the sensor's pods. None by default.")
     priority_class_name: str = Field(
@@ -119,29 +160,55 @@ class Sensor(_Model):
         max_length=253,
     )
     privileged: bool = Field(
-        default=False, description="Run the sensor privileged instead of with its list of capabilities, for kernels that refuse those. Off by default."
+        default=False,
+        description="Run the sensor privileged instead of with its list of capabilities, for kernels that refuse those. Off by default.",
     )
-    spool_max_bytes: int = Field(default=_GIB, description="Bytes of disk for the spool on each node. 1 GiB by default.", ge=16 * _MIB)
+    spool_max_bytes: int = Field(
+        default=_GIB, description="Bytes of disk for the spool on each node. 1 GiB by default.", ge=16 * _MIB
+    )
     host_paths: HostPaths = Field(default=HostPaths(), description="Paths of the node that the sensor sees.")
     update_max_unavailable: int | str = Field(
-        default="10%", description="Nodes whose sensor is replaced at once, a number or a percentage. 10% by default.", union_mode="left_to_right"
+        default="10%",
+        description="Nodes whose sensor is replaced at once, a number or a percentage. 10% by default.",
+        union_mode="left_to_right",
     )
     termination_grace_period_seconds: int = Field(
-        default=30, description="Seconds that a sensor has to send what its spool holds before it ends. 30 by default.", ge=1, le=600
+        default=30,
+        description="Seconds that a sensor has to send what its spool holds before it ends. 30 by default.",
+        ge=1,
+        le=600,
     )
-    status_interval_seconds: int = Field(default=10, description="Seconds between two heartbeats of a sensor. 10 by default.", ge=1, le=300)
+    status_interval_seconds: int = Field(
+        default=10, description="Seconds between two heartbeats of a sensor. 10 by default.", ge=1, le=300
+    )
     rings: Rings = Field(default=Rings(), description="Sizes of the kernel's rings.")
-    pod_annotations: dict[str, str] = Field(default={}, description="Annotations of the sensor's pods. None by default.")
-    pod_labels: dict[str, str] = Field(default={}, description="Labels of the sensor's pods beside DaemonEye's own. None by default.")
+    pod_annotations: dict[str, str] = Field(
+        default={}, description="Annotations of the sensor's pods. None by default."
+    )
+    pod_labels: dict[str, str] = Field(
+        default={}, description="Labels of the sensor's pods beside DaemonEye's own. None by default."
+    )
 
 
 class Findings(_Model):
     """Bounds of Finding objects."""
 
-    max_objects: int = Field(default=1000, description="Finding objects kept; the one seen longest ago goes first. 1000 by default.", ge=1, le=20_000)
-    max_age: int = Field(default=7 * _DAY, description="Seconds after it was last seen that a Finding is kept. 604800 by default, a week.", ge=60)
+    max_objects: int = Field(
+        default=1000,
+        description="Finding objects kept; the one seen longest ago goes first. 1000 by default.",
+        ge=1,
+        le=20_000,
+    )
+    max_age: int = Field(
+        default=7 * _DAY,
+        description="Seconds after it was last seen that a Finding is kept. 604800 by default, a week.",
+        ge=60,
+    )
     creations_per_minute: int = Field(
-        default=60, description="New Finding objects a minute; what is beyond is counted as suppressed. 60 by default.", ge=1, le=6000
+        default=60,
+        description="New Finding objects a minute; what is beyond is counted as suppressed. 60 by default.",
+        ge=1,
+        le=6000,
     )
 
 
@@ -152,14 +219,22 @@ class OperatorSettings(_Model):
     namespace: str = Field(description="Namespace of the release.", pattern=_NAME, max_length=63)
     fullname: str = Field(description="Beginning of every object's name.", pattern=_NAME, max_length=40)
     version: str = Field(default="", description="Version of DaemonEye, for labels. Empty by default.", max_length=63)
-    cluster_name: str = Field(default="", description="Name of the cluster, for display only. Empty by default.", max_length=253)
+    cluster_name: str = Field(
+        default="", description="Name of the cluster, for display only. Empty by default.", max_length=253
+    )
     nats: Nats = Field(description="Where the broker is.")
-    shards: int = Field(default=1, description="Number of streams that events are spread over. 1 by default.", ge=1, le=64)
+    shards: int = Field(
+        default=1, description="Number of streams that events are spread over. 1 by default.", ge=1, le=64
+    )
     streams: Streams = Field(default=Streams(), description="How much of what the broker keeps.")
     sensor: Sensor = Field(description="The sensors' DaemonSet.")
     findings: Findings = Field(default=Findings(), description="Bounds of Finding objects.")
-    resync_seconds: int = Field(default=60, description="Seconds after which everything is looked at again. 60 by default.", ge=5, le=3600)
-    log_level: Literal["debug", "info", "warning", "error"] = Field(default="info", description="Least level of log lines. info by default.")
+    resync_seconds: int = Field(
+        default=60, description="Seconds after which everything is looked at again. 60 by default.", ge=5, le=3600
+    )
+    log_level: Literal["debug", "info", "warning", "error"] = Field(
+        default="info", description="Least level of log lines. info by default."
+    )
 
 
 def load(path: Path) -> OperatorSettings:
@@ -206,8 +281,18 @@ def _beyond_types(settings: OperatorSettings) -> list[Problem]:
             for name, value in quantities.items()
             if not re.fullmatch(_QUANTITY, value)
         ]
-        problems += [Problem(Mark(), f"{place}.{name}", "is missing: it is always set") for name in ("cpu", "memory") if name not in quantities]
+        problems += [
+            Problem(Mark(), f"{place}.{name}", "is missing: it is always set")
+            for name in ("cpu", "memory")
+            if name not in quantities
+        ]
     unavailable = sensor.update_max_unavailable
     if not re.fullmatch(r"[1-9]\d{0,4}|([1-9]\d?|100)%", str(unavailable)):
-        problems.append(Problem(Mark(), "sensor.updateMaxUnavailable", f"is {unavailable!r}: write a number from 1 on, or a percentage such as 10%"))
+        problems.append(
+            Problem(
+                Mark(),
+                "sensor.updateMaxUnavailable",
+                f"is {unavailable!r}: write a number from 1 on, or a percentage such as 10%",
+            )
+        )
     return problems

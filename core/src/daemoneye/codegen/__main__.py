@@ -16,7 +16,6 @@ FILES: Final[dict[str, Callable[[], str]]] = {
     "docs/reference/api.md": apireference.fields,
     "docs/reference/conditions.md": apireference.reasons,
     **crd.files("crds"),
-    **crd.files("charts/daemoneye/crds-yaml"),
 }
 """Path in the repository → what makes its text. A new generated file is one line here."""
 

@@ -11,14 +11,10 @@ policies   objects of the API → ``Policy``, or one message that says all that 
 merge      policies that meet → one ``NodeConfig``, and who is refused
 selection  policies and nodes → ``Plan``: which node runs which configuration
 daemonset  settings → DaemonSet and ConfigMap of the sensors
+answers    what nodes say to one policy
 nodes      heartbeats → what each node last said
 analytics  policies → analytics' configuration
-findings   findings → Finding objects, bounded in number, age and rate of creation
-event      a finding → the Kubernetes Event on its pod
-exception  DetectionException objects → which findings are kept silent; their status
-tally      Finding objects → counts and newest of each policy
-status     all of the above → a policy's conditions
-peer       FederationPeer → its status
+findingobject a finding → the object's name, namespace and spec
 clock      times as the API writes them
 ========== ==================================================================================================
 """

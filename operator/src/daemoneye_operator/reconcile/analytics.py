@@ -57,7 +57,8 @@ def _policy(policy: Policy, parameters: dict[str, dict[str, Any]]) -> dict[str, 
         "behavioral": asked.enable_behavioral_analysis,
         "anomaly_threshold": asked.anomaly_threshold,
         "detectors": [
-            {"name": detector.name, "enabled": detector.enabled, "parameters": parameters.get(detector.name, {})} for detector in asked.detectors
+            {"name": detector.name, "enabled": detector.enabled, "parameters": parameters.get(detector.name, {})}
+            for detector in asked.detectors
         ],
     }
 

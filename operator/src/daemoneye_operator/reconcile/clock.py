@@ -28,7 +28,9 @@ def seconds(text: str) -> float:
     Raises:
         ValueError: It is no such time, or names no zone.
     """
-    time = datetime.fromisoformat(_FRACTION.sub(lambda match: f".{match[1][:6]:0<6}", text.strip().upper().replace("Z", "+00:00")))
+    time = datetime.fromisoformat(
+        _FRACTION.sub(lambda match: f".{match[1][:6]:0<6}", text.strip().upper().replace("Z", "+00:00"))
+    )
     if time.tzinfo is None:
         raise ValueError(f"{text!r} names no time zone")
     return time.timestamp()

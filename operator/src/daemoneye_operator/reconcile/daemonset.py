@@ -47,7 +47,11 @@ def labels(settings: OperatorSettings) -> dict[str, str]:
 
 def selector_labels(settings: OperatorSettings) -> dict[str, str]:
     """Labels that select the sensor's pods. Frozen for ever: a DaemonSet's selector cannot be changed."""
-    return {"app.kubernetes.io/name": "daemoneye", "app.kubernetes.io/instance": settings.release, "app.kubernetes.io/component": COMPONENT}
+    return {
+        "app.kubernetes.io/name": "daemoneye",
+        "app.kubernetes.io/instance": settings.release,
+        "app.kubernetes.io/component": COMPONENT,
+    }
 
 
 def name(settings: OperatorSettings) -> str:
@@ -108,7 +112,11 @@ def desired_configmap(settings: OperatorSettings, cluster_uid: str, owner: Mappi
 
 
 def desired_daemonset(
-    settings: OperatorSettings, tolerations: Sequence[Mapping[str, Any]], owner: Mapping[str, Any] | None, *, config_hash: str = ""
+    settings: OperatorSettings,
+    tolerations: Sequence[Mapping[str, Any]],
+    owner: Mapping[str, Any] | None,
+    *,
+    config_hash: str = "",
 ) -> dict[str, Any]:
     """The DaemonSet.
 
@@ -132,7 +140,10 @@ def desired_daemonset(
         "spec": {
             "selector": {"matchLabels": selector_labels(settings)},
             # Two sensors of one installation on a node would take each other's rings: no surge.
-            "updateStrategy": {"type": "RollingUpdate", "rollingUpdate": {"maxUnavailable": sensor.update_max_unavailable, "maxSurge": 0}},
+            "updateStrategy": {
+                "type": "RollingUpdate",
+                "rollingUpdate": {"maxUnavailable": sensor.update_max_unavailable, "maxSurge": 0},
+            },
             "revisionHistoryLimit": 3,
             "template": template,
         },

@@ -100,13 +100,18 @@ def _admit(policies: Sequence[Policy], sections: Iterable[str], limit: int) -> t
     effective: list[Policy] = []
     refused: dict[str, Refusal] = {}
     for policy in sorted(policies, key=lambda policy: policy.age):
-        opinions = {(section, name): value for section in sections for name, value in _opinions(getattr(policy.spec, section), section)}
+        opinions = {
+            (section, name): value
+            for section in sections
+            for name, value in _opinions(getattr(policy.spec, section), section)
+        }
         clash = next((place for place, value in opinions.items() if place in held and held[place][0] != value), None)
         if clash is not None:
             refused[policy.uid] = _conflict(policy, clash, opinions[clash], *held[clash])
         elif len(effective) >= limit:
             refused[policy.uid] = Refusal(
-                TOO_MANY, f"{limit} older policies are effective on the same node, which is the most: delete one, or let nodeSelector part them"
+                TOO_MANY,
+                f"{limit} older policies are effective on the same node, which is the most: delete one, or let nodeSelector part them",
             )
         else:
             effective.append(policy)
@@ -118,7 +123,11 @@ def _admit(policies: Sequence[Policy], sections: Iterable[str], limit: int) -> t
 def _opinions(section_value: BaseModel, section: str) -> Iterable[tuple[str, Any]]:
     for name, rule in _rules(type(section_value)).items():
         value = getattr(section_value, name)
-        if rule == "singleton" and value != type(section_value).model_fields[name].default and _counts(section_value, section, name):
+        if (
+            rule == "singleton"
+            and value != type(section_value).model_fields[name].default
+            and _counts(section_value, section, name)
+        ):
             yield name, value
 
 
@@ -129,7 +138,9 @@ def _counts(section_value: BaseModel, section: str, name: str) -> bool:
 
 def _rules(model: type[BaseModel]) -> dict[str, str]:
     extras = {name: info.json_schema_extra for name, info in model.model_fields.items()}
-    return {name: str(extra[MERGE_KEY]) for name, extra in extras.items() if isinstance(extra, dict) and MERGE_KEY in extra}
+    return {
+        name: str(extra[MERGE_KEY]) for name, extra in extras.items() if isinstance(extra, dict) and MERGE_KEY in extra
+    }
 
 
 def _items(value: Any) -> Iterable[Any]:
@@ -148,7 +159,9 @@ def _conflict(policy: Policy, place: tuple[str, str], mine: Any, theirs: Any, ot
         "make them equal, remove one of the two, or let nodeSelector part the policies"
     )
     if section in _CLUSTER:
-        message = message.removesuffix(", or let nodeSelector part the policies").replace("equal, remove", "equal or remove")
+        message = message.removesuffix(", or let nodeSelector part the policies").replace(
+            "equal, remove", "equal or remove"
+        )
     return Refusal(CONFLICT, message, path, other)
 
 

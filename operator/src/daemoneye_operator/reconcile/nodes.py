@@ -12,7 +12,7 @@ from dataclasses import dataclass, field
 from typing import Any, Final, Self
 
 from daemoneye import subjects
-from daemoneye.errors import CorruptData
+from daemoneye.errors import ConfigError, CorruptData
 from daemoneye.nodeconfig import NodeAnswer
 
 MAX_HEARTBEAT: Final = 256 * 1024
@@ -61,9 +61,14 @@ class NodeReport:
             config: Mapping[str, Any] | None = value.get("config")
             answer = NodeAnswer() if config is None else NodeAnswer.from_json(config)
             return cls(
-                node, received, answer, str(value.get("state", ""))[:32], str(value.get("version") or "")[:64], str(value.get("error") or "")[:_TEXT]
+                node,
+                received,
+                answer,
+                str(value.get("state", ""))[:32],
+                str(value.get("version") or "")[:64],
+                str(value.get("error") or "")[:_TEXT],
             )
-        except (ValueError, TypeError, AttributeError, RecursionError, subjects.ConfigError) as error:
+        except (ValueError, TypeError, AttributeError, RecursionError, ConfigError) as error:
             raise CorruptData(f"not a heartbeat: {error}", where=subject) from error
 
 

@@ -61,7 +61,9 @@ class Policy:
         except ValidationError as error:
             raise ConfigError(_message(error, spec)) from None
         meta = obj["metadata"]
-        return cls(meta["name"], meta.get("uid", ""), meta.get("generation", 0), meta.get("creationTimestamp") or "", parsed)
+        return cls(
+            meta["name"], meta.get("uid", ""), meta.get("generation", 0), meta.get("creationTimestamp") or "", parsed
+        )
 
 
 @dataclass(frozen=True, slots=True)

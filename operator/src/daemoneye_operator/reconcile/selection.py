@@ -19,7 +19,8 @@ Labels = Mapping[str, str]
 
 # What the DaemonSet controller lets its pods tolerate by itself.
 _ALWAYS: Final = frozenset(
-    f"node.kubernetes.io/{name}" for name in ("not-ready", "unreachable", "disk-pressure", "memory-pressure", "pid-pressure", "unschedulable")
+    f"node.kubernetes.io/{name}"
+    for name in ("not-ready", "unreachable", "disk-pressure", "memory-pressure", "pid-pressure", "unschedulable")
 )
 
 
@@ -76,7 +77,10 @@ def plan(policies: Sequence[Policy], nodes: Mapping[str, Labels]) -> Plan:
         configs=configs,
         nodes=dict(sorted(placed.items())),
         selected={uid: tuple(sorted(names)) for uid, names in selected.items()},
-        refused={uid: Refused(tuple(sorted(name for name, _ in places)), min(places, key=lambda place: place[0])[1]) for uid, places in refused.items()},
+        refused={
+            uid: Refused(tuple(sorted(name for name, _ in places)), min(places, key=lambda place: place[0])[1])
+            for uid, places in refused.items()
+        },
     )
 
 
@@ -93,7 +97,9 @@ def tolerations(policies: Iterable[Policy]) -> list[dict[str, Any]]:
     return sorted(values, key=lambda value: sorted((key, str(content)) for key, content in value.items()))
 
 
-def sensor_nodes(nodes: Iterable[Mapping[str, Any]], node_selector: Labels, tolerated: Sequence[Mapping[str, Any]]) -> dict[str, Labels]:
+def sensor_nodes(
+    nodes: Iterable[Mapping[str, Any]], node_selector: Labels, tolerated: Sequence[Mapping[str, Any]]
+) -> dict[str, Labels]:
     """Labels by name of the nodes that the DaemonSet has a pod for: what `plan` is to be asked about.
 
     Args:
@@ -129,6 +135,9 @@ def _tolerates(taint: Mapping[str, Any], tolerated: Sequence[Mapping[str, Any]])
     return any(
         toleration.get("effect", "") in ("", effect)
         and toleration.get("key", "") in ("", key)
-        and (toleration.get("operator") == "Exists" or (bool(toleration.get("key")) and toleration.get("value", "") == taint.get("value", "")))
+        and (
+            toleration.get("operator") == "Exists"
+            or (bool(toleration.get("key")) and toleration.get("value", "") == taint.get("value", ""))
+        )
         for toleration in tolerated
     )

@@ -23,6 +23,12 @@ KIND: Final = "DaemonEyePolicy"
 _DAY: Final = 86_400
 _WEEK: Final = 7 * _DAY
 
+# In CEL; a default of an object is checked before the defaults in it are there, hence all the has().
+_HAS_PEER: Final = (
+    "!(has(self.enableFederation) && self.enableFederation) || has(self.primaryEndpoint)"
+    " || (has(self.regionalEndpoints) && size(self.regionalEndpoints) > 0)"
+)
+
 ConflictResolution = Literal["PrimaryWins", "TimestampWins", "ManualReview"]
 
 Endpoint = Annotated[str, StringConstraints(pattern=r"^[a-z][a-z0-9+.-]*://[^\s/]\S*$", max_length=2048)]
@@ -122,8 +128,7 @@ class Federation(Model):
     model_config = ConfigDict(
         json_schema_extra=rules(
             (
-                "!(has(self.enableFederation) && self.enableFederation) || has(self.primaryEndpoint)"
-                " || (has(self.regionalEndpoints) && size(self.regionalEndpoints) > 0)",
+                _HAS_PEER,
                 "enableFederation is on, but no peer is named: add an endpoint, of the primary or of a region",
             )
         )
