@@ -11,8 +11,9 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, field
 from typing import Any, Final
 
 from daemoneye.errors import CorruptData
@@ -27,26 +28,32 @@ MAX_ARGV: Final = 4 * 1024
 _MAX_ITEMS: Final = 32
 _MAX_READ: Final = 4 * MAX_BYTES
 _CUT: Final = "…"
+_NAME: Final = re.compile(r"[A-Za-z0-9.-]{1,253}")
+_CLIPPED: Final = (
+    "node", "workload", "container_id", "pod_uid", "exe", "namespace", "pod", "container", "image", "owner_kind", "owner_name",
+)  # fmt: skip
 
 
 @dataclass(frozen=True, slots=True)
 class _Limits:
-    """Characters of a text, bytes of argv (of the subject, of its ancestors), processes in the tree, items of a list."""
+    """Characters of a text, bytes of argv (of the subject, of its ancestors), processes in the tree, items of a list, labels, policies."""
 
     text: int = 1024
     argv: int = MAX_ARGV
     tree_argv: int = MAX_ARGV
     tree: int = 16
     items: int = _MAX_ITEMS
+    labels: int = 128
+    policies: int = 64
 
 
 # The last one fits whatever the texts are: JSON needs up to twelve bytes for a character.
 _NARROWER: Final = (
     _Limits(tree_argv=256),
-    _Limits(text=256, tree_argv=64),
-    _Limits(text=256, argv=2048, tree_argv=64, tree=3, items=8),
-    _Limits(text=64, argv=512, tree_argv=16, tree=2, items=4),
-    _Limits(text=32, argv=64, tree_argv=16, tree=1, items=4),
+    _Limits(text=256, tree_argv=64, labels=32),
+    _Limits(text=256, argv=2048, tree_argv=64, tree=3, items=8, labels=16, policies=32),
+    _Limits(text=64, argv=512, tree_argv=16, tree=2, items=4, labels=4, policies=16),
+    _Limits(text=32, argv=64, tree_argv=16, tree=1, items=4, labels=0, policies=4),
 )
 
 
@@ -69,7 +76,10 @@ class Process:
 
 @dataclass(frozen=True, slots=True)
 class Subject:
-    """Who did it. Texts that are not known are empty; `start_time` is RFC 3339, `process_uid` 16 hex digits."""
+    """Who did it. Texts that are not known are empty; `start_time` is RFC 3339, `process_uid` 16 hex digits.
+
+    From `namespace` on it says what Kubernetes knows of the pod: nothing on one machine.
+    """
 
     node: str
     workload: str = ""
@@ -80,6 +90,13 @@ class Subject:
     exe: str = ""
     argv: tuple[str, ...] = ()
     process_uid: str = ""
+    namespace: str = ""
+    pod: str = ""
+    container: str = ""
+    image: str = ""
+    labels: Mapping[str, str] = field(default_factory=dict)
+    owner_kind: str = ""
+    owner_name: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -113,6 +130,7 @@ class Finding:
         confidence_reasons: Sentences that say what lowers it.
         events: Rows that it rests on.
         process_tree: From the oldest known ancestor to the subject.
+        policies: Names of the policies that the subject belongs to; none on one machine.
 
     Raises:
         ValueError: The severity is unknown, or score or confidence lie outside of 0 to 1.
@@ -133,6 +151,7 @@ class Finding:
     confidence_reasons: tuple[str, ...] = ()
     events: tuple[EventReference, ...] = ()
     process_tree: tuple[Process, ...] = ()
+    policies: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
         """Refuse what no reader could place."""
@@ -169,8 +188,12 @@ class Finding:
             value[name] = _clip(value[name], limits.text)
         for name in ("explanation", "confidence_reasons"):
             value[name] = [_clip(s, limits.text) for s in value[name][: limits.items]]
-        for name in ("node", "workload", "container_id", "pod_uid", "exe"):
+        # Half a name would be another policy's: names stay whole or go.
+        value["policies"] = [name for name in value["policies"] if _NAME.fullmatch(name)][: limits.policies]
+        for name in _CLIPPED:
             value["subject"][name] = _clip(value["subject"][name], limits.text)
+        labels = sorted(self.subject.labels.items())[: limits.labels]
+        value["subject"]["labels"] = {_clip(key, limits.text): _clip(label, limits.text) for key, label in labels}
         value["subject"]["argv"] = _clip_all(self.subject.argv, limits.argv)
         for event in value["events"]:
             event["node"] = _clip(event["node"], limits.text)
@@ -203,6 +226,7 @@ class Finding:
                     Process(int(p["pid"]), str(p["exe"]), tuple(map(str, p["argv"])))
                     for p in value.get("process_tree", ())
                 ),
+                policies=tuple(map(str, value.get("policies", ()))),
             )  # fmt: skip
         except (KeyError, TypeError, ValueError, AttributeError) as error:
             msg = f"not a finding: {error!r}"
@@ -248,7 +272,10 @@ def _subject(value: dict[str, Any]) -> Subject:
         node=str(value["node"]),
         pid=int(value["pid"]),
         argv=tuple(map(str, value["argv"])),
+        labels={str(key): str(label) for key, label in value.get("labels", {}).items()},
         **{name: str(value[name]) for name in texts},
+        # Findings that were stored by the release before have none of these.
+        **{name: str(value.get(name, "")) for name in ("namespace", "pod", "container", "image", "owner_kind", "owner_name")},
     )
 
 

@@ -4,17 +4,23 @@ Responsible for every decision: which configuration a node runs, what the sensor
 become objects. Not for talking to Kubernetes or to the broker: nothing here imports kopf, kubernetes or nats (import-linter holds it to
 that), so every decision is tested without either, and another runtime could drive it.
 
-========== ==================================================================================================
-module     decides
-========== ==================================================================================================
-policies   objects of the API → ``Policy``, or one message that says all that is wrong with one
-merge      policies that meet → one ``NodeConfig``, and who is refused
-selection  policies and nodes → ``Plan``: which node runs which configuration
-daemonset  settings → DaemonSet and ConfigMap of the sensors
-answers    what nodes say to one policy
-nodes      heartbeats → what each node last said
-analytics  policies → analytics' configuration
-findingobject a finding → the object's name, namespace and spec
-clock      times as the API writes them
-========== ==================================================================================================
+============= ==================================================================================================
+module        decides
+============= ==================================================================================================
+policies      objects of the API → ``Policy``, or one message that says all that is wrong with one
+merge         policies that meet → one ``NodeConfig``, and who is refused
+selection     policies and nodes → ``Plan``: which node runs which configuration
+daemonset     settings → DaemonSet and ConfigMap of the sensors
+nodes         heartbeats → what each node last said
+answers       plan and heartbeats → what nodes say to one policy
+status        answers and the rest of the world → a policy's conditions and counts
+analytics     policies → analytics' configuration
+findings      findings → which Finding objects there are, bounded in number, age and rate of creation
+findingobject a finding → its object's name, namespace and spec
+event         a finding → the Kubernetes Event on its pod
+exception     DetectionException objects → which findings are kept silent; their status
+tally         findings → counts and newest of each policy
+peer          FederationPeer → its status
+clock         times as the API writes them
+============= ==================================================================================================
 """

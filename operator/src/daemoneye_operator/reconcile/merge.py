@@ -17,12 +17,14 @@ from typing import Any, Final
 from pydantic import BaseModel
 
 from daemoneye.api.v1alpha1.common import MERGE_KEY, LabelSelector
-from daemoneye.nodeconfig import MAX_POLICIES, NodeConfig, NodePolicy
+from daemoneye.nodeconfig import MAX_BYTES, MAX_POLICIES, NodeConfig, NodePolicy
 from daemoneye_operator.reconcile.policies import Policy
 
 CONFLICT: Final = "Conflict"
 TOO_MANY: Final = "TooManyPolicies"
 
+# The merged sections repeat what policies say, once at most.
+_ROOM: Final = MAX_BYTES // 2
 _NODE: Final = ("kernel_monitoring", "network_monitoring")
 _CLUSTER: Final = ("federation", "stix_taxii", "analytics")
 # A section's settings without an entry of their own are governed by the section's switch, if it has one.
@@ -60,7 +62,8 @@ def merge(policies: Sequence[Policy]) -> Merged:
     In the merged sections a field of rule ``or``, ``max`` or ``singleton`` keeps its name and type; one of rule ``union`` becomes a sorted list
     under its plural (``capture_filters``), in which an empty text stands for what the field's default means. ``scoped`` fields stay with each policy.
     """
-    effective, refused = _admit(policies, _NODE, MAX_POLICIES)
+    admitted, refused = _admit(policies, _NODE, MAX_POLICIES)
+    effective = _fitting(admitted, refused)
     config = NodeConfig(
         policies=tuple(map(_node_policy, effective)),
         kernel=merge_section("kernel_monitoring", effective),
@@ -118,6 +121,21 @@ def _admit(policies: Sequence[Policy], sections: Iterable[str], limit: int) -> t
             for place, value in opinions.items():
                 held.setdefault(place, (value, policy.name))
     return effective, refused
+
+
+def _fitting(admitted: list[Policy], refused: dict[str, Refusal]) -> list[Policy]:
+    """Those that one document holds, oldest first; filters and selectors of 64 policies may be longer than it."""
+    room = _ROOM
+    effective = []
+    for policy in admitted:
+        size = len(NodeConfig((_node_policy(policy),)).encode())
+        if size > room:
+            message = "its selectors and filters and those of older policies on the same node are too long together: shorten them"
+            refused[policy.uid] = Refusal(TOO_MANY, message)
+            continue
+        room -= size
+        effective.append(policy)
+    return effective
 
 
 def _opinions(section_value: BaseModel, section: str) -> Iterable[tuple[str, Any]]:

@@ -1,0 +1,118 @@
+"""The sensor pod."""
+
+import json
+
+from daemoneye_operator.reconcile.daemonset import (
+    CAPABILITIES,
+    checksum,
+    desired_configmap,
+    desired_daemonset,
+    selector_labels,
+)
+from tests.unit.operator.factory import settings
+
+OWNER = {"apiVersion": "apps/v1", "kind": "Deployment", "name": "daemoneye-operator", "uid": "u"}
+
+
+def pod(**sensor):
+    return desired_daemonset(settings(**sensor), [], OWNER)["spec"]["template"]["spec"]
+
+
+def test_the_pod_may_only_what_it_needs():
+    spec = pod()
+    (container,) = spec["containers"]
+    assert spec["hostPID"]
+    assert "hostNetwork" not in spec
+    assert spec["automountServiceAccountToken"] is False
+    assert spec["serviceAccountName"] == "daemoneye-sensor"
+    context = container["securityContext"]
+    assert context["readOnlyRootFilesystem"]
+    assert not context["privileged"]
+    assert context["capabilities"] == {"drop": ["ALL"], "add": list(CAPABILITIES)}
+    assert container["resources"]["limits"].keys() >= {"cpu", "memory"}
+    assert container["resources"]["requests"].keys() >= {"cpu", "memory"}
+    assert not container.keys() & {"ports", "livenessProbe", "readinessProbe"}
+
+
+def test_privileged_is_a_switch():
+    (container,) = pod(privileged=True)["containers"]
+    assert container["securityContext"]["privileged"]
+    assert container["securityContext"]["readOnlyRootFilesystem"]
+    assert "capabilities" not in container["securityContext"]
+    assert "allowPrivilegeEscalation" not in container["securityContext"]
+
+
+def test_the_pod_sees_little_of_the_node():
+    spec = pod()
+    volumes = {volume["name"]: volume for volume in spec["volumes"]}
+    mounts = {mount["name"]: mount for mount in spec["containers"][0]["volumeMounts"]}
+    assert volumes.keys() == mounts.keys()
+    assert {volume["hostPath"]["path"] for volume in volumes.values() if "hostPath" in volume} == {
+        "/sys/fs/bpf",
+        "/var/lib/daemoneye",
+        "/run/containerd/io.containerd.runtime.v2.task",
+    }
+    assert mounts["tasks"]["readOnly"]
+    assert mounts["broker"]["readOnly"]
+    assert volumes["broker"]["secret"]["secretName"] == "daemoneye-broker-sensor"
+
+
+def test_selector_labels_are_frozen_for_ever():
+    daemonset = desired_daemonset(settings(podLabels={"app.kubernetes.io/name": "mine", "team": "x"}), [], OWNER)
+    frozen = {
+        "app.kubernetes.io/name": "daemoneye",
+        "app.kubernetes.io/instance": "eye",
+        "app.kubernetes.io/component": "sensor",
+    }
+    assert selector_labels(settings()) == frozen
+    assert daemonset["spec"]["selector"] == {"matchLabels": frozen}
+    labels = daemonset["spec"]["template"]["metadata"]["labels"]
+    assert labels.items() >= frozen.items()
+    assert labels["team"] == "x"
+
+
+def test_only_tolerations_come_from_policies():
+    gpu, control = {"key": "gpu", "operator": "Exists"}, {"key": "control", "operator": "Exists"}
+    daemonset = desired_daemonset(settings(tolerations=[control]), [gpu, control], OWNER)
+    assert daemonset["spec"]["template"]["spec"]["tolerations"] == [control, gpu]
+
+
+def test_a_new_configuration_replaces_the_pods():
+    configmap = desired_configmap(settings(), "cluster", OWNER)
+    other = desired_configmap(settings(statusIntervalSeconds=20), "cluster", OWNER)
+    assert checksum(configmap) != checksum(other)
+    template = desired_daemonset(settings(), [], OWNER, config_hash=checksum(configmap))["spec"]["template"]
+    assert template["metadata"]["annotations"] == {"daemoneye.io/config-hash": checksum(configmap)}
+
+
+def test_what_the_sensor_is_told():
+    configmap = desired_configmap(settings(spoolMaxBytes=1 << 28), "11-22", OWNER)
+    assert configmap["metadata"]["ownerReferences"] == [OWNER]
+    told = json.loads(configmap["data"]["sensor.json"])
+    assert told["node_env"] == "DAEMONEYE_NODE"
+    assert told["cluster"] == "11-22"
+    assert told["state_dir"] == "/var/lib/daemoneye/daemoneye"
+    assert told["configuration"] == "broker"
+    assert told["spool"] == {"max_bytes": 1 << 28}
+    assert told["nats"] == {
+        "url": "tls://daemoneye-nats.security.svc:4222",
+        "user_file": "/etc/daemoneye/broker/user",
+        "password_file": "/etc/daemoneye/broker/password",
+        "inbox_prefix_file": "/etc/daemoneye/broker/inbox_prefix",
+        "tls": {"ca": "/etc/daemoneye/broker/ca.crt"},
+    }
+
+
+def test_names_pull_secrets_and_rollout():
+    daemonset = desired_daemonset(
+        settings(imagePullSecrets=[{"name": "pull"}], updateMaxUnavailable=2, affinity={"nodeAffinity": {}}), [], None
+    )
+    assert daemonset["metadata"]["name"] == "daemoneye-sensor"
+    assert daemonset["metadata"]["namespace"] == "security"
+    assert "ownerReferences" not in daemonset["metadata"]
+    assert daemonset["spec"]["updateStrategy"]["rollingUpdate"] == {"maxUnavailable": 2, "maxSurge": 0}
+    spec = daemonset["spec"]["template"]["spec"]
+    assert spec["imagePullSecrets"] == [{"name": "pull"}]
+    assert spec["affinity"] == {"nodeAffinity": {}}
+    assert spec["priorityClassName"] == "system-node-critical"
+    assert spec["terminationGracePeriodSeconds"] == 30
