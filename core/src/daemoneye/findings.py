@@ -275,7 +275,10 @@ def _subject(value: dict[str, Any]) -> Subject:
         labels={str(key): str(label) for key, label in value.get("labels", {}).items()},
         **{name: str(value[name]) for name in texts},
         # Findings that were stored by the release before have none of these.
-        **{name: str(value.get(name, "")) for name in ("namespace", "pod", "container", "image", "owner_kind", "owner_name")},
+        **{
+            name: str(value.get(name, ""))
+            for name in ("namespace", "pod", "container", "image", "owner_kind", "owner_name")
+        },
     )
 
 
