@@ -52,7 +52,11 @@ class Cluster:
 
     def kubectl(self, *arguments: str, input: str | None = None, check: bool = True) -> str:  # noqa: A002 - subprocess' own name
         """Output of kubectl; with `check=False` output and error of one that may fail."""
-        return self._run([binaries.tool("kubectl"), "--kubeconfig", self.kubeconfig, *arguments], input, check=check)
+        # What kubectl keeps in the home directory is by address, and another cluster had this one before.
+        cache = f"--cache-dir={self.state / 'kubectl-cache'}"
+        return self._run(
+            [binaries.tool("kubectl"), "--kubeconfig", self.kubeconfig, cache, *arguments], input, check=check
+        )
 
     def helm(self, *arguments: str, check: bool = True) -> str:
         """Output of helm."""

@@ -53,7 +53,9 @@ def test_all_is_well():
         "CaptureHealthy": ("True", "CaptureOff"),
         "AnalyticsAvailable": ("True", "AsAsked"),
     }
-    assert value["sensors"] == {"desired": 8, "ready": 8, "display": "8/8", "refused": 0}
+    assert value["sensors"] == {
+        "desired": 8, "ready": 8, "display": "8/8", "refused": 0, "firstRefusedNode": "", "refusedReason": "", "refusedMessage": "",
+    }  # fmt: skip
     assert value["observedGeneration"] == 3
     assert {each["observedGeneration"] for each in value["conditions"]} == {3}
     assert {each["lastTransitionTime"] for each in value["conditions"]} == {"2027-01-15T08:00:00Z"}
@@ -296,3 +298,13 @@ def test_no_message_is_longer_than_an_api_server_takes():
 
 def test_every_type_is_set_from_the_first_visit():
     assert told(status(policy(), without=NODES)).keys() == conditions.TYPES["DaemonEyePolicy"].keys()
+
+
+@pytest.mark.parametrize(
+    "change", [{}, {"node-1": {"state": REFUSED, "reason": "BadProgram", "message": "x"}}], ids=["well", "refused"]
+)
+def test_a_status_is_what_the_api_server_gives_back(change):
+    """Defaults that the API server fills in would make every look a write."""
+    for value in (status(policy(), change=change), invalid_status(policy_object(), "x", NOW)):
+        model = PolicyStatus.model_validate(value, by_alias=True, by_name=False)
+        assert not changed(model.model_dump(mode="json", by_alias=True, exclude_none=True), value)

@@ -157,13 +157,13 @@ def invalid_status(obj: Mapping[str, Any], message: str, now: float) -> dict[str
         condition(kind, None, "InvalidSpec", "The policy is not in effect, for its spec is invalid.")
         for kind in _TYPES[1:]
     ]
-    status: dict[str, Any] = {
+    return {
         "observedGeneration": generation,
         "conditions": _put(before, new, generation, now),
-        "sensors": {"desired": 0, "ready": 0, "display": "0/0", "refused": 0},
+        "sensors": _counts(Answers(())),
+        "findings": before.get("findings") or Tally().to_json(),
         "inactiveSettings": [],
     }
-    return {**status, "findings": before["findings"]} if before.get("findings") else status
 
 
 def changed(old: Mapping[str, Any] | None, new: Mapping[str, Any]) -> bool:
@@ -288,21 +288,18 @@ def _ready(nodes: Answers, others: Sequence[Mapping[str, Any]], gaps: Sequence[M
 
 
 def _counts(nodes: Answers) -> dict[str, Any]:
+    """All fields, empty ones too: the API server would fill in their defaults, and the status never equal what it gives back."""
     desired, ready = len(nodes.selected), len(nodes.running)
-    counts: dict[str, Any] = {
+    first = min(nodes.refused, default=Trouble("", "", ""))
+    return {
         "desired": desired,
         "ready": ready,
         "display": f"{ready}/{desired}",
         "refused": len(nodes.refused),
+        "firstRefusedNode": first.node,
+        "refusedReason": first.reason,
+        "refusedMessage": first.message[:1024],
     }
-    if nodes.refused:
-        first = min(nodes.refused)
-        counts |= {
-            "firstRefusedNode": first.node,
-            "refusedReason": first.reason,
-            "refusedMessage": first.message[:1024],
-        }
-    return counts
 
 
 def _inactive(policy: Policy) -> list[dict[str, str]]:
