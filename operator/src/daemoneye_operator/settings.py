@@ -23,8 +23,10 @@ DEFAULT_PATH: Final = Path("/etc/daemoneye/operator.json")
 _MIB: Final = 1 << 20
 _GIB: Final = 1 << 30
 _DAY: Final = 86_400
+# What schemas, checkpoints and KV buckets reserve beside events and findings (`daemoneye.streams`), with room to grow.
+_OTHER_STREAMS: Final = 600 * _MIB
 _NAME: Final = r"^[a-z0-9]([-a-z0-9]*[a-z0-9])?$"
-_QUANTITY: Final = r"^[0-9]+(\.[0-9]+)?(m|k|M|G|T|Ki|Mi|Gi|Ti)?$"
+QUANTITY: Final = r"^[0-9]+(\.[0-9]+)?(m|k|M|G|T|Ki|Mi|Gi|Ti)?$"
 _HOST_PATH: Final = r"^/[^\x00:]*$"
 
 
@@ -65,6 +67,14 @@ class Nats(_Model):
     credentials_secret_ref: SecretRef | None = Field(
         default=None,
         description="Secret with the keys `<role>.user` and `<role>.password` for each role on an external broker. None by default.",
+    )
+    replicas: Literal[1, 3, 5] = Field(
+        default=1, description="Servers of the release's own broker: one, or a cluster. 1 by default."
+    )
+    store_max_bytes: int = Field(
+        default=8 * _GIB,
+        description="Bytes of disk that JetStream may use on each server; streams reserve theirs when they are made. 8 GiB by default.",
+        ge=_OTHER_STREAMS,
     )
 
 
@@ -232,6 +242,9 @@ class OperatorSettings(_Model):
     resync_seconds: int = Field(
         default=60, description="Seconds after which everything is looked at again. 60 by default.", ge=5, le=3600
     )
+    health_port: int = Field(
+        default=8080, description="Port of /healthz and /readyz. 8080 by default.", ge=1024, le=65_535
+    )
     log_level: Literal["debug", "info", "warning", "error"] = Field(
         default="info", description="Least level of log lines. info by default."
     )
@@ -270,7 +283,7 @@ def _line(problem: Problem) -> str:
 
 
 def _beyond_types(settings: OperatorSettings) -> list[Problem]:
-    """What a type cannot say: quantities, percentages, and both sides of resources."""
+    """What a type cannot say: quantities, percentages, both sides of resources, and whether the streams fit."""
     sensor = settings.sensor
     problems = []
     for side in ("requests", "limits"):
@@ -279,13 +292,25 @@ def _beyond_types(settings: OperatorSettings) -> list[Problem]:
         problems += [
             Problem(Mark(), f"{place}.{name}", f"is {value!r}: write a quantity such as 100m or 256Mi")
             for name, value in quantities.items()
-            if not re.fullmatch(_QUANTITY, value)
+            if not re.fullmatch(QUANTITY, value)
         ]
         problems += [
             Problem(Mark(), f"{place}.{name}", "is missing: it is always set")
             for name in ("cpu", "memory")
             if name not in quantities
         ]
+    reserved = (
+        settings.shards * settings.streams.events_max_bytes + settings.streams.findings_max_bytes + _OTHER_STREAMS
+    )
+    if not settings.nats.external and settings.nats.store_max_bytes < reserved:
+        problems.append(
+            Problem(
+                Mark(),
+                "nats.storeMaxBytes",
+                f"is {settings.nats.store_max_bytes}: write at least {reserved}, which the streams reserve (streams.eventsMaxBytes for "
+                "each shard, streams.findingsMaxBytes and 600 MiB), or lower those",
+            )
+        )
     unavailable = sensor.update_max_unavailable
     if not re.fullmatch(r"[1-9]\d{0,4}|([1-9]\d?|100)%", str(unavailable)):
         problems.append(

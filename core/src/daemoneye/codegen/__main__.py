@@ -16,6 +16,7 @@ FILES: Final[dict[str, Callable[[], str]]] = {
     "docs/reference/api.md": apireference.fields,
     "docs/reference/conditions.md": apireference.reasons,
     **crd.files("crds"),
+    **crd.files("charts/daemoneye/crds-yaml"),  # Helm reads only what lies in the chart
 }
 """Path in the repository → what makes its text. A new generated file is one line here."""
 

@@ -1,0 +1,40 @@
+{{/* Rules over several values, which a schema cannot say. The operator checks them again (daemoneye_operator.settings). */}}
+
+{{/* Bytes of a size such as 10Gi. */}}
+{{- define "daemoneye.bytes" -}}
+{{- $unit := regexFind "[A-Z]i$" . -}}
+{{- $factor := get (dict "Mi" 1048576 "Gi" 1073741824 "Ti" 1099511627776) $unit -}}
+{{- mul (trimSuffix $unit . | int64) $factor -}}
+{{- end -}}
+
+{{- define "daemoneye.rules" -}}
+{{- if contains "." .Release.Name -}}
+{{- fail (printf "the release's name is %q: write one without dots, its Services are named after it" .Release.Name) -}}
+{{- end -}}
+{{- $nats := .Values.nats -}}
+{{- if $nats.external.url -}}
+{{- if not (dig "credentialsSecretRef" "name" "" $nats.external) -}}
+{{- fail "nats.external.credentialsSecretRef.name is missing: a broker of your own needs a user for each role, name the Secret that holds them" -}}
+{{- end -}}
+{{- else -}}
+{{- range list "tlsSecretRef" "credentialsSecretRef" -}}
+{{- if dig . "name" "" $nats.external -}}
+{{- fail (printf "nats.external.%s is set but nats.external.url is not: write the address of your broker, or leave both out" .) -}}
+{{- end -}}
+{{- end -}}
+{{- if gt (int $.Values.streams.replicas) (int $nats.replicas) -}}
+{{- fail (printf "streams.replicas is %d: write at most nats.replicas, which is %d" (int $.Values.streams.replicas) (int $nats.replicas)) -}}
+{{- end -}}
+{{- $store := int64 $nats.storeMaxBytes -}}
+{{- $reserved := add (int64 .Values.streams.eventsMaxBytes) (int64 .Values.streams.findingsMaxBytes) (mul 600 1048576) -}}
+{{- if lt $store $reserved -}}
+{{- fail (printf "nats.storeMaxBytes is %d: write at least %d, which the streams reserve (streams.eventsMaxBytes, streams.findingsMaxBytes and 600 MiB), or lower those" $store $reserved) -}}
+{{- end -}}
+{{- if $nats.storage.enabled -}}
+{{- $size := include "daemoneye.bytes" $nats.storage.size | int64 -}}
+{{- if lt $size $store -}}
+{{- fail (printf "nats.storage.size is %s: write one of at least nats.storeMaxBytes, which is %d bytes" $nats.storage.size $store) -}}
+{{- end -}}
+{{- end -}}
+{{- end -}}
+{{- end -}}

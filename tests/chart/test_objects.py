@@ -1,0 +1,357 @@
+"""What the chart makes: names, selectors, commands and mounts as the images and the operator expect them, the broker's forms, who may talk to whom."""
+
+from __future__ import annotations
+
+import json
+import re
+from pathlib import Path
+
+import pytest
+import yaml
+
+from daemoneye.codegen import crd
+from daemoneye_operator.reconcile import daemonset
+from tests.chart.chart import CHART, objects, pods, render, template
+from tests.unit.operator.factory import settings
+
+SNAPSHOT = Path(__file__).with_name("selectors.json")
+R3 = CHART / "ci" / "r3-values.yaml"
+EXTERNAL = CHART / "ci" / "external-nats-values.yaml"
+MINIMAL = CHART / "ci" / "minimal-values.yaml"
+EVERYTHING = CHART / "ci" / "everything-set-values.yaml"
+F = "rel-daemoneye"
+USERS = "nats.external.credentialsSecretRef.name=users"
+
+
+def container(named, name):
+    (found,) = dict(pods(named))[name]["spec"]["containers"]
+    return found
+
+
+def mounts(named, name):
+    return {mount["mountPath"]: mount["name"] for mount in container(named, name)["volumeMounts"]}
+
+
+def test_kinds_and_names():
+    assert set(render()) == {
+        *(f"ServiceAccount/{F}-{x}" for x in ("operator", "identity", "analytics", "nats", "sensor", "uninstall")),
+        *(f"ConfigMap/{F}-{x}" for x in ("operator", "analytics")),
+        *(f"Service/{F}-{x}" for x in ("operator", "identity", "analytics", "nats", "nats-headless")),
+        *(f"Deployment/{F}-{x}" for x in ("operator", "identity", "analytics")),
+        f"StatefulSet/{F}-nats",
+        *(f"{kind}/{F}-{x}" for kind in ("ClusterRole", "ClusterRoleBinding") for x in ("operator", "identity")),
+        *(f"{kind}/{F}-{x}" for kind in ("Role", "RoleBinding") for x in ("operator", "uninstall")),
+        *(f"ClusterRole/{F}-{x}" for x in ("view", "edit")),
+        *(f"NetworkPolicy/{F}-{x}" for x in (
+            "default-deny", "operator", "identity", "analytics", "sensor", "nats", "uninstall", "check",
+        )),
+        f"Job/{F}-uninstall",
+        f"Pod/{F}-check",
+        *(f"CustomResourceDefinition/{kind.plural}.daemoneye.io" for kind in crd.KINDS),
+    }  # fmt: skip
+
+
+def test_selectors_are_frozen():
+    """What Kubernetes lets nobody change after the installation. A difference here means that users must uninstall to upgrade: do not update the file."""
+    found = {}
+    for name, value in render(values=R3).items():
+        if value["kind"] in {"Deployment", "StatefulSet"}:
+            spec = value["spec"]
+            found[name] = {"selector": spec["selector"]}
+            if value["kind"] == "StatefulSet":
+                (claim,) = spec["volumeClaimTemplates"]
+                found[name] |= {key: spec[key] for key in ("serviceName", "podManagementPolicy")}
+                found[name] |= {"claim": claim["metadata"], "accessModes": claim["spec"]["accessModes"]}
+    found["DaemonSet"] = {"selector": {"matchLabels": daemonset.selector_labels(settings())}}
+    assert found == json.loads(SNAPSHOT.read_text())
+
+
+@pytest.mark.parametrize("values", [None, EVERYTHING], ids=["default", "everything-set"])
+def test_selectors_select_their_own_pods_and_no_others(values):
+    named = render(values=values)
+    for name, value in named.items():
+        if value["kind"] not in {"Deployment", "StatefulSet"}:
+            continue
+        selector = value["spec"]["selector"]["matchLabels"]
+        assert set(selector) == {f"app.kubernetes.io/{key}" for key in ("name", "instance", "component")}
+        chosen = {n for n, pod in pods(named) if selector.items() <= pod["metadata"]["labels"].items()}
+        assert chosen == {name}
+
+
+@pytest.mark.parametrize(
+    ("release", "override", "name"),
+    [
+        ("rel", "", "rel-daemoneye"),
+        ("daemoneye", "", "daemoneye"),
+        ("my-daemoneye-2", "", "my-daemoneye-2"),
+        ("rel", "fullnameOverride=eye", "eye"),
+        ("rel", "nameOverride=eye", "rel-eye"),
+        ("a-release-whose-name-is-rather-long-indeed", "", "a-release-whose-name-is-rather-long-inde"),
+        ("a-release-whose-name-ends-with-a-hyphen", "", "a-release-whose-name-ends-with-a-hyphen"),
+    ],
+)
+def test_fullname(release, override, name):
+    named = render(*filter(None, [override]), release=release)
+    assert f"Deployment/{name}-operator" in named
+    assert json.loads(named[f"ConfigMap/{name}-operator"]["data"]["operator.json"])["fullname"] == name
+
+
+def test_commands_and_mounts():
+    named = render()
+    python = "/opt/daemoneye/bin/python"
+    operator = [python, "-m", "daemoneye_operator"]
+    told = ["--settings", "/etc/daemoneye/operator.json"]
+    for name, command in {
+        f"Deployment/{F}-operator": [*operator, "run", *told],
+        f"Deployment/{F}-identity": [*operator, "identity", *told],
+        f"Job/{F}-uninstall": [*operator, "uninstall", *told],
+        f"Pod/{F}-check": [*operator, "check", *told],
+        f"Deployment/{F}-analytics": [python, "-m", "daemoneye_analytics", "--config", "/etc/daemoneye/analytics.json"],
+        f"StatefulSet/{F}-nats": ["nats-server", "--config", "/etc/nats/nats.conf"],
+    }.items():
+        assert container(named, name)["command"] == command
+    plain = {"/etc/daemoneye": "config", "/tmp": "tmp"}
+    broker = {**plain, "/etc/daemoneye/broker": "broker"}
+    assert mounts(named, f"Deployment/{F}-operator") == plain
+    assert mounts(named, f"Deployment/{F}-identity") == broker
+    assert mounts(named, f"Deployment/{F}-analytics") == broker
+    assert mounts(named, f"StatefulSet/{F}-nats") == {"/etc/nats": "config", "/data": "data", "/tmp": "tmp"}
+    secrets = {
+        name: [volume["secret"]["secretName"] for volume in pod["spec"]["volumes"] if "secret" in volume]
+        for name, pod in pods(named)
+    }
+    assert {name: found for name, found in secrets.items() if found} == {
+        f"Deployment/{F}-identity": [f"{F}-broker-identity"],
+        f"Deployment/{F}-analytics": [f"{F}-broker-analytics"],
+        f"StatefulSet/{F}-nats": [f"{F}-nats"],
+    }
+
+
+@pytest.mark.parametrize(
+    ("sets", "url"),
+    [
+        ((), "tls://rel-daemoneye-nats.security.svc:4222"),
+        (
+            ("nats.external.url=tls://n.example.com:4443", USERS, "nats.external.tlsSecretRef.name=ca"),
+            "tls://n.example.com:4443",
+        ),
+        (("nats.external.url=tls://n.example.com", USERS), "tls://n.example.com"),
+    ],
+)
+def test_analytics_json(sets, url):
+    found = json.loads(render(*sets)[f"ConfigMap/{F}-analytics"]["data"]["analytics.json"])
+    broker = "/etc/daemoneye/broker"
+    # A broker of one's own without a Secret for it has a certificate of the system's authorities.
+    tls = {} if url == "tls://n.example.com" else {"tls": {"ca": f"{broker}/ca.crt"}}
+    assert found == {
+        "nats": {
+            "url": url, "user_file": f"{broker}/user", "password_file": f"{broker}/password",
+            "inbox_prefix_file": f"{broker}/inbox_prefix", **tls,
+        },
+        "shard": 0, "configuration": "broker", "status_interval_s": 10, "health_port": 8080,
+    }  # fmt: skip
+
+
+def test_a_changed_file_restarts_who_reads_it():
+    def sums(*sets):
+        return {
+            name: pod["metadata"]["annotations"]["checksum/config"]
+            for name, pod in pods(render(*sets))
+            if pod["metadata"].get("annotations", {}).get("checksum/config")
+        }
+
+    plain = sums()
+    assert set(plain) == {f"Deployment/{F}-{x}" for x in ("operator", "identity", "analytics")}
+    changed = {name for name, found in sums("findings.maxObjects=5").items() if found != plain[name]}
+    assert changed == {f"Deployment/{F}-operator", f"Deployment/{F}-identity"}
+    changed = {name for name, found in sums("nats.external.url=tls://n:4222", USERS).items() if found != plain[name]}
+    assert changed == set(plain)
+
+
+def test_users_labels_do_not_take_a_pod_away():
+    pod = dict(pods(render(values=EVERYTHING)))["Deployment/watch-operator"]
+    assert pod["metadata"]["labels"]["app.kubernetes.io/component"] == "operator"
+    assert pod["metadata"]["labels"]["team"] == "security"
+    assert pod["metadata"]["annotations"]["example.com/team"] == "security"
+
+
+def test_only_one_of_each_runs_at_a_time():
+    named = render(values=EVERYTHING)
+    for name in ("operator", "identity", "analytics"):
+        spec = named[f"Deployment/watch-{name}"]["spec"]
+        assert (spec["replicas"], spec["strategy"]["type"]) == (1, "Recreate")
+
+
+def test_images_and_their_tags():
+    def image(name, *sets):
+        return container(render(*sets), name)["image"]
+
+    operator = f"Deployment/{F}-operator"
+    assert image(operator) == "daemoneye/operator:0.1.0"
+    assert image(operator, "image.tag=dev") == "daemoneye/operator:dev"
+    assert image(operator, "image.tag=dev", "operator.image.tag=1.2") == "daemoneye/operator:1.2"
+    assert image(operator, "image.registry=r.example.com:5000/a") == "r.example.com:5000/a/daemoneye/operator:0.1.0"
+    assert (
+        image(f"StatefulSet/{F}-nats", "nats.image.repository=nats", "nats.image.tag=2.12-alpine") == "nats:2.12-alpine"
+    )
+
+
+# ── the broker ──────────────────────────────────────────────────────────────────────────────────────────────────────
+
+
+def test_one_server_by_default():
+    named = render()
+    spec = named[f"StatefulSet/{F}-nats"]["spec"]
+    assert spec["replicas"] == 1
+    assert "affinity" not in spec["template"]["spec"]
+    assert not [name for name in named if name.startswith("PodDisruptionBudget/")]
+    assert spec["persistentVolumeClaimRetentionPolicy"]["whenDeleted"] == "Retain"
+    assert spec["volumeClaimTemplates"][0]["spec"] == {
+        "accessModes": ["ReadWriteOnce"], "resources": {"requests": {"storage": "10Gi"}},
+    }  # fmt: skip
+
+
+def test_three_servers_stay_apart():
+    named = render(values=R3)
+    spec = named[f"StatefulSet/{F}-nats"]["spec"]
+    assert spec["replicas"] == 3
+    (preferred,) = spec["template"]["spec"]["affinity"]["podAntiAffinity"][
+        "preferredDuringSchedulingIgnoredDuringExecution"
+    ]
+    term = preferred["podAffinityTerm"]
+    assert term["topologyKey"] == "kubernetes.io/hostname"
+    assert term["labelSelector"] == spec["selector"]
+    budget = named[f"PodDisruptionBudget/{F}-nats"]["spec"]
+    assert budget == {"maxUnavailable": 1, "selector": spec["selector"]}
+    headless = named[f"Service/{spec['serviceName']}"]["spec"]
+    assert headless["clusterIP"] == "None"
+    assert headless["publishNotReadyAddresses"] is True
+    assert [port["port"] for port in headless["ports"]] == [4222, 6222, 8222]
+
+
+def test_users_affinity_replaces_ours():
+    affinity = render(values=EVERYTHING)["StatefulSet/watch-nats"]["spec"]["template"]["spec"]["affinity"]
+    assert affinity == yaml.safe_load(EVERYTHING.read_text())["nats"]["affinity"]
+
+
+def test_without_storage_there_is_no_claim():
+    spec = render(values=MINIMAL)[f"StatefulSet/{F}-nats"]["spec"]
+    assert "volumeClaimTemplates" not in spec
+    assert {"name": "data", "emptyDir": {}} in spec["template"]["spec"]["volumes"]
+
+
+def test_a_broker_of_ones_own_leaves_ours_out():
+    named = render(values=EXTERNAL)
+    assert [name for name in named if "nats" in name] == []
+    (rule,) = (
+        rule
+        for rule in named[f"Role/{F}-operator"]["rules"]
+        if rule["resources"] == ["secrets"] and rule["verbs"] == ["get"]
+    )
+    assert rule["resourceNames"] == ["nats-ca", "nats-users"]
+
+
+# ── CRDs ────────────────────────────────────────────────────────────────────────────────────────────────────────────
+
+
+@pytest.mark.parametrize(("keep", "policy"), [("true", "keep"), ("false", None)])
+def test_crds_are_those_of_the_models(keep, policy):
+    found = objects(template(f"crds.keep={keep}", show="templates/crds.yaml"))
+    assert len(found) == len(crd.KINDS)
+    for kind in crd.KINDS:
+        (value,) = (value for value in found if value["spec"]["names"]["kind"] == kind.name)
+        assert value["spec"] == yaml.safe_load(crd.render(kind))["spec"]
+        assert value["metadata"].get("annotations", {}).get("helm.sh/resource-policy") == policy
+
+
+def test_crds_may_be_left_out():
+    assert "CustomResourceDefinition" not in template("crds.enabled=false")
+
+
+# ── hooks ───────────────────────────────────────────────────────────────────────────────────────────────────────────
+
+
+def test_uninstall_is_bounded_and_leaves_nothing():
+    job = render()[f"Job/{F}-uninstall"]
+    assert job["metadata"]["annotations"]["helm.sh/hook"] == "pre-delete"
+    assert "hook-succeeded" in job["metadata"]["annotations"]["helm.sh/hook-delete-policy"]
+    assert job["spec"]["backoffLimit"] == 0
+    assert 90 < job["spec"]["activeDeadlineSeconds"] <= 180
+    # Its account and rights are ordinary objects: a hook's would be made after it, or stay behind.
+    for kind in ("ServiceAccount", "Role", "RoleBinding"):
+        assert "annotations" not in render()[f"{kind}/{F}-uninstall"]["metadata"]
+
+
+def test_helm_test_asks_pods_that_are_not_ready_too():
+    named = render()
+    assert named[f"Pod/{F}-check"]["metadata"]["annotations"]["helm.sh/hook"] == "test"
+    for name in ("operator", "identity", "analytics"):
+        service = named[f"Service/{F}-{name}"]["spec"]
+        assert service["publishNotReadyAddresses"] is True
+        assert [port["port"] for port in service["ports"]] == [8080]
+
+
+# ── who may talk to whom ────────────────────────────────────────────────────────────────────────────────────────────
+
+
+def component(selector):
+    return selector["podSelector"].get("matchLabels", {}).get("app.kubernetes.io/component", "any")
+
+
+def rules(named, name, direction):
+    """(who, port) of a NetworkPolicy's rules."""
+    spec = named[f"NetworkPolicy/{F}-{name}"]["spec"]
+    key = {"ingress": "from", "egress": "to"}[direction]
+    return {
+        (who, port["port"])
+        for rule in spec.get(direction, ())
+        for who in ([component(peer) for peer in rule[key]] if key in rule else ["world"])
+        for port in rule["ports"]
+    }
+
+
+def test_everything_is_closed_first():
+    spec = render()[f"NetworkPolicy/{F}-default-deny"]["spec"]
+    assert spec == {
+        "podSelector": {"matchLabels": {"app.kubernetes.io/name": "daemoneye", "app.kubernetes.io/instance": "rel"}},
+        "policyTypes": ["Ingress", "Egress"],
+    }
+    # The sensors' pods, which the operator makes, are closed by it, too.
+    assert spec["podSelector"]["matchLabels"].keys() <= daemonset.labels(settings()).keys()
+
+
+@pytest.mark.parametrize(
+    ("name", "ingress", "egress"),
+    [
+        ("operator", {("any", 8080)}, {("world", 443), ("world", 6443), ("nats", 4222)}),
+        ("identity", {("any", 8080)}, {("world", 443), ("world", 6443), ("nats", 4222)}),
+        ("analytics", {("any", 8080)}, {("nats", 4222)}),
+        ("sensor", set(), {("nats", 4222)}),
+        ("uninstall", set(), {("world", 443), ("world", 6443)}),
+        ("check", set(), {("operator", 8080), ("identity", 8080), ("analytics", 8080)}),
+        (
+            "nats",
+            {("operator", 4222), ("identity", 4222), ("analytics", 4222), ("sensor", 4222), ("nats", 6222)},
+            {("nats", 6222)},
+        ),
+    ],
+)
+def test_what_is_open(name, ingress, egress):
+    named = render()
+    assert rules(named, name, "ingress") == ingress
+    assert rules(named, name, "egress") == egress | {("world", 53)}
+    assert named[f"NetworkPolicy/{F}-{name}"]["spec"]["policyTypes"] == ["Ingress", "Egress"]
+
+
+@pytest.mark.parametrize(
+    ("url", "port"), [("tls://n.example.com:4443", 4443), ("tls://n.example.com", 4222), ("tls://[fd00::1]:5222", 5222)]
+)
+def test_a_broker_of_ones_own_is_reached_by_its_port(url, port):
+    named = render(f"nats.external.url={url}", USERS)
+    for name in ("operator", "identity", "analytics", "sensor"):
+        assert ("world", port) in rules(named, name, "egress")
+
+
+def test_no_template_names_a_registry():
+    for path in (*(CHART / "templates").iterdir(), CHART / "values.yaml", CHART / "Chart.yaml"):
+        assert not re.search(r"\b(docker\.io|ghcr\.io|quay\.io|gcr\.io|registry\.k8s\.io)\b", path.read_text()), path
