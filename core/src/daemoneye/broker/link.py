@@ -1,0 +1,95 @@
+"""A connection to the broker that is made again for ever, and the errors that mean "not now".
+
+Responsible for nats-py's habits there; its troubles are logged once a minute.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import logging
+import time
+from collections.abc import Callable
+from typing import Any, Final
+
+import nats.errors
+from nats.aio.client import Client
+
+from daemoneye.broker.access import Access
+
+TRANSIENT: Final = (nats.errors.Error, TimeoutError, OSError)
+"""What nats-py raises when the broker is away, slow or not ready."""
+_RETRY_S: Final = 1
+_CLOSE_S: Final = 5.0
+_CLOSE_AWAY_S: Final = 0.5
+_MINUTE: Final = 60.0
+
+_log = logging.getLogger(__name__)
+
+
+class Link:
+    """One process's connection."""
+
+    def __init__(self, access: Access, name: str, stop: asyncio.Event) -> None:
+        """Nothing happens before `connect`; `name` is what the broker's monitoring shows, `stop` ends every wait."""
+        self.on_reconnect: Callable[[], None] = lambda: None
+        self._access = access
+        self._name = name
+        self._stop = stop
+        self._logged = float("-inf")
+
+    async def connect(self) -> Client | None:
+        """A connection; None when the process is asked to end before there is one.
+
+        Raises:
+            ConfigError: The settings are unusable.
+        """
+        while not self._stop.is_set():
+            attempt = asyncio.ensure_future(self._attempt(self._access.options()))
+            stop = asyncio.ensure_future(self._stop.wait())
+            await asyncio.wait({attempt, stop}, return_when=asyncio.FIRST_COMPLETED)
+            stop.cancel()
+            if not attempt.done():
+                attempt.cancel()
+                return None
+            client = attempt.result()
+            if client is not None:
+                return client
+        return None
+
+    async def close(self, client: Client) -> None:
+        """Flush and close; with the broker away there is nothing left to say."""
+        with contextlib.suppress(*TRANSIENT):
+            async with asyncio.timeout(_CLOSE_S if client.is_connected else _CLOSE_AWAY_S):
+                await client.close()
+
+    async def _attempt(self, options: dict[str, Any]) -> Client | None:
+        client = Client()
+        try:
+            await client.connect(
+                name=self._name,
+                # The first connection is tried again here, later ones by nats-py; its defaults give up after 60 attempts and
+                # notice a silent partition after minutes.
+                max_reconnect_attempts=-1,
+                reconnect_time_wait=_RETRY_S,
+                connect_timeout=5,
+                ping_interval=10,
+                max_outstanding_pings=2,
+                error_cb=self._error,
+                reconnected_cb=self._reconnected,
+                **options,
+            )
+        except TRANSIENT as error:
+            await self._error(error)
+            await asyncio.sleep(_RETRY_S)
+            return None
+        return client
+
+    async def _error(self, error: Exception) -> None:
+        if time.monotonic() - self._logged >= _MINUTE:
+            self._logged = time.monotonic()
+            _log.warning("broker %s: %s", self._access.url, str(error) or repr(error))
+
+    async def _reconnected(self) -> None:
+        _log.info("connected to the broker again")
+        self.on_reconnect()

@@ -1,0 +1,102 @@
+"""What each role may publish and subscribe to: least privilege on the broker, for one machine and for a cluster alike.
+
+Responsible for the lists; not for users and passwords, which whoever runs the broker makes.
+"""
+
+from __future__ import annotations
+
+from typing import Final
+
+from daemoneye import subjects
+
+ROLES: Final = ("sensor", "analytics", "cli", "operator", "identity")
+_READ_CONSUMER: Final = ("$JS.API.CONSUMER.>", "$JS.ACK.>", "$JS.FC.>")
+_LOOK: Final = ("$JS.API.INFO", "$JS.API.STREAM.NAMES", "$JS.API.STREAM.INFO.*")
+
+
+def inbox_prefix(role: str) -> str:
+    """Prefix of the inboxes that only this role may subscribe to."""
+    return f"_INBOX_{role}"
+
+
+def permissions(role: str, node: str = "*", *, administers: bool = False) -> dict[str, dict[str, list[str]]]:
+    """Permissions of a role in nats-server's form.
+
+    Args:
+        role: One of ROLES.
+        node: Escaped name of a sensor's node; ``*`` where all sensors share one user.
+        administers: Whether the role makes the streams beside what it does itself: on one machine the command line does.
+    """
+    publish, subscribe = _LISTS[role](node)
+    if administers:
+        publish = [*publish, "$JS.API.>"]
+    return {"publish": {"allow": publish}, "subscribe": {"allow": [f"{inbox_prefix(role)}.>", *subscribe]}}
+
+
+def _sensor(node: str) -> tuple[list[str], list[str]]:
+    nodes, configs = subjects.NODES_BUCKET, subjects.CONFIGS_BUCKET
+    publish = [
+        f"{subjects.PREFIX}.events.*.{node}.*",
+        f"{subjects.PREFIX}.status.{node}",
+        f"{subjects.PREFIX}.schemas.*",
+        subjects.direct_get(nodes, f"{node}.>"),
+        subjects.direct_get(configs, "*"),
+    ]
+    return publish, [subjects.key_value(nodes, f"{node}.>")]
+
+
+def _analytics(_: str) -> tuple[list[str], list[str]]:
+    bucket, configs = subjects.ANALYTICS_BUCKET, subjects.CONFIGS_BUCKET
+    publish = [
+        f"{subjects.PREFIX}.findings.>",
+        f"{subjects.PREFIX}.events.*.*.loss",
+        subjects.component("analytics"),
+        f"$O.{bucket}.>",
+        *_LOOK,
+        "$JS.API.STREAM.MSG.GET.*",
+        "$JS.API.DIRECT.GET.>",
+        f"$JS.API.STREAM.PURGE.OBJ_{bucket}",  # an object's former chunks
+        *_READ_CONSUMER,
+    ]
+    return publish, [subjects.key_value(configs, subjects.ANALYTICS_CONFIG)]
+
+
+def _operator(_: str) -> tuple[list[str], list[str]]:
+    publish = [
+        subjects.key_value(subjects.NODES_BUCKET, "*.config"),
+        subjects.key_value(subjects.CONFIGS_BUCKET, ">"),
+        *_LOOK,
+        "$JS.API.STREAM.CREATE.*",
+        "$JS.API.STREAM.UPDATE.*",
+        f"$JS.API.STREAM.PURGE.KV_{subjects.CONFIGS_BUCKET}",
+        f"$JS.API.STREAM.PURGE.KV_{subjects.NODES_BUCKET}",
+        "$JS.API.STREAM.MSG.GET.*",
+        "$JS.API.DIRECT.GET.>",
+        *_READ_CONSUMER,
+    ]
+    return publish, [f"{subjects.PREFIX}.status.*", f"{subjects.PREFIX}.component.*"]
+
+
+def _identity(_: str) -> tuple[list[str], list[str]]:
+    stream = f"KV_{subjects.NODES_BUCKET}"
+    publish = [
+        subjects.key_value(subjects.NODES_BUCKET, "*.pod.*"),
+        "$JS.API.INFO",
+        f"$JS.API.STREAM.INFO.{stream}",
+        f"$JS.API.STREAM.PURGE.{stream}",
+        f"$JS.API.DIRECT.GET.{stream}.>",
+    ]
+    return publish, []
+
+
+def _cli(_: str) -> tuple[list[str], list[str]]:
+    return [*_LOOK, *_READ_CONSUMER, "$JS.API.DIRECT.GET.>"], [f"{subjects.PREFIX}.>"]
+
+
+_LISTS: Final = {
+    "sensor": _sensor,
+    "analytics": _analytics,
+    "cli": _cli,
+    "operator": _operator,
+    "identity": _identity,
+}
