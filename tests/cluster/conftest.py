@@ -7,11 +7,16 @@ from __future__ import annotations
 
 import os
 from collections.abc import Generator, Iterator
+from pathlib import Path
 
 import pytest
 
+from daemoneye.codegen import crd
 from tests.cluster.harness import leftovers
 from tests.cluster.harness.cluster import NODE, Cluster, CommandError
+from tests.cluster.release import wait
+
+CRDS = Path(__file__).parents[2] / "crds"
 
 
 @pytest.fixture(scope="session")
@@ -36,6 +41,17 @@ def cluster() -> Iterator[Cluster]:
     gone = {kind: lost for kind in before if (lost := [x for x in before[kind] if x not in after[kind]])}
     assert not left, f"the test cluster left on this machine: {left}"
     assert not gone, f"the test cluster took from this machine: {gone}"
+
+
+@pytest.fixture(scope="module")
+def crds(cluster: Cluster) -> Iterator[Cluster]:
+    """A cluster that knows our kinds, without the chart; afterwards it knows them no more, for the chart brings its own."""
+    cluster.kubectl("apply", "--server-side", "--force-conflicts", "-f", str(CRDS))
+    names = [f"crd/{kind.plural}.daemoneye.io" for kind in crd.KINDS]
+    cluster.kubectl("wait", "--for=condition=Established", *names, "--timeout=30s")
+    wait("discovery", lambda: "daemoneyepolicies" in cluster.kubectl("api-resources", "--api-group=daemoneye.io"))
+    yield cluster
+    cluster.kubectl("delete", *names, "--wait=true", "--timeout=60s")
 
 
 @pytest.hookimpl(wrapper=True)

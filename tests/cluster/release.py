@@ -21,14 +21,8 @@ REPOSITORY: Final = Path(__file__).parents[2]
 CHART: Final = REPOSITORY / "charts" / "daemoneye"
 VICTIM: Final = "daemoneye-test/victim:1"
 PINS: Final = Path("/sys/fs/bpf/daemoneye")
-SPOOL: Final = Path("/var/lib/daemoneye")
-# Small, so that several things fit a small machine; nothing else differs from a user's installation.
-VALUES: Final = (
-    "image.tag=dev",
-    "image.pullPolicy=Never",
-    "nats.storage.enabled=false",
-    "clusterName=test",
-)
+IMAGES: Final = ("operator", "analytics", "sensor", "nats")
+COMPONENTS: Final = ("operator", "identity", "analytics", "nats")
 
 
 def wait(what: str, condition: Callable[[], T], seconds: float = 90.0, every: float = 0.25) -> T:
@@ -49,7 +43,8 @@ def wait(what: str, condition: Callable[[], T], seconds: float = 90.0, every: fl
 
 def build_images(*names: str) -> list[Path]:
     """Archives of the images; quick when nothing changed."""
-    done = subprocess.run([REPOSITORY / "scripts" / "images.sh", *names], check=True, stdout=subprocess.PIPE, text=True)
+    script = REPOSITORY / "scripts" / "images.sh"
+    done = subprocess.run([script, *(names or IMAGES)], check=True, stdout=subprocess.PIPE, text=True)
     return [Path(word) for line in done.stdout.splitlines() for word in line.split() if word.endswith(".tar")]
 
 
@@ -78,16 +73,47 @@ class Release:
             )
         )
 
+    @property
+    def spool(self) -> Path:
+        """Where the node keeps the sensor's spool."""
+        return self.cluster.state / "spool"
+
+    def values(self) -> tuple[str, ...]:
+        """Small, so that several things fit a small machine, and the test cluster's own paths; nothing else differs from a user's installation."""
+        tasks = self.cluster.state / "containerd-state" / "io.containerd.runtime.v2.task"
+        small = 64 << 20
+        return (
+            "image.tag=dev", "image.pullPolicy=Never", "clusterName=test", f"sensor.hostPaths.runtimeTasks={tasks}",
+            f"sensor.hostPaths.spool={self.spool}", f"streams.eventsMaxBytes={4 * small}", f"streams.findingsMaxBytes={small}",
+            "nats.storeMaxBytes=1073741824", "nats.storage.size=1Gi", "nats.storage.storageClassName=by-hand", "nats.storage.keep=false",
+            "sensor.statusIntervalSeconds=2", *(f"{one}.resources.requests.cpu=10m" for one in (*COMPONENTS, "sensor")),
+        )  # fmt: skip
+
+    def volume(self) -> None:
+        """A PersistentVolume for the broker: the test cluster has nothing that would make one."""
+        value = {
+            "apiVersion": "v1", "kind": "PersistentVolume", "metadata": {"name": "broker"},
+            "spec": {
+                "capacity": {"storage": "1Gi"}, "accessModes": ["ReadWriteOnce"], "storageClassName": "by-hand",
+                "persistentVolumeReclaimPolicy": "Retain",
+                "hostPath": {"path": str(self.cluster.state / "broker"), "type": "DirectoryOrCreate"},
+            },
+        }  # fmt: skip
+        directory = self.cluster.state / "broker"
+        directory.mkdir(exist_ok=True)
+        directory.chmod(0o777)  # kubelet gives a hostPath's owner to no pod
+        self.cluster.apply(json.dumps(value))
+
     def install(self, *values: str, chart: Path = CHART) -> None:
-        """`helm upgrade --install --wait`, then wait until everything that needs the operator's Secrets is ready, too."""
-        sets = [word for value in (*VALUES, *values) for word in ("--set", value)]
+        """`helm upgrade --install --wait`: returns when every pod is ready, which needs the Secrets that the operator makes."""
+        sets = [word for value in (*self.values(), *values) for word in ("--set", value)]
         self.cluster.helm(
-            "upgrade", "--install", self.name, str(chart), "--namespace", self.namespace, "--wait", "--timeout", "180s", *sets
+            "upgrade", "--install", self.name, str(chart), "--namespace", self.namespace, "--wait", "--timeout", "240s", *sets
         )  # fmt: skip
 
     def uninstall(self) -> None:
-        """`helm uninstall --wait`."""
-        self.cluster.helm("uninstall", self.name, "--namespace", self.namespace, "--wait", "--timeout", "180s")
+        """`helm uninstall --wait`, with its hook."""
+        self.cluster.helm("uninstall", self.name, "--namespace", self.namespace, "--wait", "--timeout", "240s")
 
     # ── objects ─────────────────────────────────────────────────────────────────────────────────────────────────────
 

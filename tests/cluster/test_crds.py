@@ -3,28 +3,20 @@
 from __future__ import annotations
 
 import json
-from pathlib import Path
 
 import pytest
 
 from daemoneye import conditions
 from daemoneye.codegen import crd
 from tests.cluster.harness.cluster import Cluster
-from tests.cluster.release import wait
 from tests.support.bad_objects import BAD, ENDPOINT, document
 
 pytestmark = pytest.mark.cluster
-CRDS = Path(__file__).parents[2] / "crds"
 
 
-@pytest.fixture(scope="module")
-def api(cluster: Cluster):
-    """A cluster that knows our kinds."""
-    cluster.kubectl("apply", "--server-side", "--force-conflicts", "-f", str(CRDS))
-    for kind in crd.KINDS:
-        cluster.kubectl("wait", "--for=condition=Established", f"crd/{kind.plural}.daemoneye.io", "--timeout=30s")
-    wait("discovery", lambda: "daemoneyepolicies" in cluster.kubectl("api-resources", "--api-group=daemoneye.io"))
-    return cluster
+@pytest.fixture
+def api(crds: Cluster) -> Cluster:
+    return crds
 
 
 def create(cluster: Cluster, value, *, check: bool = True) -> str:

@@ -235,6 +235,24 @@ def test_an_object_that_a_user_deleted_is_made_anew():
     assert again.status["count"] == 1
 
 
+def test_what_is_counted_while_its_object_vanishes_is_a_new_objects():
+    one = aggregation()
+    one.add(finding(1), NONE, NOW)
+    one.add(finding(2), NONE, NOW)
+    (first,) = store(one)
+    one.add(finding(3), NONE, NOW + 1)
+    one.vanished(first.ref)
+    (write,) = one.pending(NOW + 1)
+    assert write.obj is not None
+    assert write.status["count"] == 1
+    assert write.event is not None
+    assert "series" not in write.event
+    store(one, NOW + 1)
+    one.vanished(first.ref)
+    assert not one.pending(NOW + 2)
+    assert len(one) == 0
+
+
 def test_memory_is_bounded(monkeypatch):
     monkeypatch.setattr("daemoneye_operator.reconcile.findings.MEMORY", 4)
     one = aggregation()

@@ -85,7 +85,8 @@ def desired_configmap(settings: OperatorSettings, cluster_uid: str, owner: Mappi
         "password_file": f"{BROKER_DIR}/password",
         "inbox_prefix_file": f"{BROKER_DIR}/inbox_prefix",
     }
-    if settings.nats.url.startswith("tls://"):
+    # A broker of the user's own whose authorities are the system's comes without ca.crt.
+    if not settings.nats.external or settings.nats.tls_secret_ref is not None:
         nats["tls"] = {"ca": f"{BROKER_DIR}/ca.crt"}
     document = {
         "node_env": "DAEMONEYE_NODE",

@@ -187,6 +187,10 @@ class Aggregation:
             entry.event = {key: value for key, value in write.event.items() if key != "series"}
             entry.event_at, entry.draft = now, None
 
+    def existing(self) -> set[Ref]:
+        """Objects that are there, as far as we know."""
+        return {ref for ref, entry in self._entries.items() if entry.exists}
+
     def deletions(self, now: float) -> list[Ref]:
         """Objects that are to be deleted: too many, or not seen for too long."""
         for ref in [ref for ref, entry in self._entries.items() if now - entry.last > self._limits.age]:
@@ -197,6 +201,16 @@ class Aggregation:
         """An object is gone, by our deletion, a user's or its namespace's; the next such finding makes it anew."""
         self._entries.pop(ref, None)
         self._gone.discard(ref)
+
+    def vanished(self, ref: Ref) -> None:
+        """The same, found out late: what was counted since the last write is a new object's."""
+        entry = self._entries.get(ref)
+        fresh = entry.version - max(entry.written, 0) if entry else 0
+        if entry is None or not entry.exists or fresh <= 0:
+            self.deleted(ref)
+            return
+        entry.count, entry.first, entry.exists, entry.replace = fresh, entry.last, False, False
+        entry.event, entry.event_at, entry.draft = None, 0.0, None
 
     def _repeat(self, entry: _Entry, finding_id: str, spec: Mapping[str, Any], time: float) -> None:
         entry.count += 1

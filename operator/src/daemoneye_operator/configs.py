@@ -1,0 +1,98 @@
+"""Configurations on their way to the nodes and to analytics.
+
+Responsible for writing what differs, configurations before the pointers to them, and for removing what nobody points to any more; not for what
+they say (`reconcile`).
+"""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import Awaitable, Iterable
+from typing import Final
+
+from daemoneye import subjects
+from daemoneye.nodeconfig import NodePointer
+from daemoneye.subjects import ANALYTICS_CONFIG, CONFIGS_BUCKET, NODES_BUCKET
+from daemoneye_operator.bus import Bus
+from daemoneye_operator.reconcile.selection import Plan
+
+_AT_ONCE: Final = 64
+_UNUSED_S: Final = 120.0
+"""How long a configuration stays after the last pointer to it: a sensor may be between reading the two."""
+
+
+class ConfigPublisher:
+    """What the broker holds, as far as we know; after `forget` everything is read and written anew."""
+
+    def __init__(self, bus: Bus) -> None:
+        self._bus = bus
+        self.forget()
+
+    def forget(self) -> None:
+        """The broker may have lost what it held."""
+        self._known = False
+        self._configs: dict[str, float] = {}
+        self._pointers: dict[str, str] = {}
+        self._analytics: bytes | None = None
+
+    async def publish(self, plan: Plan, analytics: bytes | None) -> None:
+        """Bring the broker to this plan and this document of analytics' (None leaves what is there).
+
+        Raises:
+            TRANSIENT: The broker did not take all of it; what it took is remembered.
+        """
+        now = time.monotonic()
+        if not self._known:
+            await self._look(now)
+        await _together(
+            self._put_config(h, plan.configs[h].encode(), now) for h in plan.configs.keys() - self._configs.keys()
+        )
+        for used in plan.configs:
+            self._configs[used] = now
+        if analytics is not None and analytics != self._analytics:
+            await self._bus.put(CONFIGS_BUCKET, ANALYTICS_CONFIG, analytics)
+            self._analytics = analytics
+        wanted = {subjects.node_config(node): config for node, config in plan.nodes.items()}
+        await _together(self._point(key, h) for key, h in wanted.items() if self._pointers.get(key) != h)
+        await _together(self._unpoint(key) for key in self._pointers.keys() - wanted.keys())
+        unused = [h for h, used in self._configs.items() if now - used > _UNUSED_S]
+        await _together(self._remove_config(h) for h in unused)
+
+    async def _look(self, now: float) -> None:
+        """Keys that a former operator wrote: they are written over, or removed."""
+        self._pointers = dict.fromkeys(await self._bus.keys(NODES_BUCKET, "*.config"), "")
+        held = await self._bus.keys(CONFIGS_BUCKET, "*")
+        # Hashes name contents: what is there needs no second writing.
+        self._configs = {key: now for key in held if key != ANALYTICS_CONFIG}
+        self._known = True
+
+    async def _put_config(self, config_hash: str, data: bytes, now: float) -> None:
+        await self._bus.put(CONFIGS_BUCKET, config_hash, data)
+        self._configs[config_hash] = now
+
+    async def _remove_config(self, config_hash: str) -> None:
+        await self._bus.remove(CONFIGS_BUCKET, config_hash)
+        del self._configs[config_hash]
+
+    async def _point(self, key: str, config_hash: str) -> None:
+        await self._bus.put(NODES_BUCKET, key, NodePointer(config_hash).encode())
+        self._pointers[key] = config_hash
+
+    async def _unpoint(self, key: str) -> None:
+        await self._bus.remove(NODES_BUCKET, key)
+        del self._pointers[key]
+
+
+async def _together(work: Iterable[Awaitable[None]]) -> None:
+    """All of it, some at once; the first failure is raised when all had their chance."""
+    gate = asyncio.Semaphore(_AT_ONCE)
+
+    async def one(task: Awaitable[None]) -> None:
+        async with gate:
+            await task
+
+    results = await asyncio.gather(*map(one, work), return_exceptions=True)
+    for result in results:
+        if isinstance(result, BaseException):
+            raise result

@@ -1,0 +1,201 @@
+"""Findings from the stream to the API server: read, aggregated, stored, and only then acknowledged.
+
+Responsible for that order and for going on after any failure; which objects there are is decided by
+:mod:`daemoneye_operator.reconcile.findings`.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import logging
+import time
+from collections.abc import Callable
+from typing import Final
+
+from nats.aio.client import Client
+from nats.aio.msg import Msg
+from nats.js.api import AckPolicy, ConsumerConfig, DeliverPolicy
+from nats.js.errors import APIError, NotFoundError
+
+from daemoneye import subjects
+from daemoneye.broker.link import TRANSIENT
+from daemoneye.broker.pull import Puller
+from daemoneye.errors import CorruptData
+from daemoneye.findings import Finding
+from daemoneye_operator import resources
+from daemoneye_operator.errors import ApiError
+from daemoneye_operator.kube import Kube, path_of
+from daemoneye_operator.reconcile.exception import Exceptions
+from daemoneye_operator.reconcile.findingobject import Ref
+from daemoneye_operator.reconcile.findings import Aggregation, Write
+from daemoneye_operator.reconcile.tally import Tallies
+
+CONSUMER: Final = "operator"
+_ACK_WAIT_S: Final = 60.0
+_LOOK_S: Final = 1.0
+_RETRY_S: Final = 1.0
+_MAX_PENDING: Final = 1024
+_UNACKNOWLEDGED: Final = 2048
+_MINUTE: Final = 60.0
+
+_log = logging.getLogger(__name__)
+
+
+class FindingSink:
+    """One durable consumer of the stream of findings.
+
+    Attributes:
+        corrupt: Messages that were no findings.
+        lost: Findings whose object could not be written for good (its namespace is gone).
+    """
+
+    def __init__(
+        self,
+        kube: Kube,
+        aggregation: Aggregation,
+        exceptions: Exceptions,
+        tallies: Tallies,
+        changed: Callable[[], None],
+    ) -> None:
+        self.corrupt = 0
+        self.lost = 0
+        self._kube = kube
+        self._aggregation = aggregation
+        self._exceptions = exceptions
+        self._tallies = tallies
+        self._changed = changed
+        self._unacknowledged: list[Msg] = []
+        self._gone: set[Ref] = set()
+        self._logged = float("-inf")
+
+    async def run(self, client: Client) -> None:
+        """Read until cancelled; a broker or API server that is away is waited for."""
+        puller: Puller | None = None
+        while True:
+            try:
+                if puller is None or puller.gone:
+                    puller = await self._place(client)
+                room = len(self._unacknowledged) < _UNACKNOWLEDGED
+                self._take(await puller.get(_LOOK_S) if room else [])
+                if await self.flush():
+                    await self._acknowledge()
+                else:
+                    await asyncio.sleep(_RETRY_S)
+            except (*TRANSIENT, APIError, NotFoundError) as error:
+                self._complain(f"cannot read {subjects.FINDINGS}: {error!r}")
+                puller = None
+                await asyncio.sleep(_RETRY_S)
+
+    async def _place(self, client: Client) -> Puller:
+        """The durable consumer goes on at the first finding that is not acknowledged; what was in flight comes again, and is known."""
+        config = ConsumerConfig(
+            durable_name=CONSUMER,
+            deliver_policy=DeliverPolicy.ALL,
+            ack_policy=AckPolicy.EXPLICIT,
+            ack_wait=_ACK_WAIT_S,
+            max_ack_pending=2 * _UNACKNOWLEDGED,
+        )
+        await client.jetstream(timeout=5).add_consumer(subjects.FINDINGS, config)
+        self._unacknowledged.clear()
+        puller = Puller(client, subjects.FINDINGS, CONSUMER)
+        await puller.open()
+        return puller
+
+    def _take(self, messages: list[Msg]) -> None:
+        now = time.time()
+        for message in messages:
+            self._unacknowledged.append(message)
+            try:
+                finding = Finding.decode(message.data)
+            except CorruptData as error:
+                self.corrupt += 1
+                self._complain(f"a message of {subjects.FINDINGS} is no finding: {error}")
+                continue
+            self._tallies.add(self._aggregation.add(finding, self._exceptions, now))
+        if messages:
+            self._changed()
+
+    def gone(self, ref: Ref) -> None:
+        """Somebody, perhaps we ourselves, deleted an object: it is looked for before the next write."""
+        self._gone.add(ref)
+
+    async def flush(self) -> bool:
+        """Write everything that is due; whether all of it was done."""
+        now = time.time()
+        await self._look_for(self._gone)
+        writes = self._aggregation.pending(now)[:_MAX_PENDING]
+        gone = self._aggregation.deletions(now)
+        done = await asyncio.gather(*map(self._write, writes), *map(self._delete, gone))
+        if gone:
+            self._tallies.drop(gone)
+        return all(done)
+
+    async def _look_for(self, refs: set[Ref]) -> None:
+        """An object that we replaced is there again; one that a person or its namespace's end removed is not."""
+        for ref in list(refs):
+            try:
+                there = await self._kube.get(resources.finding(ref)) is not None
+            except ApiError as error:
+                self._complain(str(error))
+                return
+            refs.discard(ref)
+            if not there:
+                self._aggregation.vanished(ref)
+                self._tallies.drop([ref])
+                self._changed()
+
+    async def _write(self, write: Write) -> bool:
+        path = resources.finding(write.ref)
+        try:
+            if write.replace:
+                await self._kube.delete(path)
+            if write.obj is not None:
+                await self._kube.apply(path, write.obj)
+            identity = {"apiVersion": "daemoneye.io/v1alpha1", "kind": "Finding"}
+            metadata = {"name": write.ref.name, "namespace": write.ref.namespace}
+            await self._kube.apply(f"{path}/status", {**identity, "metadata": metadata, "status": write.status})
+            if write.event is not None:
+                meta = write.event["metadata"]
+                await self._kube.apply(
+                    path_of(resources.EVENTS, "events", meta["name"], meta["namespace"]), write.event
+                )
+        except ApiError as error:
+            return self._failed(write, error)
+        self._aggregation.stored(write, time.time())
+        return True
+
+    def _failed(self, write: Write, error: ApiError) -> bool:
+        """Whether the write is done with: a namespace that is gone, or an object that the server will never take, must not hold up others."""
+        if error.transient:
+            self._complain(str(error))
+            return False
+        gone = error.status == 404 or "being terminated" in str(error)
+        if gone and write.obj is None:
+            # The object was deleted by somebody while it was counted: it is made anew at the next turn.
+            self._aggregation.vanished(write.ref)
+            return False
+        self.lost += 1
+        self._complain(f"finding {write.ref.namespace}/{write.ref.name} becomes no object: {error}")
+        self._aggregation.deleted(write.ref)
+        return True
+
+    async def _delete(self, ref: Ref) -> bool:
+        try:
+            await self._kube.delete(resources.finding(ref))
+        except ApiError as error:
+            self._complain(str(error))
+            return not error.transient
+        self._aggregation.deleted(ref)
+        return True
+
+    async def _acknowledge(self) -> None:
+        done, self._unacknowledged = self._unacknowledged, []
+        for message in done:
+            with contextlib.suppress(*TRANSIENT):
+                await message.ack()
+
+    def _complain(self, text: str) -> None:
+        if time.monotonic() - self._logged >= _MINUTE:
+            self._logged = time.monotonic()
+            _log.warning("%s", text)

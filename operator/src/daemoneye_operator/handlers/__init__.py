@@ -1,0 +1,73 @@
+"""kopf's handlers: thin, one module.
+
+Only ``on.event``: they put what changed into the cache, and the one level-based pass does the rest. So kopf adds no finalizer and keeps no
+annotation of its own on anybody's object, and a missed event is put right by the next resync.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from typing import Any, Final
+
+import kopf
+
+from daemoneye_operator import resources
+from daemoneye_operator.cache import Cache
+
+_WATCH_S: Final = 290
+_KINDS: Final = (resources.POLICIES, resources.PEERS, resources.EXCEPTIONS, resources.FINDINGS)
+
+
+class Across:
+    """The cache as kopf's thread sees it: what it says is done in the loop that the cache belongs to."""
+
+    def __init__(self, loop: asyncio.AbstractEventLoop, cache: Cache) -> None:
+        self._loop = loop
+        self._cache = cache
+
+    def put(self, plural: str, obj: dict[str, Any]) -> None:
+        """An object was made or changed."""
+        self._loop.call_soon_threadsafe(self._cache.put, plural, obj)
+
+    def gone(self, plural: str, obj: dict[str, Any]) -> None:
+        """An object was deleted."""
+        self._loop.call_soon_threadsafe(self._cache.gone, plural, obj)
+
+
+def registry(cache: Across) -> kopf.OperatorRegistry:
+    """Handlers that fill a cache."""
+    handlers = kopf.OperatorRegistry()
+    for plural in _KINDS:
+        _follow(handlers, cache, plural)
+    kopf.on.login(registry=handlers)(_login)
+    return handlers
+
+
+def settings() -> kopf.OperatorSettings:
+    """How kopf behaves here; its traps are in its issues #585, #957, #1120 (watches that die unseen) and #800 (annotations)."""
+    chosen = kopf.OperatorSettings()
+    chosen.posting.enabled = False  # Events are about findings, not about our logs
+    chosen.scanning.disabled = True  # without it kopf lists namespaces and CRDs of the whole cluster
+    chosen.watching.server_timeout = _WATCH_S
+    chosen.watching.client_timeout = _WATCH_S + 10
+    chosen.watching.connect_timeout = 10
+    chosen.networking.request_timeout = 30
+    chosen.queueing.worker_limit = 64
+    logging.getLogger("kopf").setLevel(logging.WARNING)
+    return chosen
+
+
+def _follow(handlers: kopf.OperatorRegistry, cache: Across, plural: str) -> None:
+    async def follow(*, event: Any, **_: Any) -> None:
+        obj = event["object"]
+        if event["type"] == "DELETED":
+            cache.gone(plural, obj)
+        elif plural != resources.FINDINGS:
+            cache.put(plural, obj)
+
+    kopf.on.event("daemoneye.io", "v1alpha1", plural, registry=handlers, id=f"follow-{plural}")(follow)
+
+
+def _login(**arguments: Any) -> kopf.ConnectionInfo | None:
+    return kopf.login_via_client(**arguments)

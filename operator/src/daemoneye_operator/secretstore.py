@@ -1,0 +1,117 @@
+"""The broker's Secrets on the API server.
+
+Responsible for bringing them to what :mod:`daemoneye_operator.brokersecrets` decides, and for having NATS take a changed one; not for their
+content.
+"""
+
+from __future__ import annotations
+
+import base64
+import binascii
+import logging
+import tempfile
+from collections.abc import Mapping
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any, Final
+
+from daemoneye.broker.access import Access
+from daemoneye.broker.roles import ROLES, inbox_prefix
+from daemoneye_operator import brokersecrets, resources
+from daemoneye_operator.kube import Kube, path_of
+from daemoneye_operator.settings import OperatorSettings
+
+RESTART_ANNOTATION: Final = "daemoneye.io/broker-config"
+_log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True, slots=True)
+class Secrets:
+    """What was made or found, by name of the Secret."""
+
+    data: Mapping[str, Mapping[str, bytes]]
+
+
+async def ensure(kube: Kube, settings: OperatorSettings, owner: Mapping[str, Any] | None) -> Secrets:
+    """Make or renew what is missing or about to expire.
+
+    Raises:
+        ApiError: The API server did not answer or refused.
+        ConfigError: A Secret of an external broker lacks something.
+    """
+    roles = [brokersecrets.role_name(settings, role) for role in ROLES]
+    wanted = dict.fromkeys((*brokersecrets.sources(settings), *roles))
+    found = {name: _data(obj) for name in wanted if (obj := await kube.get(_path(settings, name))) is not None}
+    plan = brokersecrets.desired(settings, found, datetime.now(UTC))
+    for name, data in plan.secrets.items():
+        if found.get(name) != data:
+            await kube.apply(_path(settings, name), _object(settings, name, data, owner))
+            _log.info("Secret %s %s", name, "renewed" if name in found else "made")
+    if plan.digest:
+        await _restart(kube, settings, plan.digest, changed=plan.restart)
+    return Secrets(plan.secrets)
+
+
+def access(settings: OperatorSettings, secrets: Secrets, role: str) -> Access:
+    """A role's way to the broker; the authorities go into a file, which is what TLS wants."""
+    data = secrets.data[brokersecrets.role_name(settings, role)]
+    ca: Path | None = None
+    if authorities := data.get("ca.crt"):
+        ca = Path(tempfile.gettempdir()) / f"daemoneye-{role}-ca.crt"
+        ca.write_bytes(authorities)
+    return Access(
+        urls=(settings.nats.url,),
+        user=data["user"].decode(),
+        password=data["password"].decode(),
+        inbox_prefix=data.get("inbox_prefix", inbox_prefix(role).encode()).decode(),
+        tls_ca=ca,
+    )
+
+
+async def _restart(kube: Kube, settings: OperatorSettings, digest: str, *, changed: bool) -> None:
+    """NATS reads its files at its start; another annotation of the template replaces its pods, one after the other.
+
+    The first configuration needs none. One that was written by an operator that died before it came here is told by the annotation.
+    """
+    name = brokersecrets.server_name(settings)
+    path = path_of(resources.APPS, "statefulsets", name, settings.namespace)
+    found = await kube.get(path)
+    if found is None:
+        return
+    annotations = found["spec"]["template"]["metadata"].get("annotations") or {}
+    said = annotations.get(RESTART_ANNOTATION)
+    if said == digest or (said is None and not changed):
+        return
+    _log.info("the broker's configuration or certificate changed: StatefulSet %s is restarted", name)
+    await kube.merge(path, {"spec": {"template": {"metadata": {"annotations": {RESTART_ANNOTATION: digest}}}}})
+
+
+def _path(settings: OperatorSettings, name: str) -> str:
+    return path_of(resources.CORE, "secrets", name, settings.namespace)
+
+
+def _data(obj: Mapping[str, Any]) -> dict[str, bytes]:
+    out = {}
+    for key, text in (obj.get("data") or {}).items():
+        try:
+            out[key] = base64.b64decode(text, validate=True)
+        except binascii.Error:
+            out[key] = b""
+    return out
+
+
+def _object(
+    settings: OperatorSettings, name: str, data: Mapping[str, bytes], owner: Mapping[str, Any] | None
+) -> dict[str, Any]:
+    labels = {
+        "app.kubernetes.io/name": "daemoneye",
+        "app.kubernetes.io/instance": settings.release,
+        "app.kubernetes.io/part-of": "daemoneye",
+        "app.kubernetes.io/managed-by": "daemoneye-operator",
+    }
+    metadata: dict[str, Any] = {"name": name, "namespace": settings.namespace, "labels": labels}
+    if owner is not None:
+        metadata["ownerReferences"] = [dict(owner)]
+    encoded = {key: base64.b64encode(value).decode() for key, value in sorted(data.items())}
+    return {"apiVersion": "v1", "kind": "Secret", "metadata": metadata, "type": "Opaque", "data": encoded}

@@ -1,0 +1,351 @@
+"""The chart, installed by helm on a real cluster with the images of the Dockerfiles: what an operator does and sees, in the order in which one
+would do it.
+
+One installation for all tests of this module; each leaves it as it found it. The last ones upgrade and remove it.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tests.cluster.harness import binaries
+from tests.cluster.harness.cluster import NODE, Cluster
+from tests.cluster.release import CHART, COMPONENTS, PINS, REPOSITORY, Release, build_images, victim_image, wait
+
+pytestmark = [pytest.mark.cluster, pytest.mark.slow]
+SHOP = "shop"
+
+
+@pytest.fixture(scope="module")
+def release(cluster: Cluster, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Release]:
+    """Installed as docs/install.md says."""
+    for archive in build_images():
+        cluster.load_image(archive)
+    cluster.load_image(victim_image(tmp_path_factory.mktemp("victim")))
+    installed = Release(cluster)
+    installed.prepare()
+    installed.volume()
+    installed.install()
+    yield installed
+    # The module's last tests uninstall; what is left is what a failed one left.
+    cluster.helm("uninstall", installed.name, "--namespace", installed.namespace, "--wait", check=False)
+    for kind in ("daemoneyepolicies", "findings", "detectionexceptions", "federationpeers"):
+        cluster.kubectl("delete", "crd", f"{kind}.daemoneye.io", "--ignore-not-found", "--timeout=60s", check=False)
+    cluster.kubectl("delete", "namespace", installed.namespace, "--ignore-not-found", "--timeout=90s", check=False)
+    cluster.kubectl("delete", "pv", "broker", "--ignore-not-found", check=False)
+
+
+@pytest.fixture(scope="module")
+def shop(release: Release) -> Iterator[str]:
+    with release.namespace_of_tests(SHOP, {"team": "shop"}) as name:
+        yield name
+
+
+@pytest.fixture
+def policy(release: Release) -> Iterator[str]:
+    """A policy for everything, running."""
+    release.policy("default")
+    release.wait_ready("default")
+    yield "default"
+    release.policy("default")
+
+
+def events(release: Release, *arguments: str, kubectl: bool = True) -> list[dict[str, Any]]:
+    """What `kubectl daemoneye events` prints of what there is."""
+    plugin = Path(sys.executable).with_name("kubectl-daemoneye")
+    path = f"{plugin.parent}:{binaries.tool('kubectl').parent}:{os.environ['PATH']}"
+    command = ["kubectl", "daemoneye"] if kubectl else [str(plugin)]
+    done = subprocess.run(
+        [*command, "events", "-o", "json", *arguments], capture_output=True, text=True, timeout=60, check=True,
+        env={**os.environ, "PATH": path, "KUBECONFIG": str(release.cluster.kubeconfig)},
+    )  # fmt: skip
+    return [json.loads(line) for line in done.stdout.splitlines()]
+
+
+def test_everything_is_up_and_says_so(release: Release):
+    for component in COMPONENTS:
+        pods = release.items("pods", release.namespace, f"app.kubernetes.io/component={component}")
+        assert [p["status"]["phase"] for p in pods] == ["Running"], component
+        assert all(c["ready"] for p in pods for c in p["status"]["containerStatuses"]), component
+    said = release.cluster.helm("test", release.name, "--namespace", release.namespace, "--timeout", "120s")
+    assert "Succeeded" in said
+    assert release.items("daemonsets", release.namespace) == [], "no policy, no sensor"
+    secrets = {s["metadata"]["name"] for s in release.items("secrets", release.namespace)}
+    assert {"daemoneye-ca", "daemoneye-nats", "daemoneye-broker-sensor"} <= secrets
+
+
+def test_policy_brings_the_sensors_and_becomes_ready(release: Release):
+    release.policy("default")
+    began = time.monotonic()
+    wait("first status", lambda: release.condition("default", "Ready"), 5)
+    release.wait_ready("default", 90)
+    line = release.cluster.kubectl("get", "daemoneye").splitlines()[1].split()
+    assert line[1:3] == ["True", "1/1"], f"after {time.monotonic() - began:.1f} s"
+    for kind in ("SensorsAvailable", "ProgramsLoaded", "CaptureHealthy", "AnalyticsAvailable"):
+        assert release.condition("default", kind)["status"] == "True", kind
+
+
+def test_the_sensor_has_no_token_and_only_its_capabilities(release: Release, policy: str):
+    (pod,) = release.sensor_pods()
+    (container,) = pod["spec"]["containers"]
+    assert not any("projected" in volume for volume in pod["spec"]["volumes"])
+    assert container["securityContext"]["privileged"] is False
+    assert container["securityContext"]["readOnlyRootFilesystem"] is True
+    (pid,) = _pids(b"daemoneye_sensor", pod["metadata"]["uid"])
+    assert not Path(f"/proc/{pid}/root/var/run/secrets/kubernetes.io").exists()
+    assert not Path(f"/proc/{pid}/root/run/secrets/kubernetes.io").exists()
+
+
+def test_fileless_execution_becomes_a_finding_a_status_and_an_event(release: Release, policy: str, shop: str):
+    deployment = _deployment("checkout", shop, "fileless", {"app": "checkout"})
+    release.cluster.apply(json.dumps(deployment))
+    try:
+        release.cluster.kubectl("wait", "--for=condition=Available", "deployment/checkout", "-n", shop, "--timeout=60s")
+        began = time.monotonic()
+        (found, *_) = wait("Finding", lambda: release.findings(shop, workload=f"{shop}/Deployment/checkout/main"), 5)
+        wait("Event", lambda: _events(release.cluster, shop, found["spec"]["subject"]["pod"]), 5)
+        wait("tally", lambda: _status(release, "default")["findings"]["total"] >= 1, 5)
+        assert time.monotonic() - began < 5
+        subject = found["spec"]["subject"]
+        assert subject["namespace"] == shop
+        assert subject["pod"].startswith("checkout-")
+        assert subject["container"] == "main"
+        assert subject["image"] == "daemoneye-test/victim:1"
+        assert subject["labels"]["app"] == "checkout"
+        assert subject["node"] == NODE
+        assert found["spec"]["policies"] == ["default"]
+        assert any(technique["id"].startswith("T") for technique in found["spec"]["techniques"])
+        assert "checkout" in " ".join(found["spec"]["explanation"])
+        shown = release.cluster.kubectl("get", "defind", "-n", shop)
+        assert "DETECTOR" in shown.splitlines()[0]
+    finally:
+        release.cluster.kubectl("delete", "deployment", "checkout", "-n", shop, "--wait=true")
+
+
+def test_first_execution_of_a_new_pod_has_its_names(release: Release, policy: str, shop: str):
+    with release.pod("early", shop, "hold", labels={"tier": "front"}) as pod:
+        execs = wait("its execution", lambda: _execs(release, shop, "early"), 15)
+        first = min(execs, key=lambda event: event["time"])
+        assert first["argv"][:2] == ["/victim", "hold"]
+        assert first["workload"] == f"{shop}/Pod/early/main"
+        assert first["pod_uid"] == pod["metadata"]["uid"]
+        assert first["pod"]["labels"] == {"tier": "front"}
+
+
+def test_selectors_leave_out_what_they_do_not_select(release: Release, policy: str, shop: str):
+    release.policy(
+        "default",
+        selector={
+            "podSelector": {"matchLabels": {"watched": "yes"}},
+            "namespaceSelector": {"matchLabels": {"team": "shop"}},
+        },
+    )
+    release.wait_ready("default")
+    with (
+        release.namespace_of_tests("elsewhere", {"team": "other"}) as elsewhere,
+        release.pod("unwatched", shop, "fileless"),
+        release.pod("stranger", elsewhere, "fileless", labels={"watched": "yes"}),
+        release.pod("watched", shop, "fileless", labels={"watched": "yes"}),
+    ):
+        wait("Finding of the watched pod", lambda: release.findings(shop, pod="watched"), 10)
+        # The watched pod came last: what the others did was read before.
+        assert release.findings(shop, pod="unwatched") == []
+        assert release.findings(elsewhere, pod="stranger") == []
+        assert _execs(release, shop, "unwatched") == []
+        assert _execs(release, shop, "watched")
+
+
+def test_change_of_policy_restarts_nothing_and_loses_nothing(release: Release, policy: str, shop: str):
+    (before,) = release.sensor_pods()
+    number = 3000
+    with release.pod("busy", shop, "spawn", str(number)):
+        for threshold in (0.7, 0.75, 0.81):
+            release.policy("default", analytics={"anomalyThreshold": threshold})
+            release.policy("second", selector={"podSelector": {"matchLabels": {"app": "none"}}})
+            release.wait_ready("default")
+        wait("log", lambda: "ready" in release.cluster.kubectl("logs", "busy", "-n", shop), 60)
+        copies = wait(
+            "every execution",
+            lambda: [e for e in _execs(release, shop, "busy") if e["argv"][0] == "quiet-copy"][number - 1 :],
+            30,
+        )
+        assert len(copies) == 1, "each once"
+    release.cluster.kubectl("delete", "depol", "second")
+    (after,) = release.sensor_pods()
+    assert after["metadata"]["uid"] == before["metadata"]["uid"]
+    assert after["status"]["containerStatuses"][0]["restartCount"] == 0
+
+
+def test_wrong_policies_are_refused_with_what_to_do(release: Release, policy: str):
+    refused = release.cluster.kubectl(
+        "apply", "-f", "-", input=json.dumps(_policy("typo", {"networkMonitoring": {"maxPacketSize": 5}})), check=False
+    )
+    assert "maxPacketSize" in refused
+    assert "64" in refused
+    release.policy("filter", networkMonitoring={"enablePacketCapture": True, "captureFilter": "tcp prt 80"})
+    try:
+        wait("refused", lambda: release.condition("filter", "Ready").get("reason") == "BadFilter", 5)
+        message = release.condition("filter", "Ready")["message"]
+        assert NODE in message
+        assert "syntax error" in message or "filter" in message
+        assert release.condition("default", "Ready")["status"] == "True", "others are not touched"
+    finally:
+        release.cluster.kubectl("delete", "depol", "filter")
+
+
+def test_the_command_line_reads_the_cluster(release: Release, policy: str, tmp_path: Path):
+    plugin = Path(sys.executable).with_name("kubectl-daemoneye")
+    environment = {
+        **os.environ, "PATH": f"{plugin.parent}:{binaries.tool('kubectl').parent}:{os.environ['PATH']}",
+        "KUBECONFIG": str(release.cluster.kubeconfig),
+    }  # fmt: skip
+
+    def say(*words: str) -> subprocess.CompletedProcess[str]:
+        return subprocess.run(
+            ["kubectl", "daemoneye", *words], capture_output=True, text=True, env=environment, timeout=60
+        )
+
+    wait("status", lambda: say("status").returncode == 0, 15)
+    status = say("status").stdout
+    assert "default" in status
+    assert "1/1" in status
+    doctor = say("doctor")
+    assert doctor.returncode == 0, doctor.stdout
+    assert say("findings").returncode == 0
+    assert "anomalyThreshold" in say("policy", "explain", "default").stdout
+
+
+def test_last_policy_takes_everything_off_the_node(release: Release):
+    release.policy("default")
+    release.wait_ready("default")
+    assert list(PINS.glob("daemoneye*")), "the sensor's pins"
+    release.cluster.kubectl("delete", "depol", "--all", "--wait=true")
+    wait("DaemonSet gone", lambda: not release.items("daemonsets", release.namespace), 90)
+    assert not PINS.exists() or not list(PINS.glob("daemoneye*"))
+    assert not _files(release.spool)
+
+
+def test_upgrade_keeps_data_and_goes_on(release: Release, shop: str, tmp_path: Path):
+    """From the chart of the commit before, where that has one."""
+    older = _chart_of("HEAD^", tmp_path)
+    release.install(chart=older)
+    release.policy("default")
+    release.wait_ready("default")
+    with release.pod("kept", shop, "fileless"):
+        (found, *_) = wait("Finding", lambda: release.findings(shop, pod="kept"), 15)
+    (before,) = release.sensor_pods()
+    release.install(
+        "operator.podAnnotations.upgraded=yes", "nats.podAnnotations.upgraded=yes", "sensor.podAnnotations.upgraded=yes"
+    )
+    wait("new sensor", lambda: release.sensor_pods()[0]["metadata"]["uid"] != before["metadata"]["uid"], 60)
+    release.wait_ready("default")
+    assert [f["metadata"]["uid"] for f in release.findings(shop, pod="kept")] == [found["metadata"]["uid"]]
+    assert _execs(release, shop, "kept"), "events of before the upgrade"
+    with release.pod("later", shop, "fileless"):
+        wait("Finding after the upgrade", lambda: release.findings(shop, pod="later"), 15)
+
+
+def test_uninstall_leaves_nothing_and_can_be_undone(release: Release):
+    release.policy("default")
+    release.wait_ready("default")
+    began = time.monotonic()
+    release.uninstall()
+    assert time.monotonic() - began < 120
+    selector = f"app.kubernetes.io/instance={release.name}"
+    # What the operator made is collected as its Deployment's.
+    for kind in ("pods", "daemonsets", "deployments", "statefulsets", "secrets", "configmaps", "services"):
+        wait(f"no {kind}", partial(_none, release, kind, selector), 60)
+    for kind in ("clusterroles", "clusterrolebindings", "networkpolicies"):
+        assert not release.items(kind, None, selector), kind
+    assert not PINS.exists() or not list(PINS.glob("daemoneye*")), "pins"
+    assert not _files(release.spool), "spool"
+    # crds.keep: policies outlive the release, and nothing holds them.
+    assert [p["metadata"]["name"] for p in release.items("daemoneyepolicies.daemoneye.io")] == ["default"]
+    assert all(not p["metadata"].get("finalizers") for p in release.items("daemoneyepolicies.daemoneye.io"))
+    release.cluster.kubectl("delete", "depol", "default", "--wait=true", "--timeout=10s")
+
+
+# ── helpers ─────────────────────────────────────────────────────────────────────────────────────────────────────────
+
+
+def _execs(release: Release, namespace: str, pod: str) -> list[dict[str, Any]]:
+    return events(release, "--pod", f"{namespace}/{pod}", "--event", "process_exec")
+
+
+def _policy(name: str, spec: dict[str, Any]) -> dict[str, Any]:
+    return {
+        "apiVersion": "daemoneye.io/v1alpha1",
+        "kind": "DaemonEyePolicy",
+        "metadata": {"name": name},
+        "spec": spec,
+    }
+
+
+def _deployment(name: str, namespace: str, what: str, labels: dict[str, str]) -> dict[str, Any]:
+    container = {
+        "name": "main", "image": "daemoneye-test/victim:1", "imagePullPolicy": "Never", "command": ["/victim", what],
+    }  # fmt: skip
+    template = {
+        "metadata": {"labels": labels},
+        "spec": {"terminationGracePeriodSeconds": 1, "containers": [container]},
+    }
+    return {
+        "apiVersion": "apps/v1", "kind": "Deployment", "metadata": {"name": name, "namespace": namespace},
+        "spec": {"selector": {"matchLabels": labels}, "template": template},
+    }  # fmt: skip
+
+
+def _events(cluster: Cluster, namespace: str, pod: str) -> list[dict[str, Any]]:
+    found = json.loads(
+        cluster.kubectl(
+            "get", "events", "-n", namespace, "-o", "json", "--field-selector", f"involvedObject.name={pod}"
+        )
+    )["items"]
+    return [event for event in found if event.get("reportingComponent") == "daemoneye-operator"]
+
+
+def _none(release: Release, kind: str, selector: str) -> bool:
+    return not release.items(kind, release.namespace, selector)
+
+
+def _status(release: Release, name: str) -> dict[str, Any]:
+    return release.cluster.get("daemoneyepolicy", name)["status"]
+
+
+def _files(directory: Path) -> list[Path]:
+    return [path for path in directory.rglob("*") if path.is_file()] if directory.exists() else []
+
+
+def _pids(word: bytes, pod_uid: str) -> list[int]:
+    """Processes of a pod whose arguments have a word."""
+    found = []
+    for entry in Path("/proc").iterdir():
+        if entry.name.isdigit():
+            try:
+                inside = pod_uid in (entry / "cgroup").read_text()
+                if inside and word in (entry / "cmdline").read_bytes():
+                    found.append(int(entry.name))
+            except OSError:
+                continue
+    return found
+
+
+def _chart_of(revision: str, directory: Path) -> Path:
+    """The chart as a revision has it; ours where it has none, or where there is no history."""
+    archive = subprocess.run(
+        ["git", "archive", "--format=tar", revision, "charts/daemoneye"], cwd=REPOSITORY, capture_output=True
+    )
+    if archive.returncode:
+        return CHART
+    subprocess.run(["tar", "-x", "-C", str(directory)], input=archive.stdout, check=True)
+    return directory / "charts" / "daemoneye"

@@ -1,0 +1,261 @@
+"""The broker as the operator configures it: real servers, TLS, users and what each of them may do."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import datetime as dt
+import ssl
+import subprocess
+from pathlib import Path
+
+import nats.errors
+import pytest
+
+from daemoneye import subjects
+from daemoneye.broker import values
+from daemoneye.broker.admin import ensure_streams
+from daemoneye.broker.roles import ROLES
+from daemoneye.errors import DaemonEyeError
+from daemoneye.streams import buckets, declared
+from daemoneye_operator import pki
+from daemoneye_operator.identity.bucket import Bucket
+from tests.support.broker import BINARY, Broker, heard, running, until
+
+pytestmark = pytest.mark.integration
+STREAMS = (*declared(events_max_bytes=64 << 20, findings_max_bytes=8 << 20), *buckets())
+NODES = f"KV_{subjects.NODES_BUCKET}"
+KEY = subjects.node_pod("node-1.example", "0a1b2c3d-0000-4000-8000-123456789abc")
+
+
+@pytest.fixture
+async def broker(tmp_path: Path):
+    with running(tmp_path) as broker:
+        await broker.ready()
+        yield broker
+
+
+async def make_streams(broker: Broker, replicas: int = 1) -> None:
+    client = await broker.connect("operator")
+    await ensure_streams(client.jetstream(timeout=20), STREAMS, replicas=replicas)
+    await client.close()
+
+
+async def test_every_role_connects_over_tls_and_no_address_is_advertised(broker: Broker):
+    for role in ROLES:
+        client = await broker.connect(role)
+        await client.flush()
+        assert client._server_info["tls_required"]
+        assert not client._server_info.get("connect_urls")
+        await client.close()
+
+
+async def test_the_server_is_called_after_its_pod(broker: Broker):
+    client = await broker.connect("cli")
+    assert client._server_info["server_name"] == "daemoneye-nats-0"
+    assert client._server_info["max_payload"] == 8 << 20
+    await client.close()
+
+
+async def test_nats_server_finds_nothing_odd_in_its_configuration(broker: Broker):
+    done = subprocess.run(
+        [BINARY, "-t", "-c", broker.directory / "nats-0.conf"], capture_output=True, text=True, env={"POD_NAME": "x-0"}
+    )
+    assert done.returncode == 0, done.stderr
+    assert "[ERR]" not in broker.log()
+
+
+async def test_a_client_with_another_authority_does_not_talk_to_it(broker: Broker, tmp_path: Path):
+    other = pki.authority(None, "daemoneye", dt.datetime.now(dt.UTC))
+    context = ssl.create_default_context(cadata=other.certificate.decode())
+    with pytest.raises((nats.errors.NoServersError, ssl.SSLError)):
+        await broker.connect("cli", tls=context)
+
+
+async def test_no_password_no_connection(broker: Broker):
+    with pytest.raises(nats.errors.Error):
+        await broker.connect("cli", password="guessed")
+
+
+async def test_the_operator_makes_every_stream_and_again(broker: Broker):
+    await make_streams(broker)
+    await make_streams(broker)
+    client = await broker.connect("operator")
+    infos = [await client.jetstream().stream_info(stream.name) for stream in STREAMS]
+    assert [info.config.max_bytes for info in infos] == [stream.max_bytes for stream in STREAMS]
+    await client.close()
+
+
+FORBIDDEN_PUBLISH = {
+    "sensor reads the streams": ("sensor", f"$JS.API.STREAM.INFO.{NODES}"),
+    "sensor makes a consumer": ("sensor", "$JS.API.CONSUMER.CREATE.DAEMONEYE_EVENTS_0"),
+    "sensor reads events": ("sensor", "$JS.API.STREAM.MSG.GET.DAEMONEYE_EVENTS_0"),
+    "sensor writes a configuration": ("sensor", subjects.key_value(subjects.CONFIGS_BUCKET, "abc")),
+    "sensor writes a pod": ("sensor", subjects.key_value(subjects.NODES_BUCKET, KEY)),
+    "sensor makes a finding": ("sensor", subjects.findings("high")),
+    "identity writes a configuration": ("identity", subjects.key_value(subjects.CONFIGS_BUCKET, "abc")),
+    "identity points a node elsewhere": (
+        "identity",
+        subjects.key_value(subjects.NODES_BUCKET, subjects.node_config("node-1")),
+    ),
+    "identity empties the events": ("identity", "$JS.API.STREAM.PURGE.DAEMONEYE_EVENTS_0"),
+    "analytics writes a configuration": ("analytics", subjects.key_value(subjects.CONFIGS_BUCKET, "abc")),
+    "cli deletes a stream": ("cli", f"$JS.API.STREAM.DELETE.{NODES}"),
+    "operator deletes a stream": ("operator", f"$JS.API.STREAM.DELETE.{NODES}"),
+}
+
+
+@pytest.mark.parametrize(("role", "subject"), FORBIDDEN_PUBLISH.values(), ids=FORBIDDEN_PUBLISH)
+async def test_what_a_role_must_not_do(broker: Broker, role: str, subject: str):
+    errors: list[Exception] = []
+    client = await broker.connect(role, errors=errors)
+    await client.publish(subject, b"{}")
+    await client.flush()
+    (error,) = await until("the refusal", lambda: list(errors))
+    assert "permissions violation for publish" in str(error).lower()
+    await client.close()
+
+
+@pytest.mark.parametrize("role", [role for role in ROLES if role != "operator"])
+async def test_nobody_listens_to_anothers_answers(broker: Broker, role: str):
+    errors: list[Exception] = []
+    client = await broker.connect(role, errors=errors)
+    for subject in ("_INBOX_operator.>", "_INBOX.>", ">"):
+        errors.clear()
+        await client.subscribe(subject)
+        await client.flush()
+        (error,) = await until("the refusal", lambda: list(errors))
+        assert "permissions violation for subscription" in str(error).lower()
+    await client.close()
+
+
+async def test_a_pods_document_goes_from_publisher_to_sensor_and_leaves_nothing_behind(broker: Broker):
+    await make_streams(broker)
+    identity, sensor, operator = [await broker.connect(role) for role in ("identity", "sensor", "operator")]
+    bucket = Bucket(identity)
+    seen: asyncio.Queue = asyncio.Queue()
+    await sensor.subscribe(subjects.key_value(subjects.NODES_BUCKET, "node-1_2eexample.>"), cb=seen.put)
+    await heard(sensor)
+
+    await bucket.write(KEY, b"one")
+    await bucket.write(KEY, b"two")
+    assert await values.read(sensor, subjects.NODES_BUCKET, KEY) == b"two"
+    assert await bucket.read(KEY) == b"two"
+    assert await bucket.keys() == {KEY}
+    await bucket.remove(KEY)
+    async with asyncio.timeout(10):
+        assert [values.value(await seen.get()) for _ in range(3)] == [b"one", b"two", None]
+    assert await bucket.read(KEY) is None
+    assert await values.read(sensor, subjects.NODES_BUCKET, KEY) is None
+    assert await bucket.keys() == set()
+    assert (await operator.jetstream().stream_info(NODES)).state.messages == 0
+    for client in (identity, sensor, operator):
+        await client.close()
+
+
+async def test_before_the_operator_has_made_the_bucket_each_question_fails_and_nothing_is_lost(broker: Broker):
+    identity = await broker.connect("identity")
+    bucket = Bucket(identity)
+    for question in (bucket.created(), bucket.keys(), bucket.read(KEY), bucket.write(KEY, b"x"), bucket.remove(KEY)):
+        with pytest.raises((nats.errors.Error, TimeoutError)):
+            await question
+    await make_streams(broker)
+    assert await bucket.keys() == set()
+    assert await bucket.created()
+    await identity.close()
+
+
+async def stored(bucket: Bucket, key: str, value: bytes) -> bool:
+    try:
+        await bucket.write(key, value)
+    except nats.errors.Error:
+        return False
+    return True
+
+
+async def test_a_full_bucket_refuses_and_lets_go(broker: Broker):
+    operator, identity = [await broker.connect(role) for role in ("operator", "identity")]
+    await ensure_streams(operator.jetstream(timeout=20), buckets(nodes_max_bytes=64 << 10))
+    bucket = Bucket(identity)
+    keys = [subjects.node_pod("node-1", f"uid-{i}") for i in range(10)]
+    refused = [key for key in keys if not await stored(bucket, key, b"x" * (10 << 10))]
+    assert refused
+    kept = await bucket.keys()
+    assert kept == set(keys) - set(refused)
+    await bucket.remove(keys[0])
+    await bucket.write(keys[-1], b"x")
+    assert await bucket.keys() == (kept - {keys[0]}) | {keys[-1]}
+    for client in (operator, identity):
+        await client.close()
+
+
+async def test_more_keys_than_an_answer_holds_by_default(broker: Broker):
+    await make_streams(broker)
+    identity = await broker.connect("identity")
+    bucket = Bucket(identity)
+    keys = {subjects.node_pod(f"node-{i % 7}", f"uid-{i}") for i in range(3000)}
+
+    async def write(some: list[str]) -> None:
+        for key in some:
+            await bucket.write(key, b"x")
+
+    ordered = sorted(keys)
+    await asyncio.gather(*(write(ordered[i::64]) for i in range(64)))
+    assert await bucket.keys() == keys
+    await identity.close()
+
+
+async def route_says(broker: Broker, context: ssl.SSLContext) -> bytes:
+    """The first line on the port of routes; empty when it is hung up."""
+    writer = None
+    try:
+        reader, writer = await asyncio.open_connection("localhost", broker.routes[0], ssl=context)
+        return await reader.readline()
+    except (OSError, ssl.SSLError):
+        return b""
+    finally:
+        if writer is not None:
+            writer.close()
+            with contextlib.suppress(OSError, ssl.SSLError):
+                await writer.wait_closed()
+
+
+@pytest.mark.slow
+async def test_three_servers_form_a_cluster_by_tls_that_does_without_one_of_them(tmp_path: Path):
+    with running(tmp_path, replicas=3) as broker:
+        for server in range(3):
+            await broker.ready(server)
+        mount = broker.directory / "daemoneye-nats"
+        context = ssl.create_default_context(cafile=mount / "ca.crt")
+        assert await route_says(broker, context) == b"", "whoever has no certificate is no server of this cluster"
+        context.load_cert_chain(mount / "tls.crt", mount / "tls.key")
+        assert b'"tls_verify":true' in await route_says(broker, context)
+
+        operator = await broker.connect("operator")
+        jetstream = operator.jetstream(timeout=3)
+        for attempt in range(100):
+            try:
+                await ensure_streams(jetstream, buckets(), replicas=3)
+                break
+            except DaemonEyeError:  # the servers elect one of them first
+                assert attempt < 99
+                await asyncio.sleep(0.1)
+        assert not operator._server_info.get("connect_urls")
+        info = await jetstream.stream_info(NODES)
+        assert info.cluster is not None
+        names = {info.cluster.leader, *(peer.name for peer in info.cluster.replicas or ())}
+        assert names == {f"daemoneye-nats-{i}" for i in range(3)}
+        await operator.close()
+
+        broker.stop(2)
+        identity = await broker.connect("identity", 1)
+        bucket = Bucket(identity)
+        for attempt in range(100):
+            try:
+                await bucket.write(KEY, b"x")
+                break
+            except (nats.errors.Error, TimeoutError):
+                assert attempt < 99
+                await asyncio.sleep(0.1)
+        assert await bucket.keys() == {KEY}
+        await identity.close()

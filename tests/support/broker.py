@@ -1,0 +1,179 @@
+"""Real nats-servers with the configuration and certificates that the operator makes, on this machine: files and ports are others."""
+
+from __future__ import annotations
+
+import asyncio
+import datetime as dt
+import os
+import signal
+import socket
+import subprocess
+import sys
+import urllib.request
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any, TypeVar
+
+import nats
+from nats.aio.client import Client
+
+from daemoneye.broker.access import Access
+from daemoneye_operator.brokersecrets import BrokerSecrets, desired, role_name, server_name
+from daemoneye_operator.settings import OperatorSettings
+
+T = TypeVar("T")
+BINARY = Path(sys.executable).with_name("nats-server")
+
+
+def settings(**nats_settings: Any) -> OperatorSettings:
+    """Of an installation with a small store."""
+    url = {"url": "tls://daemoneye-nats.security.svc:4222", "storeMaxBytes": 2 << 30}
+    return OperatorSettings.model_validate(
+        {
+            "release": "eye",
+            "namespace": "security",
+            "fullname": "daemoneye",
+            "nats": {**url, **nats_settings},
+            "streams": {"eventsMaxBytes": 64 << 20, "findingsMaxBytes": 8 << 20},
+            "sensor": {"image": "daemoneye/sensor:dev"},
+        }
+    )
+
+
+async def until(what: str, condition: Callable[[], T], seconds: float = 20.0) -> T:
+    """The condition's first true value."""
+    deadline = asyncio.get_running_loop().time() + seconds
+    while not (value := condition()):
+        assert asyncio.get_running_loop().time() < deadline, f"not within {seconds:g} s: {what}"
+        await asyncio.sleep(0.02)
+    return value
+
+
+async def heard(client: Client) -> None:
+    """Wait until the server has every subscription: nats-py's flush sends its PING before a SUB that it has just been given, so twice."""
+    await client.flush()
+    await client.flush()
+
+
+class Broker:
+    """The servers of one installation, in a directory."""
+
+    def __init__(self, directory: Path, of: OperatorSettings) -> None:
+        self.directory = directory
+        self.settings = of
+        self.secrets: BrokerSecrets = desired(of, {}, dt.datetime.now(dt.UTC))
+        count = of.nats.replicas
+        ports = free_ports(3 * count)
+        self.clients, self.monitors, self.routes = ports[:count], ports[count : 2 * count], ports[2 * count :]
+        self._processes: list[subprocess.Popen[bytes] | None] = [None] * count
+        for name, data in self.secrets.secrets.items():
+            (directory / name).mkdir(parents=True)
+            for key, value in data.items():
+                (directory / name / key).write_bytes(value)
+
+    def access(self, role: str, server: int = 0) -> Access:
+        """How a pod of this role reaches it."""
+        mount = self.directory / role_name(self.settings, role)
+        return Access(
+            urls=(f"tls://localhost:{self.clients[server]}",),
+            user_file=mount / "user",
+            password_file=mount / "password",
+            inbox_prefix_file=mount / "inbox_prefix",
+            tls_ca=mount / "ca.crt",
+        )
+
+    async def connect(
+        self, role: str, server: int = 0, errors: list[Exception] | None = None, **options: Any
+    ) -> Client:
+        """A connection that tells its errors and does not come back."""
+
+        async def note(error: Exception) -> None:
+            if errors is not None:
+                errors.append(error)
+
+        # Without both, nats-py tries an absent server for ever.
+        limits = {"allow_reconnect": False, "max_reconnect_attempts": 1, "reconnect_time_wait": 0}
+        return await nats.connect(**{**self.access(role, server).options(), **limits, "error_cb": note, **options})
+
+    def start(self, server: int = 0) -> None:
+        """Start one, or start it again."""
+        mount = self.directory / server_name(self.settings)
+        text = (mount / "nats.conf").read_text()
+        store = self.directory / f"data-{server}"
+        for old, new in (
+            ("/etc/nats", str(mount)),
+            ('"/data"', f'"{store}"'),
+            ("0.0.0.0:4222", f"127.0.0.1:{self.clients[server]}"),
+            ("0.0.0.0:8222", f"127.0.0.1:{self.monitors[server]}"),
+            ("0.0.0.0:6222", f"127.0.0.1:{self.routes[server]}"),
+            *((f"{self._pod(i)}.{self._headless}:6222", f"localhost:{port}") for i, port in enumerate(self.routes)),
+        ):
+            assert old in text or "6222" in old, f"{old} is not in nats.conf"
+            text = text.replace(old, new)
+        path = self.directory / f"nats-{server}.conf"
+        path.write_text(text)
+        with (self.directory / f"nats-{server}.log").open("ab") as log:
+            self._processes[server] = subprocess.Popen(
+                [BINARY, "--config", path], stdin=subprocess.DEVNULL, stdout=log, stderr=log,
+                env={**os.environ, "POD_NAME": self._pod(server)},
+            )  # fmt: skip
+
+    async def ready(self, server: int = 0) -> None:
+        """Wait for what the kubelet's probe waits for."""
+        await until(f"nats-server {server} ready: {self.log(server)}", lambda: self._healthy(server))
+
+    def stop(self, server: int = 0) -> None:
+        """End one."""
+        process, self._processes[server] = self._processes[server], None
+        if process is not None:
+            process.send_signal(signal.SIGTERM)
+            process.wait(20)
+
+    def stop_all(self) -> None:
+        """End all."""
+        for server in range(len(self._processes)):
+            self.stop(server)
+
+    def log(self, server: int = 0) -> str:
+        """What it had to say."""
+        path = self.directory / f"nats-{server}.log"
+        return path.read_text()[-2000:] if path.exists() else ""
+
+    def _pod(self, server: int) -> str:
+        return f"{server_name(self.settings)}-{server}"
+
+    @property
+    def _headless(self) -> str:
+        return f"{server_name(self.settings)}-headless.{self.settings.namespace}.svc"
+
+    def _healthy(self, server: int) -> bool:
+        process = self._processes[server]
+        assert process is not None
+        assert process.poll() is None, f"nats-server ended: {self.log(server)}"
+        try:
+            url = f"http://127.0.0.1:{self.monitors[server]}/healthz?js-enabled-only=true"
+            with urllib.request.urlopen(url, timeout=2) as answer:
+                return answer.status == 200
+        except OSError:
+            return False
+
+
+@contextmanager
+def running(directory: Path, **nats_settings: Any) -> Iterator[Broker]:
+    """All servers started; ended whatever happens."""
+    broker = Broker(directory, settings(**nats_settings))
+    try:
+        for server in range(broker.settings.nats.replicas):
+            broker.start(server)
+        yield broker
+    finally:
+        broker.stop_all()
+
+
+def free_ports(count: int) -> list[int]:
+    sockets = [socket.create_server(("127.0.0.1", 0)) for _ in range(count)]
+    ports = [one.getsockname()[1] for one in sockets]
+    for one in sockets:
+        one.close()
+    return ports

@@ -1,0 +1,302 @@
+"""The identity publisher between an API server that a test moves and a real broker. tests/cluster/test_identity.py has a real API server, too."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import shutil
+import time
+import urllib.error
+import urllib.request
+from collections.abc import AsyncIterator, Iterator
+from contextlib import asynccontextmanager
+from pathlib import Path
+from typing import Any
+
+import pytest
+from nats.aio.client import Client
+from nats.aio.msg import Msg
+
+from daemoneye import subjects
+from daemoneye.broker import values
+from daemoneye.broker.admin import ensure_streams
+from daemoneye.podidentity import PodIdentity
+from daemoneye.streams import buckets
+from daemoneye_operator import identity
+from daemoneye_operator.identity import publisher as module
+from daemoneye_operator.settings import OperatorSettings
+from tests.support.broker import Broker, free_ports, heard, running, until
+from tests.support.kubeapi import OBJECTS, KubeApi, serving
+
+PODS, NAMESPACES = OBJECTS["pods"], OBJECTS["namespaces"]
+NODE = "node-1.example"
+
+
+@pytest.fixture
+def api() -> Iterator[KubeApi]:
+    with serving() as api:
+        api.put(NAMESPACES, "shop", metadata={"labels": {"team": "red"}})
+        yield api
+
+
+@pytest.fixture
+async def broker(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> AsyncIterator[Broker]:
+    monkeypatch.setattr(module, "GRACE_S", 0.3)
+    monkeypatch.setattr(module, "_LOOK_S", 0.2)
+    with running(tmp_path) as broker:
+        await broker.ready()
+        await make_bucket(broker)
+        yield broker
+
+
+async def make_bucket(broker: Broker) -> None:
+    client = await broker.connect("operator")
+    await ensure_streams(client.jetstream(timeout=20), buckets())
+    await client.close()
+
+
+def pod(api: KubeApi, name: str, uid: str | None = None, node: str = NODE, **metadata: Any) -> str:
+    """Put a pod; its key."""
+    uid = uid or f"uid-{name}"
+    spec = {"nodeName": node, "serviceAccountName": "sa", "containers": [{"name": "main", "image": "img:1"}]}
+    api.put(PODS, name, "shop", metadata={"uid": uid, **metadata}, spec=spec)
+    return subjects.node_pod(node, metadata.get("annotations", {}).get("kubernetes.io/config.hash", uid))
+
+
+class Follower:
+    """A sensor of every node: what was put, in order."""
+
+    def __init__(self, client: Client) -> None:
+        self.client = client
+        self.heard: list[tuple[str, bytes | None]] = []
+
+    @classmethod
+    async def of(cls, broker: Broker) -> Follower:
+        self = cls(await broker.connect("sensor", allow_reconnect=True, max_reconnect_attempts=-1))
+        await self.client.subscribe(subjects.key_value(subjects.NODES_BUCKET, "*.>"), cb=self._note)
+        await heard(self.client)
+        return self
+
+    async def _note(self, message: Msg) -> None:
+        key = message.subject.removeprefix(subjects.key_value(subjects.NODES_BUCKET, ""))
+        self.heard.append((key, values.value(message)))
+
+    def of_key(self, key: str) -> list[bytes | None]:
+        return [value for heard, value in self.heard if heard == key]
+
+    async def value(self, key: str) -> PodIdentity | None:
+        data = await values.read(self.client, subjects.NODES_BUCKET, key)
+        return None if data is None else PodIdentity.decode(data)
+
+
+@pytest.fixture
+async def sensor(broker: Broker) -> AsyncIterator[Follower]:
+    follower = await Follower.of(broker)
+    yield follower
+    await follower.client.close()
+
+
+@asynccontextmanager
+async def publishing(broker: Broker, api: KubeApi) -> AsyncIterator[OperatorSettings]:
+    settings = broker.settings.model_copy(update={"health_port": free_ports(1)[0]})
+    stop = asyncio.Event()
+    client = api.client()
+    task = asyncio.create_task(identity.serve(settings, broker.access("identity"), client, stop))
+    try:
+        yield settings
+    finally:
+        stop.set()
+        async with asyncio.timeout(15):
+            await task
+        client.close()
+
+
+async def says(settings: OperatorSettings, path: str) -> tuple[int, dict[str, Any]]:
+    def ask() -> tuple[int, dict[str, Any]]:
+        try:
+            with urllib.request.urlopen(f"http://127.0.0.1:{settings.health_port}{path}", timeout=5) as answer:
+                return answer.status, json.loads(answer.read())
+        except urllib.error.HTTPError as error:
+            with error:
+                return error.code, json.loads(error.read())
+        except urllib.error.URLError:
+            return 0, {}
+
+    return await asyncio.to_thread(ask)
+
+
+async def ready(settings: OperatorSettings) -> None:
+    deadline = time.monotonic() + 20
+    while (answer := await says(settings, "/readyz"))[0] != 200:
+        assert time.monotonic() < deadline, answer
+        await asyncio.sleep(0.05)
+
+
+async def test_a_pods_life(broker: Broker, api: KubeApi, sensor: Follower):
+    async with publishing(broker, api) as settings:
+        await ready(settings)
+        assert (await says(settings, "/healthz"))[0] == 200
+        began = time.monotonic()
+        key = pod(api, "cart-1", labels={"app": "cart"})
+        await until("the document", lambda: sensor.of_key(key))
+        assert time.monotonic() - began < 1.0
+        assert await sensor.value(key) == PodIdentity(
+            "shop", "cart-1", "uid-cart-1", "Pod", "cart-1", "sa", {"app": "cart"}, {"team": "red"}, {"main": "img:1"}
+        )
+
+        pod(api, "cart-1", labels={"app": "cart", "tier": "front"})
+        await until("its new label", lambda: len(sensor.of_key(key)) == 2)
+        api.put(NAMESPACES, "shop", metadata={"labels": {"team": "blue"}})
+        await until("its namespace's new label", lambda: len(sensor.of_key(key)) == 3)
+        changed = await sensor.value(key)
+        assert changed is not None
+        assert (changed.labels, changed.namespace_labels) == ({"app": "cart", "tier": "front"}, {"team": "blue"})
+
+        # What a sensor does not read is not written: only what follows it is heard.
+        api.put(NAMESPACES, "shop", metadata={"labels": {"team": "blue"}}, status={"phase": "Active"})
+        pod(api, "cart-1", labels={"app": "cart", "tier": "front"}, annotations={"checked": "yes"})
+        api.take(PODS, "cart-1", "shop")
+        await until("the removal", lambda: None in sensor.of_key(key))
+        assert len(sensor.of_key(key)) == 4
+        await nothing_left(broker)
+
+
+async def nothing_left(broker: Broker) -> None:
+    client = await broker.connect("operator")
+    deadline = time.monotonic() + 10
+    while (info := await client.jetstream().stream_info(f"KV_{subjects.NODES_BUCKET}")).state.messages:
+        assert time.monotonic() < deadline, f"{info.state.messages} messages are left"
+        await asyncio.sleep(0.05)
+    await client.close()
+
+
+async def test_a_pod_that_is_gone_stays_known_for_its_last_events(
+    broker: Broker, api: KubeApi, sensor: Follower, monkeypatch: pytest.MonkeyPatch
+):
+    monkeypatch.setattr(module, "GRACE_S", 60.0)
+    first = pod(api, "short-lived")
+    async with publishing(broker, api) as settings:
+        await ready(settings)
+        await until("the document", lambda: sensor.of_key(first))
+        api.take(PODS, "short-lived", "shop")
+        later = pod(api, "later")
+        await until("what comes after the deletion", lambda: sensor.of_key(later))
+        assert await sensor.value(first) is not None
+
+
+async def test_a_static_pod_that_is_made_anew_keeps_its_key(broker: Broker, api: KubeApi, sensor: Follower):
+    annotations = {"kubernetes.io/config.hash": "c0ffee"}
+    key = pod(api, "etcd", "uid-1", annotations=annotations)
+    async with publishing(broker, api) as settings:
+        await ready(settings)
+        await until("the document", lambda: sensor.of_key(key))
+        api.take(PODS, "etcd", "shop")
+        pod(api, "etcd", "uid-2", annotations=annotations)
+        gone = pod(api, "gone")
+        await until("the second", lambda: len(sensor.of_key(key)) == 2 and sensor.of_key(gone))
+        api.take(PODS, "gone", "shop")
+        # The other's removal comes when this one's would have come, and after it.
+        await until("the other's removal", lambda: None in sensor.of_key(gone))
+        assert None not in sensor.of_key(key)
+        found = await sensor.value(key)
+        assert found is not None
+        assert found.uid == "uid-2"
+
+
+async def test_a_restart_writes_what_changed_and_removes_what_is_gone(broker: Broker, api: KubeApi, sensor: Follower):
+    same, other, gone = pod(api, "same"), pod(api, "other"), pod(api, "gone")
+    async with publishing(broker, api) as settings:
+        await ready(settings)
+        await until("all", lambda: len(sensor.heard) == 3)
+    pod(api, "other", labels={"new": "label"})
+    api.take(PODS, "gone", "shop")
+    new = pod(api, "new")
+    async with publishing(broker, api) as settings:
+        await ready(settings)
+        await until("the removal", lambda: None in sensor.of_key(gone))
+        await until("the others", lambda: len(sensor.of_key(other)) == 2 and sensor.of_key(new))
+    assert len(sensor.of_key(same)) == 1, "what is the same is not written again"
+
+
+async def test_a_broker_that_lost_everything_gets_everything_again(broker: Broker, api: KubeApi, sensor: Follower):
+    keys = [pod(api, f"pod-{i}") for i in range(20)]
+    async with publishing(broker, api) as settings:
+        await ready(settings)
+        await until("all", lambda: len(sensor.heard) == 20)
+        broker.stop()
+        shutil.rmtree(broker.directory / "data-0")
+        broker.start()
+        await broker.ready()
+        during = pod(api, "during")
+        await make_bucket(broker)
+        deadline = time.monotonic() + 20
+        while missing := [key for key in [*keys, during] if await sensor.value(key) is None]:
+            assert time.monotonic() < deadline, missing
+            await asyncio.sleep(0.1)
+        await ready(settings)
+
+
+async def test_a_broker_that_is_late_is_waited_for(tmp_path: Path, api: KubeApi):
+    key = pod(api, "early")
+    with running(tmp_path) as broker:
+        broker.stop()
+        async with publishing(broker, api) as settings:
+            deadline = time.monotonic() + 20
+            while not (answer := await says(settings, "/readyz"))[1].get("pods"):
+                assert time.monotonic() < deadline, answer
+                await asyncio.sleep(0.05)
+            assert answer[0] == 503
+            assert not answer[1]["broker"]
+            broker.start()
+            await broker.ready()
+            await make_bucket(broker)
+            await ready(settings)
+            sensor = await Follower.of(broker)
+            deadline = time.monotonic() + 10
+            while await sensor.value(key) is None:
+                assert time.monotonic() < deadline
+                await asyncio.sleep(0.05)
+            await sensor.client.close()
+
+
+async def test_a_pod_whose_namespace_is_not_known_yet_waits_for_its_labels(
+    broker: Broker, api: KubeApi, sensor: Follower
+):
+    api.take(NAMESPACES, "shop")
+    async with publishing(broker, api) as settings:
+        await ready(settings)
+        key = pod(api, "first")
+        await asyncio.sleep(0)
+        api.put(NAMESPACES, "shop", metadata={"labels": {"team": "green"}})
+        await until("the document", lambda: sensor.of_key(key))
+        documents = [PodIdentity.decode(value or b"") for value in sensor.of_key(key)]
+        assert [document.namespace_labels for document in documents] == [{"team": "green"}]
+
+
+async def test_a_part_that_misses_its_cancellation_ends_with_the_others(monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr(identity, "_END_S", 0.05)
+    stop, missed = asyncio.Event(), asyncio.Event()
+
+    async def deaf() -> None:
+        try:
+            await asyncio.sleep(60)
+        except asyncio.CancelledError:
+            missed.set()
+        await asyncio.sleep(60)
+
+    async def stopping() -> None:
+        stop.set()
+        await asyncio.sleep(60)
+
+    async with asyncio.timeout(10):
+        await identity._together(stop, deaf(), stopping())
+    assert missed.is_set()
+
+
+async def test_an_error_of_a_part_ends_all_and_is_told():
+    async def failing() -> None:
+        raise KeyError("nodeName")
+
+    async with asyncio.timeout(10):
+        with pytest.raises(KeyError, match="nodeName"):
+            await identity._together(asyncio.Event(), asyncio.sleep(60), failing())
