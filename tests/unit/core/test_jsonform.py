@@ -17,6 +17,7 @@ from daemoneye.events.codec import section_of
 from daemoneye.events.flags import Flag, flag_names, flags_of
 from daemoneye.events.jsonform import events_json, losses_json
 from daemoneye.events.loss import LOSS
+from daemoneye.events.pod_identity import POD_IDENTITY
 from daemoneye.events.process_exec import PROCESS_EXEC
 
 CONTRACT = {
@@ -47,6 +48,32 @@ def test_a_line_comes_back_with_all_that_the_contract_names() -> None:
         assert event[name] == want
     assert event["parent"]["exe"] == "/usr/sbin/nginx"
     assert event["parent"]["argv"] == ["nginx"]
+
+
+def test_an_event_of_a_pod_says_what_kubernetes_knows() -> None:
+    event = section_of(PROCESS_EXEC, {"time": [10, 11, 12], "pid": [5, 6, 7], "cgroup_id": [3, 4, 9]}, 3)
+    pods: dict[str, object] = {
+        "cgroup_id": [3, 4], "policies": [b"first\0second\0", b"first\0"], "namespace": [b"shop", b""], "pod": [b"checkout", b""],
+        "container": [b"main", b""], "image": [b"shop:1", b""], "labels": [b"app=checkout\0odd\0tier=a=b\0", b""],
+        "owner_kind": [b"Deployment", b""], "owner_name": [b"checkout", b""], "service_account": [b"default", b""],
+    }  # fmt: skip
+    batch = envelope.decode(
+        envelope.encode(
+            Envelope("n", "b", 1, "urgent", 0, 0, 0), [event, section_of(POD_IDENTITY, pods, 2, context=True)]
+        )
+    )
+    inside, outside, nobody = events_json(batch)
+    assert (inside["namespace"], inside["pod"], inside["container"], inside["image"]) == (
+        "shop",
+        "checkout",
+        "main",
+        "shop:1",
+    )
+    assert inside["labels"] == {"app": "checkout", "tier": "a=b"}
+    assert inside["policies"] == ["first", "second"]
+    assert outside["policies"] == ["first"]
+    assert "pod" not in outside
+    assert "policies" not in nobody
 
 
 ARGUMENTS = st.lists(st.binary(max_size=30).map(lambda b: b.replace(b"\0", b"")), min_size=1, max_size=5)

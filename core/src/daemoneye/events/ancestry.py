@@ -71,9 +71,9 @@ class Images:
         return out
 
 
-def identity_rows(batch: Batch, rows: np.ndarray) -> np.ndarray:
-    """Row in the batch's `cgroup_identity` section for each of n rows, int64; -1 where the batch has none."""
-    section = batch.section("cgroup_identity", context=True)
+def identity_rows(batch: Batch, rows: np.ndarray, record: str = "cgroup_identity") -> np.ndarray:
+    """Row in the batch's section of a record of cgroups (`pod_identity` is the other) for each of n rows, int64; -1 where the batch has none."""
+    section = batch.section(record, context=True)
     out = np.full(len(rows), -1, np.int64)
     if section is None or not len(section.rows):
         return out

@@ -139,4 +139,29 @@ def _identities(batch: Batch, rows: np.ndarray) -> list[dict[str, Any]]:
         }
         for i in range(len(section.rows))
     ]  # fmt: skip
-    return [known[k] if k >= 0 else unknown for k in identity_rows(batch, rows).tolist()]
+    out = [known[k] if k >= 0 else unknown for k in identity_rows(batch, rows).tolist()]
+    if batch.section("pod_identity", context=True) is None:  # one machine
+        return out
+    pods = _pods(batch)
+    return [
+        {**one, **pods[k]} if k >= 0 else one
+        for one, k in zip(out, identity_rows(batch, rows, "pod_identity").tolist(), strict=True)
+    ]
+
+
+def _pods(batch: Batch) -> list[dict[str, Any]]:
+    """What Kubernetes knows of each row of `pod_identity`; of cgroups outside of pods their policies alone."""
+    section = batch.section("pod_identity", context=True)
+    if section is None:
+        return []
+    lists = {name: [split_argv(raw) for raw in section.values(name)] for name in ("policies", "labels")}
+    names = [f.name for f in section.record.heap_fields if f.name not in lists]
+    texts = {name: [decode(raw) for raw in section.values(name)] for name in names}
+    out = []
+    for i, policies in enumerate(lists["policies"]):
+        pod: dict[str, Any] = {"policies": policies}
+        if texts["pod"][i]:
+            pod |= {name: texts[name][i] for name in names}
+            pod["labels"] = dict(label.split("=", 1) for label in lists["labels"][i] if "=" in label)
+        out.append(pod)
+    return out
