@@ -63,6 +63,8 @@ REASONS: Final[Mapping[str, str]] = MappingProxyType(
         "CaptureOff": "No packet capture is asked for.",
         "Inactive": "Asked for, but this build or machine cannot serve it; see status.inactiveSettings.",
         "ProgramsOff": "The policy asks for no kernel monitoring.",
+        "BadDetector": "A detector's name or parameter in spec.analytics.detectors is wrong and left out; the message says which, and the choices.",
+        "Uninstalling": "The release is about to go: nodes are emptied. If that broke off, remove the operator Deployment's annotation daemoneye.io/uninstall.",
         "AnalyticsSilent": "Analytics has not been heard of for three heartbeats. Look at its pod and log.",
         "BrokerUnavailable": "The operator has no connection to NATS; sensors go on and keep what they see in their spools.",
         "NotImplemented": "Arrives with a later release.",

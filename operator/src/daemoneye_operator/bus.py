@@ -11,7 +11,7 @@ import json
 import logging
 import time
 from collections.abc import Callable, Mapping
-from typing import Any, Final
+from typing import Final
 
 from nats.aio.client import Client
 from nats.aio.msg import Msg
@@ -42,7 +42,7 @@ class Bus:
         ready: Set while connected and every stream is there.
         listening_since: Since when heartbeats are heard, seconds since 1970.
         analytics_heard: When analytics was last heard of; None when never.
-        analytics: What it then said.
+        analytics_problems: What it then said that it left out of which policy.
         trouble: Why the bus is not ready, one sentence.
     """
 
@@ -51,7 +51,7 @@ class Bus:
         self.ready = asyncio.Event()
         self.listening_since = time.time()
         self.analytics_heard: float | None = None
-        self.analytics: Mapping[str, Any] = {}
+        self.analytics_problems: Mapping[str, str] = {}
         self.trouble = "not connected to the broker yet"
         self._settings = settings
         self._heartbeats = heartbeats
@@ -173,10 +173,10 @@ class Bus:
         except ValueError as error:
             self._complain(f"analytics' heartbeat is no JSON: {error}")
             return
-        first = self.analytics_heard is None
-        self.analytics_heard = time.time()
-        news = isinstance(said, dict) and (first or said.get("config") != self.analytics.get("config"))
-        self.analytics = said if isinstance(said, dict) else {}
+        found = said.get("problems") if isinstance(said, dict) else None
+        problems = {str(k)[:253]: str(v)[:1024] for k, v in found.items()} if isinstance(found, dict) else {}
+        news = self.analytics_heard is None or problems != self.analytics_problems
+        self.analytics_heard, self.analytics_problems = time.time(), problems
         if news:
             self._changed()
 

@@ -207,11 +207,13 @@ class Controller:
 
     def _world(self, there: Mapping[str, Any] | None) -> World:
         return World(
-            daemonset=sensorpods.state(there, self._watches.pods.objects.values()),
+            daemonset=sensorpods.state(there, self._watches.pods.objects.values(), time.time()),
             analytics_heard=self._bus.analytics_heard,
             broker=self._bus.connected,
             listening_since=self._bus.listening_since,
             interval=float(self._settings.sensor.status_interval_seconds),
+            analytics_problems=self._bus.analytics_problems,
+            uninstalling=self._watches.uninstalling(),
         )
 
     def _failed(self, error: Exception) -> None:

@@ -69,6 +69,10 @@ class FindingSink:
         self._gone: set[Ref] = set()
         self._logged = float("-inf")
 
+    def counters(self) -> dict[str, int]:
+        """Findings that became no object: too many new ones at once, refused for good, unreadable."""
+        return {"suppressed": self._aggregation.suppressed, "lost": self.lost, "corrupt": self.corrupt}
+
     async def run(self, client: Client) -> None:
         """Read until cancelled; a broker or API server that is away is waited for."""
         puller: Puller | None = None

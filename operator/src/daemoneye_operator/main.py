@@ -69,6 +69,7 @@ class _Operator:
         self._stop = stop
         self._controller: Controller | None = None
         self._bus: Bus | None = None
+        self._sink: FindingSink | None = None
         self._watches: tuple[Watch, ...] = ()
         self._starting = "waiting for the API server"
 
@@ -104,7 +105,7 @@ class _Operator:
             sensors=Sensors(api, settings, cluster_uid), ledger=ledger,
         )  # fmt: skip
         changed.target = controller.changed
-        sink = FindingSink(api, aggregation, ledger.exceptions, ledger.tallies, changed)
+        sink = self._sink = FindingSink(api, aggregation, ledger.exceptions, ledger.tallies, changed)
         cache.finding_gone = sink.gone
         made = await self._patiently("the broker's Secrets", lambda: secretstore.ensure(api, settings, watches.owner()))
         link = Link(secretstore.access(settings, made, "operator"), "daemoneye-operator", self._stop)
@@ -194,6 +195,7 @@ class _Operator:
             "broker": "connected" if broker else (bus.trouble if bus else "not connected yet"),
             "trouble": controller.trouble if controller else "",
             "analytics": "heard of" if bus and bus.analytics_heard else "not heard of yet",
+            "findings": self._sink.counters() if self._sink else {},
         }
 
 

@@ -219,6 +219,28 @@ def test_analytics(heard, expected):
     assert told(value)["Ready"] == expected
 
 
+def test_what_analytics_left_out_is_told_to_its_policy_alone():
+    world = replace(
+        WORLD, analytics_problems={"web": "detector 'nope' is unknown; there are first_seen, suspicious_exec"}
+    )
+    assert told(status(policy("web"), world=world))["Ready"] == ("False", "BadDetector")
+    assert "there are first_seen" in message(status(policy("web"), world=world))
+    assert told(status(policy("other"), world=world))["Ready"] == ("True", "AsAsked")
+
+
+def test_an_uninstallation_is_told_as_one():
+    value = status(policy(), world=replace(WORLD, uninstalling=True))
+    assert told(value)["Ready"] == ("False", "Uninstalling")
+    assert "daemoneye.io/uninstall" in message(value)
+
+
+def test_pods_that_are_refused_are_on_no_node():
+    state = replace(WORLD.daemonset, ready=0, waiting_reason="FailedCreate", waiting_message="the namespace forbids it")
+    value = status(policy(), world=replace(WORLD, daemonset=state, listening_since=0), without=NODES)
+    assert told(value)["Ready"] == ("False", "SensorsMissing")
+    assert "; FailedCreate: the namespace forbids it" in message(value)
+
+
 def test_no_broker():
     value = status(policy(), world=replace(WORLD, broker=False))
     assert told(value)["Ready"] == ("Unknown", "BrokerUnavailable")

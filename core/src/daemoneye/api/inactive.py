@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final
 
 from daemoneye.api.explain import Spelling, dotted, keys
-from daemoneye.api.v1alpha1.policy import DaemonEyePolicy, PolicySpec
+from daemoneye.api.v1alpha1.policy import Analytics, DaemonEyePolicy, PolicySpec
 
 if TYPE_CHECKING:
     from pydantic import BaseModel
@@ -71,6 +71,13 @@ def _findings(spec: PolicySpec, platform: str) -> Iterator[tuple[str, str, str]]
         yield "federation", "enable_federation", f"federation {_LATER}"
     if spec.stix_taxii.enable_integration:
         yield "stix_taxii", "enable_integration", f"STIX/TAXII integration {_LATER}"
+    default = Analytics.model_fields["anomaly_threshold"].default
+    if spec.analytics.anomaly_threshold != default:
+        yield (
+            "analytics",
+            "anomaly_threshold",
+            f"scores of workloads' windows {_LATER}; nothing is compared with it yet",
+        )
     if spec.analytics.enable_machine_learning:
         yield (
             "analytics",

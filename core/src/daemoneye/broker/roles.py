@@ -90,7 +90,9 @@ def _identity(_: str) -> tuple[list[str], list[str]]:
 
 
 def _cli(_: str) -> tuple[list[str], list[str]]:
-    return [*_LOOK, *_READ_CONSUMER, "$JS.API.DIRECT.GET.>"], [f"{subjects.PREFIX}.>"]
+    # It reads by consumers of its own, which end by themselves: nobody's is deleted or paused.
+    consumers = ["$JS.API.CONSUMER.CREATE.>", "$JS.API.CONSUMER.MSG.NEXT.>"]
+    return [*_LOOK, *consumers, "$JS.API.DIRECT.GET.>"], [f"{subjects.PREFIX}.>"]
 
 
 _LISTS: Final = {

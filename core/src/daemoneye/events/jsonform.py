@@ -126,12 +126,20 @@ def _section_json(
 
 
 def _identities(batch: Batch, rows: np.ndarray) -> list[dict[str, Any]]:
-    section = batch.section("cgroup_identity", context=True)
+    """What is known of each row's cgroup, and in a cluster of its pod."""
     unknown = {"cgroup": "", "container_id": "", "pod_uid": "", "workload": "", "identity": "unknown"}
+    cgroups, pods = _cgroups(batch), _pods(batch)
+    places = zip(identity_rows(batch, rows).tolist(), identity_rows(batch, rows, "pod_identity").tolist(), strict=True)
+    return [{**(cgroups[c] if c >= 0 else unknown), **(pods[p] if p >= 0 else {})} for c, p in places]
+
+
+def _cgroups(batch: Batch) -> list[dict[str, Any]]:
+    """Each row of `cgroup_identity`."""
+    section = batch.section("cgroup_identity", context=True)
     if section is None:
-        return [unknown] * len(rows)
+        return []
     names = {f.name: [decode(v) for v in section.values(f.name)] for f in section.record.heap_fields}
-    known = [
+    return [
         {
             "cgroup": names["path"][i] if names["path"][i] not in {"", "/"} else names["path_v1"][i] or names["path"][i],
             "container_id": names["container_id"][i], "pod_uid": names["pod_uid"][i], "workload": names["workload"][i],
@@ -139,14 +147,6 @@ def _identities(batch: Batch, rows: np.ndarray) -> list[dict[str, Any]]:
         }
         for i in range(len(section.rows))
     ]  # fmt: skip
-    out = [known[k] if k >= 0 else unknown for k in identity_rows(batch, rows).tolist()]
-    if batch.section("pod_identity", context=True) is None:  # one machine
-        return out
-    pods = _pods(batch)
-    return [
-        {**one, **pods[k]} if k >= 0 else one
-        for one, k in zip(out, identity_rows(batch, rows, "pod_identity").tolist(), strict=True)
-    ]
 
 
 def _pods(batch: Batch) -> list[dict[str, Any]]:

@@ -199,6 +199,8 @@ def _container(settings: OperatorSettings) -> dict[str, Any]:
         "env": [{"name": "DAEMONEYE_NODE", "valueFrom": {"fieldRef": {"fieldPath": "spec.nodeName"}}}],
         "resources": sensor.resources.model_dump(),
         "securityContext": _security(privileged=sensor.privileged),
+        # What it said last becomes the policy's status when it cannot start.
+        "terminationMessagePolicy": "FallbackToLogsOnError",
         # No probe: the sensor has no port; it says in its heartbeat how it is.
         "volumeMounts": mounts,
     }

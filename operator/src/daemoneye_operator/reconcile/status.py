@@ -86,6 +86,8 @@ class World:
         broker: Whether the operator is connected to the broker.
         listening_since: Since when it hears heartbeats: who just began to listen takes nobody for silent.
         interval: Seconds between heartbeats.
+        analytics_problems: Policy's name → what analytics left out of it, as it says in its heartbeat.
+        uninstalling: Whether the release is about to go.
     """
 
     daemonset: DaemonSetState = field(default_factory=DaemonSetState)
@@ -93,6 +95,8 @@ class World:
     broker: bool = True
     listening_since: float = 0.0
     interval: float = 10.0
+    analytics_problems: Mapping[str, str] = field(default_factory=dict)
+    uninstalling: bool = False
 
     @property
     def patience(self) -> float:
@@ -137,7 +141,7 @@ def policy_status(
         sensors,
         _programs(policy, nodes),
         _capture(policy, nodes, gaps),
-        _analytics(world, now, settled=settled),
+        _analytics(policy, world, now, settled=settled),
     ]
     new.insert(0, _ready(nodes, new, gaps))
     return {
@@ -192,6 +196,8 @@ def _sensors(policy: Policy, nodes: Answers, world: World) -> dict[str, Any]:
     """SensorsAvailable: everybody is heard of and answers for this generation."""
     total, state = len(nodes.selected), world.daemonset
     absent = sorted([*nodes.unheard, *(node for node, _ in nodes.silent)])
+    if world.uninstalling:
+        return condition(SENSORS_AVAILABLE, False, "Uninstalling")
     if not total:
         return condition(SENSORS_AVAILABLE, False, "NoNodesSelected", _nothing_selected(policy))
     if not world.broker:
@@ -205,7 +211,7 @@ def _sensors(policy: Policy, nodes: Answers, world: World) -> dict[str, Any]:
         return condition(SENSORS_AVAILABLE, False, "ImagePullFailed", message)
     if absent and (state.waiting_reason or not state.exists):
         why = (
-            f"on node {state.waiting_node} it waits: {state.waiting_reason}: {escape(state.waiting_message)}"
+            f"{_where(state)}{state.waiting_reason}: {escape(state.waiting_message)}"
             if state.exists
             else "the DaemonSet is not there"
         )
@@ -224,6 +230,10 @@ def _sensors(policy: Policy, nodes: Answers, world: World) -> dict[str, Any]:
     return condition(
         SENSORS_AVAILABLE, True, "AsAsked", f"All {total} selected nodes answer for generation {policy.generation}."
     )
+
+
+def _where(state: DaemonSetState) -> str:
+    return f"on node {state.waiting_node} it waits: " if state.waiting_node else ""
 
 
 def _programs(policy: Policy, nodes: Answers) -> dict[str, Any]:
@@ -257,10 +267,12 @@ def _worked(kind: str, nodes: Answers, failing: Sequence[Trouble], fails: str, w
     return condition(kind, None, _first(nodes.refused)[0] if refused_only else "SensorsProgressing", running)
 
 
-def _analytics(world: World, now: float, *, settled: bool) -> dict[str, Any]:
+def _analytics(policy: Policy, world: World, now: float, *, settled: bool) -> dict[str, Any]:
     if not world.broker:
         return condition(ANALYTICS_AVAILABLE, None, "BrokerUnavailable")
     heard = world.analytics_heard
+    if problem := world.analytics_problems.get(policy.name):
+        return condition(ANALYTICS_AVAILABLE, False, "BadDetector", escape(problem))
     if heard is not None and now - heard <= world.patience:
         return condition(ANALYTICS_AVAILABLE, True, "AsAsked", "Analytics is heard of.")
     if heard is None and not settled:
