@@ -19,9 +19,10 @@ from nats.aio.msg import Msg
 from nats.js.errors import NotFoundError
 
 from daemoneye import envelope, streams, subjects
+from daemoneye.broker.admin import ensure_streams
 from daemoneye.envelope import Batch, Envelope
 from daemoneye_cli import configuration
-from daemoneye_cli.broker import Broker, ensure_streams
+from daemoneye_cli.broker import Broker
 from tests.bench import machine
 
 REPOSITORY: Final = Path(__file__).parents[2]

@@ -14,9 +14,11 @@ from pathlib import Path
 
 import pytest
 
+from daemoneye.broker.access import Access
+from daemoneye.broker.admin import ensure_streams
 from daemoneye.streams import declared, reserved_bytes
-from daemoneye_cli.broker import Broker, ensure_streams
-from daemoneye_sensor.publisher import Connection, Publisher
+from daemoneye_cli.broker import Broker
+from daemoneye_sensor.publisher import Publisher
 from daemoneye_sensor.spool import Spool
 
 pytestmark = pytest.mark.integration
@@ -34,7 +36,7 @@ STREAMS = declared(events_max_bytes=512 << 20)
 async def sensor(url, password, directory, mode):
     """Append and publish until killed (``mode`` run), or only publish what is left (``mode`` drain)."""
     spool = Spool(directory / "spool", max_bytes=512 << 20, segment_bytes=1 << 20)
-    connection = Connection((url,), user="sensor", password=password, inbox_prefix="_INBOX_sensor")
+    connection = Access((url,), user="sensor", password=password, inbox_prefix="_INBOX_sensor")
     publisher = Publisher(spool, connection, node=NODE, on_refused=lambda *refused: print("refused", refused))
     running = asyncio.create_task(publisher.run())
     if mode == "drain":

@@ -23,6 +23,8 @@ from nats.js.api import StreamConfig
 from nats.js.errors import NotFoundError
 
 from daemoneye import streams, subjects
+from daemoneye.broker.admin import ensure_streams
+from daemoneye.broker.roles import inbox_prefix, permissions
 
 ROOT = Path(__file__).parents[2]
 DEADLINE_S = 60.0
@@ -31,7 +33,10 @@ SHARD_STREAM = "DAEMONEYE_EVENTS_0"
 
 @dataclass
 class Bench:
-    """A broker, at most one analytics process, and a connection to look on with."""
+    """A broker, at most one analytics process, and a connection to look on with.
+
+    With `cluster`, analytics is configured on the broker, speaks as the role of its name, and serves its health on `health`.
+    """
 
     path: Path
     port: int
@@ -41,6 +46,8 @@ class Bench:
     client: Client | None = None
     status: list[dict[str, Any]] = field(default_factory=list)
     extra_path: str = ""
+    cluster: bool = False
+    health: int = 0
 
     @property
     def jetstream(self) -> JetStreamContext:
@@ -56,6 +63,9 @@ class Bench:
             "listen": f"127.0.0.1:{self.port}", "max_payload": 8 << 20,
             "jetstream": {"store_dir": str(self.path / "js"), "max_file_store": 1 << 30, "sync_interval": "always"},
         }  # fmt: skip
+        if self.cluster:
+            role = {"user": "analytics", "password": "secret", "permissions": permissions("analytics")}
+            config["authorization"] = {"users": [{"user": "admin", "password": "admin"}, role]}
         (self.path / "nats.conf").write_text(json.dumps(config))
         with (self.path / "nats.log").open("ab") as log:
             binary = Path(sys.executable).parent / "nats-server"
@@ -64,14 +74,15 @@ class Bench:
             )
 
     async def connect(self) -> None:
+        user = {"user": "admin", "password": "admin"} if self.cluster else {}
         self.client = await nats.connect(
-            f"nats://127.0.0.1:{self.port}", max_reconnect_attempts=-1, reconnect_time_wait=0.1, error_cb=ignore
+            f"nats://127.0.0.1:{self.port}", max_reconnect_attempts=-1, reconnect_time_wait=0.1, error_cb=ignore, **user
         )
 
         async def on_status(message: Any) -> None:
             self.status.append(json.loads(message.data))
 
-        await self.client.subscribe(subjects.status("analytics"), cb=on_status)
+        await self.client.subscribe(subjects.component("analytics"), cb=on_status)
         await self.eventually(self.ready)
 
     async def ready(self) -> bool:
@@ -88,12 +99,37 @@ class Bench:
                 )
             )  # fmt: skip
 
-    async def start(self) -> None:
-        config = {
-            "cluster": "local", "state_dir": str(self.path), "shard": 0, "status_interval_s": 1,
-            "nats": {"url": f"nats://127.0.0.1:{self.port}", "user": "", "password": "", "inbox_prefix": "_INBOX", "tls": None},
-            "analytics": {"enable_behavioral_analysis": True, "detectors": self.detectors},
+    async def add_cluster_streams(self) -> None:
+        declared = streams.declared(events_max_bytes=64 << 20, findings_max_bytes=32 << 20)
+        buckets = streams.buckets(nodes_max_bytes=8 << 20, configs_max_bytes=8 << 20)
+        await ensure_streams(self.jetstream, [*declared, *buckets])
+
+    async def configure(self, document: bytes | None) -> None:
+        """What the operator does with analytics' configuration; None removes it."""
+        bucket = await self.jetstream.key_value(subjects.CONFIGS_BUCKET)
+        if document is None:
+            await bucket.delete(subjects.ANALYTICS_CONFIG)
+        else:
+            await bucket.put(subjects.ANALYTICS_CONFIG, document)
+
+    def settings(self) -> dict[str, Any]:
+        if not self.cluster:
+            return {
+                "cluster": "local", "state_dir": str(self.path), "shard": 0, "status_interval_s": 1,
+                "nats": {"url": f"nats://127.0.0.1:{self.port}", "user": "", "password": "", "inbox_prefix": "_INBOX", "tls": None},
+                "analytics": {"enable_behavioral_analysis": True, "detectors": self.detectors},
+            }  # fmt: skip
+        files = {"user": "analytics", "password": "secret", "inbox_prefix": inbox_prefix("analytics")}
+        for name, text in files.items():
+            (self.path / name).write_text(text + "\n")
+        access = {f"{name}_file": str(self.path / name) for name in files}
+        return {
+            "nats": {"url": f"nats://127.0.0.1:{self.port}", **access}, "shard": 0, "configuration": "broker",
+            "status_interval_s": 1, "health_port": self.health,
         }  # fmt: skip
+
+    async def start(self) -> None:
+        config = self.settings()
         (self.path / "analytics.json").write_text(json.dumps(config))
         paths = [self.extra_path, *(str(ROOT / part / "src") for part in ("core", "analytics"))]
         with (self.path / "analytics.log").open("ab") as log:

@@ -13,27 +13,29 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import logging
-import secrets
 import time
+from collections.abc import Mapping
+from importlib.metadata import version
 from typing import Any, Final
 
-import numpy as np
 from nats.aio.client import Client
 from nats.aio.msg import Msg
 from nats.js.api import AckPolicy, ConsumerConfig, ConsumerInfo, DeliverPolicy
 from nats.js.errors import NotFoundError
 
 from daemoneye import envelope, subjects
-from daemoneye.envelope import Envelope
+from daemoneye.broker.link import TRANSIENT
+from daemoneye.broker.pull import Puller
+from daemoneye.envelope import Batch
 from daemoneye.errors import CorruptData
-from daemoneye.events.codec import section_of
-from daemoneye.events.loss import LOSS
 from daemoneye_analytics.checkpoint import Checkpoint
+from daemoneye_analytics.detectors.base import Detector
+from daemoneye_analytics.follower import Follower
+from daemoneye_analytics.losses import Losses
 from daemoneye_analytics.pipeline import Pipeline
-from daemoneye_analytics.pull import Puller
+from daemoneye_analytics.pods import Pods
 from daemoneye_analytics.status import StatusPublisher
-from daemoneye_analytics.store import TRANSIENT, Stopped, Store
-from daemoneye_analytics.watermarks import Gap
+from daemoneye_analytics.store import Stopped, Store
 
 _LOG = logging.getLogger(__name__)
 ACK_WAIT_S: Final = 60.0
@@ -43,12 +45,14 @@ CHECKPOINT_S: Final = 5.0
 _IDLE_S: Final = 1.0
 _LOOK_S: Final = 10.0
 _AWAY_S: Final = 0.2
-# Sensors send their loss rows within seconds of what they lost; what nobody explains by then was lost in the stream.
-EXPLAIN_S: Final = 5.0
+_VERSION: Final = version("daemoneye-analytics")
 
 
 class Consumer:
     """Reads one shard until it is asked to stop.
+
+    With `known`, the detectors that there are, the cluster's policies say which of them run; as long as they say nothing, messages wait
+    in the stream. Without, the pipeline is as it was made.
 
     Attributes:
         corrupt: Messages that were no batches.
@@ -56,7 +60,14 @@ class Consumer:
     """
 
     def __init__(
-        self, client: Client, *, shard: int, pipeline: Pipeline, stop: asyncio.Event, status_interval: float = 10.0
+        self,
+        client: Client,
+        *,
+        shard: int,
+        pipeline: Pipeline,
+        stop: asyncio.Event,
+        status_interval: float = 10.0,
+        known: Mapping[str, type[Detector]] | None = None,
     ) -> None:
         self.corrupt = 0
         self.lag = 0
@@ -68,6 +79,7 @@ class Consumer:
         self._pipeline = pipeline
         self._stop = stop
         self._store = Store(self._jetstream, shard, stop)
+        self._follower = None if known is None else Follower(client, known, self._store.complain)
         self._status = StatusPublisher(client, self.describe, status_interval)
         self._puller: Puller | None = None
         self._state = "ready"
@@ -84,15 +96,15 @@ class Consumer:
         self._placed = False
         self._fresh_place = True
         self._corrupt_logged = float("-inf")
-        # Losses that analytics notices are numbered in an epoch of their own: sensors' sequences are theirs.
-        self._loss_epoch = secrets.randbits(62)
-        self._loss_next: dict[str, int] = {}
+        self._losses = Losses()
 
     async def run(self) -> None:
         """Read until `stop` is set; then finish what was taken and write a checkpoint."""
         try:
             await self._restore()
             self._puller = await self._place()
+            if self._follower:
+                await self._store.persist(self._follower.open, "subscribe to the configuration")
         except Stopped:
             return
         status = asyncio.create_task(self._status.run())
@@ -113,11 +125,23 @@ class Consumer:
     def replace(self) -> None:
         """The connection was made anew: what was in flight is gone, so the consumer is placed again."""
         self._placed = False
+        if self._follower:
+            self._follower.again()
+
+    def ready(self) -> dict[str, Any]:
+        """Whether it can do its work, and why not: the answer of /readyz."""
+        reason = ""
+        if not self._client.is_connected:
+            reason = "it has no connection to the broker"
+        elif not self._placed:
+            reason = f"it has no consumer on stream {self._stream} yet"
+        return {"ok": not reason, "reason": reason, **self._about()}
 
     def describe(self) -> dict[str, Any]:
         """The status message."""
         return {
-            "state": self._state,
+            **self._about(),
+            "state": "waiting" if self._follower and not self._follower.configuration else self._state,
             "watermarks": self._told,
             "findings": self._pipeline.findings,
             "events": self._pipeline.events,
@@ -128,6 +152,19 @@ class Consumer:
             "detectors": self._pipeline.status(),
         }
 
+    def _about(self) -> dict[str, Any]:
+        """Its version, and in a cluster the configuration that it runs."""
+        about: dict[str, Any] = {"version": _VERSION}
+        if self._follower:
+            now = self._follower.configuration
+            about |= {
+                "config": now.hash if now else "",
+                "config_error": self._follower.error,
+                "problems": dict(now.problems) if now else {},
+                "unwanted": self._pipeline.unwanted,
+            }
+        return about
+
     # ── reading ─────────────────────────────────────────────────────────────────────────────────────────────────────
 
     async def _turn(self) -> None:
@@ -137,7 +174,7 @@ class Consumer:
         if not self._placed or self._puller is None or self._puller.gone:
             self._puller = await self._place()
         try:
-            messages = await self._get(self._puller)
+            messages = await self._get(self._puller) if await self._in_force() else await self._held()
         except TRANSIENT as error:
             self._store.complain(f"cannot read {self._stream}: {error!r}")
             await self._store.pause(_AWAY_S)
@@ -147,6 +184,9 @@ class Consumer:
         for message in messages:
             if not self._placed or self._stop.is_set():
                 break
+            if not await self._in_force():
+                self._placed = False  # what was taken and not looked at is delivered again
+                break
             await self._take(message)
         if messages:
             self._told = self._pipeline.watermarks.by_node()
@@ -154,21 +194,57 @@ class Consumer:
             self._status.changed()
         elif time.monotonic() - self._looked >= _LOOK_S:
             await self._look()
-        await self._tell_losses()
+        await self._losses.tell(self._pipeline.watermarks, self._store)
         idle = _IDLE_S if not messages else CHECKPOINT_S
         if self._unwritten and (self._unwritten >= CHECKPOINT_MESSAGES or time.monotonic() - self._written >= idle):
             await self._checkpoint()
 
     async def _get(self, puller: Puller) -> list[Msg]:
-        """The next messages; returns early, without any, when the process is asked to stop."""
+        """The next messages; returns early, without any, when the process is asked to stop or the configuration may have changed."""
         get = asyncio.ensure_future(puller.get(_IDLE_S))
-        stop = asyncio.ensure_future(self._stop.wait())
+        others = self._interruptions()
         try:
-            await asyncio.wait({get, stop}, return_when=asyncio.FIRST_COMPLETED)
+            await asyncio.wait({get, *others}, return_when=asyncio.FIRST_COMPLETED)
             return get.result() if get.done() else []
         finally:
-            get.cancel()
-            stop.cancel()
+            for future in (get, *others):
+                future.cancel()
+
+    async def _held(self) -> list[Msg]:
+        """No messages: they wait in the stream until there is a configuration."""
+        others = self._interruptions()
+        try:
+            await asyncio.wait(others, timeout=_IDLE_S, return_when=asyncio.FIRST_COMPLETED)
+        finally:
+            for future in others:
+                future.cancel()
+        return []
+
+    def _interruptions(self) -> list[asyncio.Future[Any]]:
+        events = [self._stop, *([self._follower.changed] if self._follower else [])]
+        return [asyncio.ensure_future(event.wait()) for event in events]
+
+    async def _in_force(self) -> bool:
+        """Let a change of the configuration take effect; whether messages may be read."""
+        if self._follower is None:
+            return True
+        changed = await self._follower.look()
+        now = self._follower.configuration
+        if changed:
+            self._status.changed()
+        if changed and now:
+            self._pipeline.configure(now.chosen, now.wants)
+            names = ", ".join(sorted(now.wants)) or "no detector"
+            _LOG.info("runs configuration %s: %d policies, %s", now.hash, len(now.policies), names)
+        return now is not None
+
+    async def _decoded(self, data: bytes) -> Batch:
+        """A batch, after a look at the configuration if it names policies that are not known."""
+        batch = envelope.decode(data)
+        if self._follower:
+            self._follower.miss({name for names in Pods(batch).policies for name in names})
+            await self._in_force()
+        return batch
 
     async def _take(self, message: Msg) -> None:
         metadata = message.metadata
@@ -185,7 +261,7 @@ class Consumer:
         self._fresh_place = False
         self._consistent = False
         try:
-            findings = self._pipeline.process(envelope.decode(message.data))
+            findings = self._pipeline.process(await self._decoded(message.data))
         except Exception as error:  # noqa: BLE001 - whatever a message holds, it must not end analytics
             await self._refuse(message, error)
         else:
@@ -262,7 +338,8 @@ class Consumer:
         except TRANSIENT as error:
             self._store.complain(f"cannot ask after consumer {self._name}: {error!r}")
         else:
-            self.lag = info.num_pending or 0
+            # What was delivered and not taken waits, too.
+            self.lag = (info.num_pending or 0) + max((info.num_ack_pending or 0) - len(self._unacknowledged), 0)
             if self.lag == 0:
                 self._pipeline.watermarks.settled = True
 
@@ -271,13 +348,12 @@ class Consumer:
     async def _restore(self) -> None:
         for saved in await self._store.load():
             try:
-                own = saved.facts["consumer"]
-                epoch, following = int(own["loss_epoch"]), {str(n): int(s) for n, s in own["loss_next"].items()}
+                losses = Losses.restored(saved.facts["consumer"])
                 self._pipeline.restore(saved.facts, saved.detectors)
             except (KeyError, TypeError, AttributeError, ValueError) as error:
                 _LOG.error("refused checkpoint %d: %r", saved.number, error)
                 continue
-            self._loss_epoch, self._loss_next = epoch, following
+            self._losses = losses
             self._position = self._covered = saved.position
             self._number = saved.number
             self._told = self._pipeline.watermarks.by_node()
@@ -299,7 +375,7 @@ class Consumer:
         """Write everything down, then acknowledge what it covers."""
         self._written = time.monotonic()
         number, place, covered = self._number + 1, self._position, list(self._unacknowledged)
-        facts = {**self._pipeline.facts(), "consumer": {"loss_epoch": self._loss_epoch, "loss_next": self._loss_next}}
+        facts = {**self._pipeline.facts(), "consumer": self._losses.facts()}
         if not await self._store.save(Checkpoint(number, place, facts, self._pipeline.states())):
             return
         self._number, self._covered, self._unwritten = number, place, 0
@@ -313,30 +389,3 @@ class Consumer:
         except TRANSIENT as error:
             # Delivered again, it will be acknowledged again.
             self._store.complain(f"cannot acknowledge: {error!r}")
-
-    async def _tell_losses(self) -> None:
-        for gap in self._pipeline.watermarks.take_gaps(time.monotonic() - EXPLAIN_S):
-            node, epoch, lane = gap.key
-            following = self._loss_next.get(node, 0)
-            payload = loss_batch(gap, self._loss_epoch, following)
-            if await self._store.loss(node, payload, f"stream-loss/{node}/{epoch}/{lane}/{gap.first}/{gap.end}"):
-                _LOG.warning("%d records of %s (%s) were lost in the stream", gap.end - gap.first, node, lane)
-                self._loss_next[node] = following + 1
-            else:
-                self._pipeline.watermarks.give_back(gap)
-                return
-
-
-def loss_batch(gap: Gap, epoch: int, sequence: int) -> bytes:
-    """The message that tells a gap: one row of `loss`, stage `stream`, as row `sequence` of analytics' own epoch."""
-    node, lost_epoch, lane = gap.key
-    row: dict[str, Any] = {
-        "time": gap.until, "since": gap.since, "count": gap.end - gap.first, "first_sequence": gap.first,
-        "epoch": np.uint64(lost_epoch), "stage": [b"stream"], "lane": [lane.encode()],
-        "reason": [b"trimmed from the stream before analytics read it, or not readable"],
-    }  # fmt: skip
-    about = Envelope(
-        node=node, boot_id=gap.boot_id, epoch=epoch, lane="loss", first_sequence=sequence, rows=1, cluster=gap.cluster,
-        clock_offset_ns=gap.clock_offset_ns, first_time=gap.until, last_time=gap.until, source="analytics",
-    )  # fmt: skip
-    return envelope.encode(about, [section_of(LOSS, row, 1)])

@@ -51,6 +51,7 @@ def finding(frame: Frame, row: int, declaration: Declaration, verdict: Verdict) 
     # What was read at the sensor's start is dated by its process: the next start reads the same process again.
     dated = start if event["flags"] & Flag.SNAPSHOT else wall
     confidence, reasons = _confidence(frame, event, wall, verdict.confidence)
+    pod = frame.pods.of(event["cgroup_id"], event["cgroup_v1_id"])
     return Finding(
         id=finding_id(
             detector=declaration.name, version=declaration.version, node=frame.envelope.node, pid=event["pid"], start_ns=start,
@@ -60,11 +61,12 @@ def finding(frame: Frame, row: int, declaration: Declaration, verdict: Verdict) 
         severity=verdict.severity,
         score=SCORES[verdict.severity],
         detector=declaration.name,
-        title=verdict.title,
+        title=f"{verdict.title}, {place(frame, event)}" if pod.name else verdict.title,
         subject=Subject(
             node=frame.envelope.node, workload=event["workload"], container_id=event["container_id"], pod_uid=event["pod_uid"],
             pid=event["pid"], start_time=_rfc3339(start), exe=event["exe"], argv=tuple(event["argv"]),
-            process_uid=f"{event['process_uid']:016x}",
+            process_uid=f"{event['process_uid']:016x}", namespace=pod.namespace, pod=pod.name, container=pod.container,
+            image=pod.image, labels=dict(pod.labels), owner_kind=pod.owner_kind, owner_name=pod.owner_name,
         ),
         key=verdict.key,
         techniques=verdict.techniques,
@@ -77,6 +79,8 @@ def finding(frame: Frame, row: int, declaration: Declaration, verdict: Verdict) 
             ),
         ),
         process_tree=(*ancestry(frame, event["image"]), Process(event["pid"], event["exe"], tuple(event["argv"]))),
+        # All that the cgroup belongs to; which of them want this detector is decided where the configuration is known.
+        policies=pod.policies,
     )  # fmt: skip
 
 
@@ -103,6 +107,16 @@ def shown(process: Process) -> str:
 def workload(event: dict[str, Any]) -> str:
     """The workload in a sentence."""
     return event["workload"] or "an unknown workload"
+
+
+def place(frame: Frame, event: dict[str, Any]) -> str:
+    """Where it happened, in a sentence: `in container app of pod shop/checkout-7d9f (Deployment checkout)`, else the workload."""
+    pod = frame.pods.of(event["cgroup_id"], event["cgroup_v1_id"])
+    if not pod.name:
+        return f"in {workload(event)}"
+    container = f"container {pod.container} of " if pod.container else ""
+    owner = f" ({pod.owner_kind} {pod.owner_name})" if pod.owner_name and pod.owner_kind not in ("", "Pod") else ""
+    return f"in {container}pod {pod.namespace}/{pod.name}{owner}"
 
 
 def _confidence(frame: Frame, event: dict[str, Any], wall: int, confidence: float) -> tuple[float, list[str]]:

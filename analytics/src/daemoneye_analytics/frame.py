@@ -28,6 +28,7 @@ from daemoneye.events.base import splitmix64
 from daemoneye.events.codec import Section
 from daemoneye.events.flags import Flag
 from daemoneye.events.registry import EVENTS
+from daemoneye_analytics.pods import Pods
 
 _NO_SPANS: Final = np.zeros((0, 2), np.int64)
 _DISTINCT: Final = 65_536
@@ -132,6 +133,16 @@ class Frame:
     def workload_hashes(self) -> np.ndarray:
         """`text_hash` of the workload of each of `identities`, u64."""
         return np.fromiter((text_hash(i.workload) for i in self.identities), np.uint64, len(self.identities))
+
+    @cached_property
+    def pods(self) -> Pods:
+        """What Kubernetes knows of the batch's cgroups; nothing on one machine."""
+        return Pods(self.batch)
+
+    def membership(self, images: np.ndarray) -> np.ndarray:
+        """Hash of the set of policies that each of some images belongs to, u64; 0 where there are none."""
+        sets = [text_hash("\0".join(sorted(names))) for names in self.pods.policies]
+        return np.array([*sets, 0], np.uint64)[self.pods.rows(self.images.section.rows[images])]
 
     # ── new executions, in order of time ────────────────────────────────────────────────────────────────────────────
 

@@ -10,7 +10,7 @@ import logging
 import time
 from collections import deque
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Final
 
 import numpy as np
@@ -23,6 +23,7 @@ from daemoneye.findings import Finding
 from daemoneye.subjects import LANES
 from daemoneye_analytics.detectors.base import Detector, State
 from daemoneye_analytics.frame import Frame
+from daemoneye_analytics.registry import Chosen
 from daemoneye_analytics.watermarks import Watermarks
 
 _LOG = logging.getLogger(__name__)
@@ -37,6 +38,7 @@ _MINUTE: Final = 60.0
 @dataclass(slots=True)
 class _Running:
     detector: Detector
+    parameters: Mapping[str, Any]
     errors: int = 0
     last_error: str = ""
     logged: float = float("-inf")
@@ -50,15 +52,47 @@ class Pipeline:
         events: Event rows that took effect.
         findings: Findings that were made.
         ignored: Batches of lanes that this version does not know.
+        unwanted: Findings that were dropped, for no policy that the subject belongs to wants them.
     """
 
-    def __init__(self, detectors: Sequence[Detector]) -> None:
+    def __init__(self, chosen: Sequence[Chosen] = ()) -> None:
         self.watermarks = Watermarks()
         self.events = 0
         self.findings = 0
         self.ignored = 0
-        self._running = {d.declaration.name: _Running(d) for d in detectors}
+        self.unwanted = 0
+        self._running: dict[str, _Running] = {}
+        # What detectors that do not run at the moment have learned: a policy that comes back finds it.
+        self._resting: dict[str, State] = {}
+        self._wants: Mapping[str, frozenset[str]] | None = None
         self._loss_spans: dict[str, deque[tuple[int, int]]] = {}
+        self.configure(chosen)
+
+    def configure(self, chosen: Sequence[Chosen], wants: Mapping[str, frozenset[str]] | None = None) -> None:
+        """Run these detectors from the next batch on.
+
+        One that runs already with the same parameters goes on; with others, its successor takes over what it learned.
+
+        Args:
+            chosen: The detectors.
+            wants: Detector name → names of the policies that want it: a finding names those of them that its subject belongs to, and is
+                dropped without any. None on one machine, where everything is told.
+        """
+        before, self._running = self._running, {}
+        for detector, parameters in chosen:
+            name = detector.declaration.name
+            running = before.pop(name, None)
+            if running is None or running.parameters != parameters:
+                state = self._resting.pop(name, None) if running is None else self._state(running)
+                running = _Running(detector, parameters)
+                if state is not None:
+                    self._adopt(running, state)
+            self._running[name] = running
+        for name, running in before.items():
+            state = self._state(running)
+            if state is not None:
+                self._resting[name] = state
+        self._wants = wants
 
     def process(self, batch: Batch) -> list[Finding]:
         """Findings of one batch; none for rows that were processed before. A detector that raises is counted and logged, no more.
@@ -81,6 +115,8 @@ class Pipeline:
         spans = self._loss_spans.get(envelope.node, ())
         frame = Frame(batch, skip=skip, loss_spans=np.array(spans, np.int64).reshape(-1, 2))
         found = [finding for running in self._running.values() for finding in self._run(running, frame)]
+        if self._wants is not None:
+            found = self._wanted(found, self._wants)
         self.findings += len(found)
         return found
 
@@ -101,18 +137,14 @@ class Pipeline:
             "watermarks": self.watermarks.state(),
             "events": self.events,
             "findings": self.findings,
+            "unwanted": self.unwanted,
             "loss_spans": {node: list(spans) for node, spans in self._loss_spans.items()},
         }
 
     def states(self) -> dict[str, State]:
-        """Every detector's state; one that cannot give it is left out and logged."""
-        out = {}
-        for name, running in self._running.items():
-            try:
-                out[name] = running.detector.state()
-            except Exception as error:  # noqa: BLE001
-                self._failed(running, error, "cannot save its state")
-        return out
+        """Every detector's state, of those that rest, too; one that cannot give it is left out and logged."""
+        running = {name: self._state(each) for name, each in self._running.items()}
+        return {**self._resting, **{name: state for name, state in running.items() if state is not None}}
 
     def restore(self, facts: Mapping[str, Any], states: Mapping[str, Mapping[str, Any]]) -> None:
         """Take over what `facts` and `states` gave. A detector that cannot use its state starts afresh.
@@ -127,16 +159,40 @@ class Pipeline:
                 for node, pairs in facts["loss_spans"].items()
             }
             events, findings = int(facts["events"]), int(facts["findings"])
+            unwanted = int(facts.get("unwanted", 0))  # the release before did not count them
         except (KeyError, TypeError, AttributeError) as error:
             msg = f"not a pipeline's facts: {error!r}"
             raise ValueError(msg) from error
-        self.watermarks, self._loss_spans, self.events, self.findings = watermarks, spans, events, findings
+        self.watermarks, self._loss_spans = watermarks, spans
+        self.events, self.findings, self.unwanted = events, findings, unwanted
+        self._resting = {name: dict(state) for name, state in states.items()}
         for name, running in self._running.items():
-            if name in states:
-                try:
-                    running.detector.restore(dict(states[name]))
-                except Exception as error:  # noqa: BLE001
-                    self._failed(running, error, "cannot use its saved state and starts afresh")
+            state = self._resting.pop(name, None)
+            if state is not None:
+                self._adopt(running, state)
+
+    def _wanted(self, found: Sequence[Finding], wants: Mapping[str, frozenset[str]]) -> list[Finding]:
+        """The findings that a policy of their subject wants, with the names of these policies."""
+        out = []
+        for finding in found:
+            policies = tuple(name for name in finding.policies if name in wants.get(finding.detector, ()))
+            if policies:
+                out.append(replace(finding, policies=policies))
+        self.unwanted += len(found) - len(out)
+        return out
+
+    def _state(self, running: _Running) -> State | None:
+        try:
+            return running.detector.state()
+        except Exception as error:  # noqa: BLE001 - somebody else's code
+            self._failed(running, error, "cannot save its state")
+            return None
+
+    def _adopt(self, running: _Running, state: State) -> None:
+        try:
+            running.detector.restore(state)
+        except Exception as error:  # noqa: BLE001 - somebody else's code
+            self._failed(running, error, "cannot use its saved state and starts afresh")
 
     def _run(self, running: _Running, frame: Frame) -> list[Finding]:
         try:

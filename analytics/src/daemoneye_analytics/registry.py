@@ -9,7 +9,7 @@ from __future__ import annotations
 import logging
 from collections.abc import Mapping, Sequence
 from importlib.metadata import entry_points
-from typing import Any, Final
+from typing import Any, Final, NamedTuple
 
 from daemoneye.errors import ConfigError
 from daemoneye_analytics.detectors.base import Declaration, Detector
@@ -19,6 +19,13 @@ from daemoneye_analytics.detectors.suspicious_exec import SuspiciousExec
 GROUP: Final = "daemoneye.detectors"
 BUILT_IN: Final[tuple[type[Detector], ...]] = (SuspiciousExec, FirstSeen)
 _LOG = logging.getLogger(__name__)
+
+
+class Chosen(NamedTuple):
+    """A detector that is to run, with the parameters that it was made with."""
+
+    detector: Detector
+    parameters: Mapping[str, Any]
 
 
 def available() -> dict[str, type[Detector]]:
@@ -51,7 +58,7 @@ def _classes(loaded: object) -> list[type[Detector]]:
     return [c for c in candidates if isinstance(c, type) and isinstance(vars(c).get("declaration"), Declaration)]
 
 
-def build(settings: Sequence[Mapping[str, Any]] = (), *, behavioral: bool = True) -> list[Detector]:
+def build(settings: Sequence[Mapping[str, Any]] = (), *, behavioral: bool = True) -> list[Chosen]:
     """The detectors that run: all that there are, but for those that the settings switch off.
 
     Args:
@@ -75,5 +82,5 @@ def build(settings: Sequence[Mapping[str, Any]] = (), *, behavioral: bool = True
         setting = chosen.get(name, {})
         parameters = cls.declaration.resolve(setting.get("parameters") or {})
         if setting.get("enabled", True) and (behavioral or not cls.declaration.behavioral):
-            detectors.append(cls(parameters))
+            detectors.append(Chosen(cls(parameters), parameters))
     return detectors

@@ -1,61 +1,47 @@
 """Analytics' configuration file.
 
 Responsible for its form and for refusing what does not fit, by name; detectors' own parameters are checked by
-`daemoneye_analytics.registry`.
+`daemoneye_analytics.registry`, and what a cluster's policies ask by `daemoneye_analytics.policies`.
 """
 
 from __future__ import annotations
 
 import json
-import ssl
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any, Final, TypeVar
 
+from daemoneye.broker.access import Access
 from daemoneye.errors import ConfigError
 
 T = TypeVar("T")
-
-
-@dataclass(frozen=True, slots=True)
-class Broker:
-    """How to reach the broker. `tls` names PEM files: `ca`, `cert` and `key`, each optional; None connects without."""
-
-    url: str
-    user: str = ""
-    password: str = field(default="", repr=False)
-    inbox_prefix: str = "_INBOX"
-    tls: Mapping[str, str] | None = None
-
-    def options(self) -> dict[str, Any]:
-        """Arguments for nats-py's `connect`.
-
-        Raises:
-            ConfigError: A TLS file cannot be read.
-        """
-        options: dict[str, Any] = {"servers": [self.url], "inbox_prefix": self.inbox_prefix.encode()}
-        if self.user:
-            options |= {"user": self.user, "password": self.password}
-        if self.tls is not None:
-            try:
-                options["tls"] = ssl.create_default_context(cafile=self.tls.get("ca"))
-                if "cert" in self.tls:
-                    options["tls"].load_cert_chain(self.tls["cert"], self.tls.get("key"))
-            except OSError as error:
-                raise ConfigError(f"nats.tls: {error}") from error
-        return options
+FILE: Final = "file"
+BROKER: Final = "broker"
+_MAX_PORT: Final = 65_535
 
 
 @dataclass(frozen=True, slots=True)
 class Settings:
-    """What of the configuration analytics uses; times in seconds. Other keys are for other readers and later versions."""
+    """What of the configuration analytics uses; times in seconds. Other keys are for other readers and later versions.
 
-    broker: Broker
+    Attributes:
+        broker: How to reach the broker.
+        shard: Which event stream is read.
+        configuration: Where detectors are configured: in this `file`, or on the `broker` by a cluster's policies.
+        behavioral: Whether detectors that learn run; the file's.
+        detectors: Settings of detectors; the file's.
+        status_interval: Between heartbeats.
+        health_port: Port of /healthz and /readyz, 0 for none.
+    """
+
+    broker: Access
     shard: int = 0
+    configuration: str = FILE
     behavioral: bool = True
     detectors: tuple[Mapping[str, Any], ...] = ()
     status_interval: float = 10.0
+    health_port: int = 0
 
 
 def load(path: Path) -> Settings:
@@ -77,21 +63,21 @@ def load(path: Path) -> Settings:
 def parse(document: object) -> Settings:
     """Settings from the parsed file; see `load`."""
     root = _typed(document, dict, "the document")
-    nats = _get(root, "nats", dict)
     analytics = _get(root, "analytics", dict, {})
-    tls = nats.get("tls")
+    configuration = _get(root, "configuration", str, FILE)
+    if configuration not in (FILE, BROKER):
+        raise ConfigError(f"'configuration' is {configuration!r}, not {FILE!r} or {BROKER!r}")
+    port = _get(root, "health_port", int, 0)
+    if not 0 <= port <= _MAX_PORT:
+        raise ConfigError(f"'health_port' is {port}, not 0 (none) to {_MAX_PORT}")
     return Settings(
-        broker=Broker(
-            url=_get(nats, "url", str),
-            user=_get(nats, "user", str, ""),
-            password=_get(nats, "password", str, ""),
-            inbox_prefix=_get(nats, "inbox_prefix", str, "_INBOX"),
-            tls=None if tls is None else {str(k): str(v) for k, v in _typed(tls, dict, "nats.tls").items()},
-        ),
+        broker=Access.parse(_get(root, "nats", dict)),
         shard=_get(root, "shard", int, 0),
+        configuration=configuration,
         behavioral=_get(analytics, "enable_behavioral_analysis", bool, default=True),
         detectors=tuple(_typed(d, dict, "analytics.detectors") for d in _get(analytics, "detectors", list, [])),
         status_interval=float(_get(root, "status_interval_s", (int, float), 10)),
+        health_port=port,
     )
 
 

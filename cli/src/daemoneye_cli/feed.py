@@ -10,7 +10,7 @@ import asyncio
 import contextlib
 import json
 from collections.abc import Awaitable, Callable
-from typing import Any, Protocol
+from typing import Any, Literal, Protocol
 
 from nats.aio.client import Client
 from nats.aio.msg import Msg
@@ -23,7 +23,9 @@ from daemoneye.events.jsonform import losses_json
 from daemoneye_cli.client import StreamReader, last_sequence
 from daemoneye_cli.tally import Tally, now_rfc3339
 
-StatusHandler = Callable[[str, dict[str, Any]], Awaitable[None]]
+Origin = Literal["node", "component"]
+"""Who speaks: a node's sensor, or a component that is no node's. A node may bear any name, a component's, too."""
+StatusHandler = Callable[[Origin, str, dict[str, Any]], Awaitable[None]]
 
 _SETTLE_S = 5.0
 _PATIENCE_S = 60.0
@@ -48,7 +50,7 @@ class View(Protocol):
 class Feed:
     """Reads all streams of an installation with one shard into a tally and a view.
 
-    ``on_status`` gets what each process says of itself, by the name in its subject.
+    ``on_status`` gets what each process says of itself, by the kind and the name in its subject.
     """
 
     def __init__(self, client: Client, view: View, tally: Tally, *, on_status: StatusHandler, shard: int = 0) -> None:
@@ -64,7 +66,8 @@ class Feed:
         """Take the place from which on everything is shown; to be called before the sensor starts."""
         for stream in (self._events_stream, subjects.FINDINGS):
             self._readers[stream] = StreamReader(self._client, stream, await last_sequence(self._client, stream) + 1)
-        await self._client.subscribe(f"{subjects.PREFIX}.status.>", cb=self._status)
+        await self._client.subscribe(f"{subjects.PREFIX}.status.*", cb=self._node)
+        await self._client.subscribe(f"{subjects.PREFIX}.component.*", cb=self._component)
         await self._client.flush()
 
     async def events(self) -> None:
@@ -128,15 +131,24 @@ class Feed:
             return True
         return False
 
-    async def _status(self, message: Msg) -> None:
+    async def _node(self, message: Msg) -> None:
+        await self._status("node", message)
+
+    async def _component(self, message: Msg) -> None:
+        await self._status("component", message)
+
+    async def _status(self, origin: Origin, message: Msg) -> None:
         try:
             status = json.loads(message.data)
             name = subjects.unescape_node(message.subject.rpartition(".")[2])
         except (ValueError, ConfigError):
             return
         if isinstance(status, dict):
-            self._tally.add_status(name, status)
-            await self._on_status(name, status)
+            if origin == "node":
+                self._tally.add_node(name, status)
+            else:
+                self._tally.add_component(name, status)
+            await self._on_status(origin, name, status)
 
     async def _loss(self, loss: dict[str, Any]) -> None:
         self._tally.add_loss(loss)

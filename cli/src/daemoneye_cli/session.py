@@ -17,7 +17,7 @@ from nats.aio.client import Client
 from daemoneye.envelope import Batch
 from daemoneye.errors import DaemonEyeError
 from daemoneye_cli.configuration import CLUSTER, STATUS_INTERVAL_S, Plan
-from daemoneye_cli.feed import Feed
+from daemoneye_cli.feed import Feed, Origin
 from daemoneye_cli.logfile import LogLine
 from daemoneye_cli.show.writer import OutputClosed
 from daemoneye_cli.supervisor import Supervisor, sequences_reached
@@ -25,6 +25,8 @@ from daemoneye_cli.tally import Tally
 
 READY_S: Final = 180.0
 """Longest start: compiling on a busy machine, and a store that the broker checks."""
+ANALYTICS: Final = "analytics"
+"""Name of the component."""
 _STALLED_S: Final = 60.0
 _WORD_S: Final = 5.0
 _PATIENT_S: Final = 30.0
@@ -151,7 +153,7 @@ class Session:
         await self._wait_for(lambda: self._finished is not None)
         progress = -1
         while not self._judged():
-            before, progress = progress, int(self.tally.status.get("analytics", {}).get("events", 0))
+            before, progress = progress, int(self.tally.components.get(ANALYTICS, {}).get("events", 0))
             try:
                 async with asyncio.timeout(_STALLED_S):
                     await self._wait_for(self._judged)
@@ -164,7 +166,7 @@ class Session:
 
     def _judged(self) -> bool:
         finished = self._finished or {}
-        watermarks = self.tally.status.get("analytics", {}).get("watermarks", {})
+        watermarks = self.tally.components.get(ANALYTICS, {}).get("watermarks", {})
         return sequences_reached(
             watermarks, str(finished["node"]), finished.get("epoch"), finished.get("sequences", {})
         )
@@ -208,12 +210,13 @@ class Session:
         except (OutputClosed, TimeoutError):  # whoever reads us has gone, or does not read
             pass
 
-    async def _on_status(self, name: str, status: dict[str, Any]) -> None:
+    async def _on_status(self, origin: Origin, name: str, status: dict[str, Any]) -> None:
         state = status.get("state")
-        child = self._supervisor.analytics if name == "analytics" else self._supervisor.sensor
-        if state in {"ready", "running", "finished"}:
-            child.ready = True
-        if state == "finished" and name != "analytics":
+        if origin == "node" and state in {"ready", "running", "finished"}:
+            self._supervisor.sensor.ready = True
+        if (origin, name) == ("component", ANALYTICS) and state in {"ready", "running"}:
+            self._supervisor.analytics.ready = True
+        if origin == "node" and state == "finished":
             self._finished = {"node": name, **status}
         async with self._changed:
             self._changed.notify_all()

@@ -17,9 +17,10 @@ import nats.errors
 from nats.aio.client import Client
 
 from daemoneye import streams, subjects
+from daemoneye.broker.admin import ensure_streams
 from daemoneye.errors import MachineError
 from daemoneye_cli import client, configuration
-from daemoneye_cli.broker import Broker, ensure_streams
+from daemoneye_cli.broker import Broker
 from daemoneye_cli.child import Backoff, Child
 from daemoneye_cli.configuration import Plan
 from daemoneye_cli.logfile import LogLine

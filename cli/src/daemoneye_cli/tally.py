@@ -48,7 +48,8 @@ class Tally:
     workloads: Counter[str] = field(default_factory=Counter)
     severities: Counter[str] = field(default_factory=Counter)
     restarts: dict[str, int] = field(default_factory=dict)
-    status: dict[str, dict[str, Any]] = field(default_factory=dict)
+    nodes: dict[str, dict[str, Any]] = field(default_factory=dict)
+    components: dict[str, dict[str, Any]] = field(default_factory=dict)
     findings: deque[dict[str, Any]] = field(default_factory=lambda: deque(maxlen=_FINDINGS))
     lines: deque[LogLine] = field(default_factory=lambda: deque(maxlen=_LINES))
 
@@ -98,9 +99,18 @@ class Tally:
         self.severities[str(finding.get("severity", ""))] += 1
         self.findings.append(finding)
 
-    def add_status(self, name: str, status: dict[str, Any]) -> None:
-        """Keep what a process last said of itself."""
-        self.status[name] = status
+    def add_node(self, name: str, status: dict[str, Any]) -> None:
+        """Keep what a node's sensor last said of itself."""
+        self.nodes[name] = status
+
+    def add_component(self, name: str, status: dict[str, Any]) -> None:
+        """Keep what a component that is no node's, such as analytics, last said of itself."""
+        self.components[name] = status
+
+    def processes(self) -> dict[str, dict[str, Any]]:
+        """Give what each process last said of itself by its name; a node that bears a component's is ``node/<name>``."""
+        nodes = {f"node/{name}" if name in self.components else name: said for name, said in self.nodes.items()}
+        return {**nodes, **self.components}
 
     def rates(self, seconds: int = SPARK_SECONDS) -> list[int]:
         """Give events per second of the last so many whole seconds, oldest first."""
@@ -128,5 +138,5 @@ class Tally:
             "lost": dict(self.lost),
             "restarts": dict(self.restarts),
             "inactive": list(self.inactive),
-            "processes": self.status,
+            "processes": self.processes(),
         }

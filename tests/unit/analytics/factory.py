@@ -71,6 +71,28 @@ def cgroups(workloads: dict[int, bytes], containers: dict[int, bytes] | None = N
     )  # fmt: skip
 
 
+def pods(known: dict[int, dict[str, Any]]) -> Section:
+    """pod_identity by cgroup: texts, `policies` as names and `labels` as a table."""
+    texts = ("image", "namespace", "pod", "container", "owner_kind", "owner_name", "service_account")
+    return section_of(
+        BY_NAME["pod_identity"],
+        {
+            "cgroup_id": list(known),
+            "policies": [b"".join(p.encode() + b"\0" for p in about.get("policies", ())) for about in known.values()],
+            "labels": [
+                b"".join(f"{k}={v}".encode() + b"\0" for k, v in about.get("labels", {}).items()) for about in known.values()
+            ],
+            **{name: [about.get(name, "").encode() for about in known.values()] for name in texts},
+        },
+        len(known), context=True,
+    )  # fmt: skip
+
+
+CHECKOUT: dict[str, Any] = {
+    "namespace": "shop", "pod": "checkout-7d9f", "container": "app", "image": "shop/checkout:1.2", "owner_kind": "Deployment",
+    "owner_name": "checkout", "labels": {"app": "checkout", "tier": ""}, "policies": ("everywhere", "shop"),
+}  # fmt: skip
+WORKLOAD = b"shop/Deployment/checkout/app"
 INIT = Exec(exe=b"/usr/lib/systemd/systemd", pid=1, start=0.5, time=0.6, ppid=0, pstart=0, argv=(b"/sbin/init",))
 
 

@@ -168,7 +168,7 @@ def test_analyser():
 
 
 def names(*args, **kwargs):
-    return [d.declaration.name for d in registry.build(*args, **kwargs)]
+    return [c.detector.declaration.name for c in registry.build(*args, **kwargs)]
 
 
 def test_all_detectors_run_unless_switched_off():
@@ -249,8 +249,10 @@ def test_settings():
     "text",
     ["", "[]", "{}", '{"nats":{}}', '{"nats":{"url":3}}', '{"nats":{"url":"u"},"shard":"0"}', '{"nats":{"url":"u"},"analytics":{"detectors":[3]}}',
      '{"nats":{"url":"u"},"shard":true}', '{"nats":{"url":"u"},"analytics":{"detectors":[{"name":"nope"}]}}',
-     '{"nats":{"url":"u","tls":{"ca":"/does/not/exist"}}}'],
-    ids=range(10),
+     '{"nats":{"url":"u","tls":{"ca":"/does/not/exist"}}}', '{"nats":{"url":"nats://127.0.0.1:1","tls":{"ca":"/does/not/exist"}}}',
+     '{"nats":{"url":"nats://127.0.0.1:1","password_file":"/does/not/exist"}}', '{"nats":{"url":"nats://127.0.0.1:1"},"configuration":"kv"}',
+     '{"nats":{"url":"nats://127.0.0.1:1"},"health_port":70000}', '{"nats":{"url":"nats://127.0.0.1:1"},"health_port":"8080"}'],
+    ids=range(15),
 )  # fmt: skip
 def test_wrong_settings_are_one_line_and_status_2(tmp_path, capsys, text):
     path = tmp_path / "analytics.json"

@@ -17,10 +17,11 @@ from daemoneye.events.codec import section_of
 from daemoneye.events.flags import Flag
 from daemoneye.events.registry import BY_NAME
 from daemoneye_analytics import registry
-from daemoneye_analytics.consumer import loss_batch
 from daemoneye_analytics.detectors.base import detector
 from daemoneye_analytics.frame import Frame
+from daemoneye_analytics.losses import loss_batch
 from daemoneye_analytics.pipeline import Pipeline
+from daemoneye_analytics.registry import Chosen
 from daemoneye_analytics.watermarks import Watermarks
 from tests.unit.analytics import factory
 from tests.unit.analytics.factory import OFFSET, SECOND, Exec
@@ -253,7 +254,7 @@ def broken(**how):
 
 
 def test_a_detector_that_raises_stops_nothing(caplog):
-    one = Pipeline([broken(state=OSError(), status=OSError()), *registry.build()])
+    one = Pipeline([Chosen(broken(state=OSError(), status=OSError()), {}), *registry.build()])
     assert len(one.process(factory.batch(ROWS))) == 6
     assert len(one.process(factory.batch(ROWS, first=6))) == 6
     assert one.status()["broken"]["errors"] == 2
@@ -285,7 +286,7 @@ def test_facts_of_another_form_are_refused_and_nothing_is_taken():
     ):
         with pytest.raises(ValueError):
             one.restore(facts, {})
-    broken_state = Pipeline([broken()])
+    broken_state = Pipeline([Chosen(broken(), {})])
     broken_state.restore(one.facts(), {"broken": {}})
     assert broken_state.status()["broken"]["errors"] == 1
 

@@ -243,6 +243,9 @@ class FirstSeen:
                     f"In {where}, {exe} never ran as user {event['uid']} (effective {event['euid']}) below a parent with user "
                     f"{was['uid']} (effective {was['euid']}) {basis}; the parent is {parent}."
                 )
+        place = evidence.place(frame, event)
+        if place != f"in {where}":  # what is new is new for the workload; in a cluster it happened in one of its pods
+            sentences.append(f"It ran {place}.")
         main = kinds[0]
         texts = {_EXE: exe, _PAIR: f"{ancestors[-1].exe if ancestors else ''}→{exe}", _UID: f"{exe} {user}"}
         confidence = min(0.9, max(0.3, 0.5 + 0.15 * (log10(max(before, 1)) - 2)))

@@ -130,28 +130,35 @@ class SuspiciousExec:
             "kernel-name": (self._kernel_name, self._tell_kernel_name),
         }
         self._repeats = Repeats(parameters["repeats"], int(parameters["repeat_seconds"] * 1e9))
-        self._rules = {key: rule for key, rule in rules.items() if key not in parameters["exclude"]}
+        # By position among all of them, whatever is excluded: the bits are part of what is remembered.
+        self._rules = {
+            key: (bit, applies, tell)
+            for bit, (key, (applies, tell)) in enumerate(rules.items())
+            if key not in parameters["exclude"]
+        }
 
     def process(self, frame: Frame) -> list[Finding]:
         """See `Detector`."""
         if not len(frame.exec_image):
             return []
         met = np.zeros(len(frame.exec_image), np.uint64)
-        for bit, (applies, _) in enumerate(self._rules.values()):
+        for bit, applies, _ in self._rules.values():
             met |= applies(frame).astype(np.uint64) << np.uint64(bit)
         rows = np.flatnonzero(met)
         if not len(rows):
             return []
         image = frame.exec_image[rows]
-        keys = combine(met[rows], frame.workload_hashes[frame.identity[image]], frame.exe.hashes()[image])
-        tells = [tell for _, tell in self._rules.values()]
+        # A workload's pods that no policy wants must not use up what is told of the others.
+        whose = frame.workload_hashes[frame.identity[image]] ^ frame.membership(image)
+        keys = combine(met[rows], whose, frame.exe.hashes()[image])
+        tells = [(bit, tell) for bit, _, tell in self._rules.values()]
         out = []
         for row, key, time, bits in zip(
             *(a.tolist() for a in (rows, keys, frame.exec_time[rows], met[rows])), strict=True
         ):
             hidden = self._repeats.admit(key, time)
             if hidden is not None:
-                out.append(self._finding(frame, row, [t for bit, t in enumerate(tells) if bits >> bit & 1], hidden))
+                out.append(self._finding(frame, row, [t for bit, t in tells if bits >> bit & 1], hidden))
         return out
 
     def state(self) -> State:
@@ -330,7 +337,6 @@ class SuspiciousExec:
     def _finding(self, frame: Frame, row: int, tells: list[_Tell], hidden: int) -> Finding:
         event = frame.exec_row(row)
         hits = sorted((tell(frame, event) for tell in tells), key=lambda hit: _ORDER.index(hit.severity))
-        where = evidence.workload(event)
         verdict = evidence.Verdict(
             key="+".join(sorted(hit.key for hit in hits)) + f":{event['workload']}:{event['exe']}",
             severity=hits[0].severity,
@@ -338,7 +344,7 @@ class SuspiciousExec:
             techniques=tuple(dict.fromkeys(t for hit in hits for t in hit.techniques)),
             explanation=(
                 *(s for hit in hits for s in hit.explanation),
-                f"It ran in {where} as user {event['uid']}.",
+                f"It ran {evidence.place(frame, event)} as user {event['uid']}.",
                 *([f"The same happened {hidden:,} more times since it was last told."] if hidden else []),
             ),
             confidence=max(hit.confidence for hit in hits),

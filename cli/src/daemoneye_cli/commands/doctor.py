@@ -6,19 +6,18 @@ Responsible for printing the checks and for the exit status: 0 if all that is ne
 from __future__ import annotations
 
 import argparse
-import dataclasses
-import json
 from collections.abc import Sequence
 from pathlib import Path
 
 from daemoneye.api.policyfile import load_config, load_policy
 from daemoneye.api.v1alpha1.policy import NetworkMonitoring
 from daemoneye.errors import MachineError
-from daemoneye.escape import escape
-from daemoneye_cli.checks import Check, Wanted, examine
+from daemoneye_cli.check import Check
+from daemoneye_cli.checks import Wanted, examine
 from daemoneye_cli.commands.options import Subparsers, add_output, add_state, command
 from daemoneye_cli.configuration import recording
 from daemoneye_cli.machine import Machine
+from daemoneye_cli.show.checks import show_checks
 from daemoneye_cli.state import default_state_directory
 
 
@@ -42,25 +41,10 @@ def run(options: argparse.Namespace) -> int:
     elif options.config is not None:
         network = load_config(options.config).policy.spec.network_monitoring
     state = (options.state or default_state_directory()).absolute()
-    checks = []
-    for check in examine(Machine(options.root), Wanted(state, network)):
-        checks.append(check)
-        print(_json(check) if options.output == "json" else _plain(check), flush=True)
-    missing = [check for check in checks if check.needed and not check.ok]
+    missing = show_checks(examine(Machine(options.root), Wanted(state, network)), options.output)
     if options.output == "plain":
         print(_verdict(missing))
     return MachineError.exit_code if missing else 0
-
-
-def _json(check: Check) -> str:
-    return json.dumps({"kind": "check", **dataclasses.asdict(check)})
-
-
-def _plain(check: Check) -> str:
-    mark = "✓" if check.ok else "✗"
-    optional = "" if check.needed or check.ok else " (optional)"
-    line = f"{mark} {check.name:<20}{escape(check.detail)}{optional}"
-    return f"{line}\n  {'':<20}fix: {escape(check.fix)}" if check.fix and not check.ok else line
 
 
 def _verdict(missing: Sequence[Check]) -> str:

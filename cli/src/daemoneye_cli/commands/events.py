@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import argparse
+import functools
+from collections.abc import Callable
+from typing import Any
 
 from daemoneye import subjects
 from daemoneye.envelope import decode
@@ -23,23 +26,28 @@ def add(commands: Subparsers) -> None:
 
 def run(options: argparse.Namespace) -> int:
     """Show them."""
-    return reading.show(options, subjects.EVENTS(0), _json if options.output == "json" else _plain)
+    return reading.show(options, subjects.EVENTS(0), renderer(options.output))
 
 
-def _json(data: bytes) -> list[str]:
+def renderer(output: str, keep: Callable[[dict[str, Any]], bool] = lambda _: True) -> reading.Render:
+    """Give the function that turns a batch into lines; events that ``keep`` does not want are left out, losses never."""
+    return functools.partial(_json if output == "json" else _plain, keep)
+
+
+def _json(keep: Callable[[dict[str, Any]], bool], data: bytes) -> list[str]:
     try:
         batch = decode(data)
     except CorruptData as error:
         return [json_line(_unreadable(error))]
-    return [json_line(content) for content in (*events_json(batch), *losses_json(batch))]
+    return [json_line(content) for content in (*filter(keep, events_json(batch)), *losses_json(batch))]
 
 
-def _plain(data: bytes) -> list[str]:
+def _plain(keep: Callable[[dict[str, Any]], bool], data: bytes) -> list[str]:
     try:
         batch = decode(data)
     except CorruptData as error:
         return [f"{text.loss(_unreadable(error))}\n"]
-    events = [f"{text.event(content)}\n" for content in events_json(batch)]
+    events = [f"{text.event(content)}\n" for content in filter(keep, events_json(batch))]
     return events + [f"{text.plain(content['time'])} {text.loss(content)}\n" for content in losses_json(batch)]
 
 

@@ -7,7 +7,9 @@ from __future__ import annotations
 
 import argparse
 from pathlib import Path
-from typing import Any
+from typing import Any, Final
+
+_LAST: Final = 20
 
 Subparsers = Any
 """What ``add_subparsers`` gives; argparse has no public name for it."""
@@ -34,6 +36,14 @@ def add_state(parser: argparse.ArgumentParser) -> None:
         metavar="DIR",
         help="state directory (default: $DAEMONEYE_STATE, /var/lib/daemoneye for root, else the user's own)",
     )
+
+
+def add_range(parser: argparse.ArgumentParser) -> None:
+    """Add the options that say how much is shown."""
+    parser.add_argument(
+        "--last", type=count, default=_LAST, metavar="N", help=f"how many to begin with (default {_LAST})"
+    )
+    parser.add_argument("-f", "--follow", action="store_true", help="go on with what comes")
 
 
 def positive(text: str) -> float:

@@ -8,77 +8,80 @@ from __future__ import annotations
 import argparse
 import asyncio
 import contextlib
-import signal
-from collections.abc import Callable
-from typing import Final
+from collections.abc import Callable, Mapping
+from typing import Any, Final
 
 from nats.aio.client import Client
 from nats.aio.msg import Msg
+from nats.errors import Error as NatsError
 from nats.js.errors import NotFoundError
 
+from daemoneye.errors import DaemonEyeError, MachineError
 from daemoneye_cli import client
 from daemoneye_cli.client import StreamReader
-from daemoneye_cli.commands.options import add_output, add_state, count
-from daemoneye_cli.show.writer import LineWriter, OutputClosed
+from daemoneye_cli.commands.options import add_output, add_range, add_state
+from daemoneye_cli.commands.waiting import until_signal
+from daemoneye_cli.show.writer import LineWriter
 from daemoneye_cli.state import State
 
 Render = Callable[[bytes], list[str]]
 """Gives a message's lines, oldest first."""
 
-_LAST: Final = 20
-_END_S: Final = 2.0
 _MESSAGES: Final = 10_000
 """Messages to go back at most."""
 
 
 def add_options(parser: argparse.ArgumentParser) -> None:
     """Add the options of both commands."""
-    parser.add_argument(
-        "--last", type=count, default=_LAST, metavar="N", help=f"how many to begin with (default {_LAST})"
-    )
-    parser.add_argument("--follow", action="store_true", help="go on with what comes")
+    add_range(parser)
     add_output(parser, "plain", "json", default="plain")
     add_state(parser)
 
 
 def show(options: argparse.Namespace, stream: str, render: Render) -> int:
-    """Show ``stream`` as ``render`` gives it."""
+    """Show ``stream`` of this machine's installation as ``render`` gives it."""
     access = State.at(options.state).read_private("cli.json")
-    asyncio.run(_show(access, stream, render, last=options.last, follow=options.follow))
+    asyncio.run(read(contextlib.nullcontext(access), stream, render, last=options.last, follow=options.follow))
     return 0
 
 
-async def _show(access: dict[str, object], stream: str, render: Render, *, last: int, follow: bool) -> None:
-    """Show until everything is shown, or until a signal: then without waiting for anybody for long."""
-    stopped = asyncio.Event()
-    loop = asyncio.get_running_loop()
-    for number in (signal.SIGINT, signal.SIGTERM):
-        loop.add_signal_handler(number, stopped.set)
+async def read(
+    broker: contextlib.AbstractAsyncContextManager[Mapping[str, Any]],
+    stream: str,
+    render: Render,
+    *,
+    last: int,
+    follow: bool,
+) -> None:
+    """Show a stream of the broker to which ``broker`` gives access, until everything is shown or a signal comes."""
     writer = LineWriter()
-    connection = await client.connect(access, name=f"daemoneye {stream}")
+    connections: list[Client] = []
 
     async def handle(message: Msg) -> None:
         await writer.write("".join(render(message.data)))
 
     async def work() -> None:
-        newest = await client.last_sequence(connection, stream)
-        await writer.write("".join(await _newest(connection, stream, newest, last, render)))
-        if follow:
-            await StreamReader(connection, stream, newest + 1).run(handle)
+        async with broker as access:
+            connection = await client.connect(access, name=f"daemoneye {stream}")
+            connections.append(connection)
+            try:
+                newest = await client.last_sequence(connection, stream)
+                lines = await _newest(connection, stream, newest, last, render)
+            except NotFoundError:
+                raise MachineError(f"the broker has no stream {stream} yet", fix="wait until it is ready") from None
+            except (NatsError, TimeoutError) as error:
+                words = str(error) or type(error).__name__
+                raise DaemonEyeError(f"the broker does not give its stream {stream}: {words}") from None
+            await writer.write("".join(lines))
+            if follow:
+                await StreamReader(connection, stream, newest + 1).run(handle)
 
-    working, stopping = asyncio.create_task(work()), asyncio.create_task(stopped.wait())
-    try:
-        await asyncio.wait({working, stopping}, return_when=asyncio.FIRST_COMPLETED)
-        if working.done():
-            with contextlib.suppress(OutputClosed):
-                working.result()
-    finally:
-        # A cancellation alone may be swallowed on its way through nats-py and wait_for (cpython #86296); a closed connection ends the rest.
-        stopping.cancel()
-        working.cancel()
+    async def end() -> None:
         writer.abandon()
-        await connection.close()
-        await asyncio.wait({working}, timeout=_END_S)
+        for connection in connections:
+            await connection.close()
+
+    await until_signal(work(), end)
 
 
 async def _newest(connection: Client, stream: str, newest: int, last: int, render: Render) -> list[str]:
@@ -89,7 +92,7 @@ async def _newest(connection: Client, stream: str, newest: int, last: int, rende
         if len(lines) >= last:
             break
         try:
-            message = await manager.get_msg(stream, sequence)
+            message = await manager.get_msg(stream, sequence, direct=True)
         except NotFoundError:
             break  # expired, and everything before it
         lines = render(message.data or b"") + lines

@@ -38,7 +38,7 @@ async def main(config: dict) -> int:
     await stream.add_consumer(subjects.EVENTS(0), durable)
     consumer = await stream.pull_subscribe_bind("analytics", stream=subjects.EVENTS(0))
     while not stop.is_set():
-        await client.publish(subjects.status("analytics"), json.dumps(status).encode())
+        await client.publish(subjects.component("analytics"), json.dumps(status).encode())
         try:
             messages = await consumer.fetch(10, timeout=0.2)
         except (NatsTimeout, TimeoutError):

@@ -1,0 +1,83 @@
+"""``kubectl daemoneye events``: what the kernels of the nodes told, from the cluster's broker."""
+
+from __future__ import annotations
+
+import argparse
+import asyncio
+from collections.abc import Callable
+from typing import Any, Final
+
+from daemoneye import subjects
+from daemoneye.errors import ConfigError
+from daemoneye_cli.commands.cluster.options import command, kubectl, release, say
+from daemoneye_cli.commands.options import Subparsers, add_output, add_range
+from daemoneye_cli.errors import NotThere
+from daemoneye_cli.kube import Kubectl
+
+_CONFIG_HASH: Final = "kubernetes.io/config.hash"
+
+
+def add(commands: Subparsers) -> None:
+    """Declare the command."""
+    parser = command(commands, "events", "Show the events of the nodes.")
+    add_range(parser)
+    parser.add_argument("--node", metavar="NAME", help="only of this node")
+    parser.add_argument("--pod", metavar="NAMESPACE/NAME", type=_pod, help="only of this pod")
+    parser.add_argument("--event", metavar="KIND", help="only of this kind, such as process_exec")
+    add_output(parser, "plain", "json", default="plain")
+    parser.set_defaults(run=run)
+
+
+def run(options: argparse.Namespace) -> int:
+    """Show them."""
+    # Half a second of imports that the other commands do not need.
+    from daemoneye.events.registry import EVENTS
+    from daemoneye_cli import tunnel
+    from daemoneye_cli.commands import reading
+    from daemoneye_cli.commands.events import renderer
+
+    if options.event not in {None, *EVENTS}:
+        raise ConfigError(f"--event {options.event}: there is no such event; there are {', '.join(sorted(EVENTS))}")
+    kube = kubectl(options)
+    chosen = release(options, kube)
+    keep = wanted(options.node, options.pod, options.event, _uids(kube, options.pod))
+    broker = tunnel.access(kube, chosen, on_trouble=say)
+    shown = renderer(options.output, keep)
+    asyncio.run(reading.read(broker, subjects.EVENTS(0), shown, last=options.last, follow=options.follow))
+    return 0
+
+
+def wanted(
+    node: str | None, pod: tuple[str, str] | None, event: str | None, uids: frozenset[str]
+) -> Callable[[dict[str, Any]], bool]:
+    """Give the function that says whether an event is asked for; a pod is known by its name or by one of its ``uids``."""
+
+    def keep(content: dict[str, Any]) -> bool:
+        if node is not None and content.get("node") != node:
+            return False
+        if event is not None and content.get("event") != event:
+            return False
+        named = (content.get("namespace"), content.get("pod"))
+        return pod is None or named == pod or content.get("pod_uid") in uids
+
+    return keep
+
+
+def _uids(kube: Kubectl, pod: tuple[str, str] | None) -> frozenset[str]:
+    """UIDs under which a node may know the pod: a static pod's cgroup bears the hash of its file."""
+    if pod is None:
+        return frozenset()
+    try:
+        metadata = kube.get("pod", pod[1], pod[0]).get("metadata", {})
+    except NotThere:
+        say(f"there is no pod {pod[0]}/{pod[1]} now: events that bear its name are shown")
+        return frozenset()
+    found = (metadata.get("uid"), (metadata.get("annotations") or {}).get(_CONFIG_HASH))
+    return frozenset(str(uid) for uid in found if uid)
+
+
+def _pod(text: str) -> tuple[str, str]:
+    namespace, slash, name = text.partition("/")
+    if not (namespace and slash and name) or "/" in name:
+        raise argparse.ArgumentTypeError(f"{text} is no pod: write NAMESPACE/NAME")
+    return namespace, name

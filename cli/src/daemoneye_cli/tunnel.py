@@ -1,0 +1,155 @@
+"""The way to the cluster's broker: through the API server (``kubectl port-forward``), or straight where we run inside.
+
+Responsible for the credentials, the certificate's check and a port-forward that comes back and goes with us; not for
+what is read then.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import base64
+import binascii
+import contextlib
+import re
+import ssl
+from collections.abc import AsyncIterator, Callable
+from typing import Any, Final
+
+from daemoneye.errors import DaemonEyeError, MachineError
+from daemoneye_cli.errors import NotThere
+from daemoneye_cli.kube import Kubectl, ended, inside
+from daemoneye_cli.release import Release
+
+PORT: Final = 4222
+
+_FORWARDING: Final = re.compile(rb"^Forwarding from 127\.0\.0\.1:(\d+) -> ")
+_READY_S: Final = 30.0
+_RETRY_S: Final = 1.0
+_KEYS: Final = ("user", "password", "inbox_prefix", "ca.crt")
+
+Access = dict[str, Any]
+
+
+def credentials(kube: Kubectl, release: Release) -> Access:
+    """Give user, password, inbox_prefix and TLS of the role ``cli``.
+
+    Raises:
+        MachineError: There is no such Secret, it may not be read, or it does not hold together.
+    """
+    name = f"{release.fullname}-broker-cli"
+    try:
+        secret = kube.get("secret", name, release.namespace)
+    except NotThere:
+        message = f"the Secret {name} is not in namespace {release.namespace}: the operator has not made it yet"
+        raise MachineError(message, fix="kubectl daemoneye status shows whether the operator is ready") from None
+    broken = MachineError(f"the Secret {name} is not whole", fix="delete it: the operator makes it anew")
+    try:
+        values = {key: base64.b64decode(secret["data"][key], validate=True).decode() for key in _KEYS}
+    except (KeyError, TypeError, binascii.Error, UnicodeDecodeError):
+        raise broken from None
+    try:
+        context = ssl.create_default_context(cadata=values.pop("ca.crt"))
+    except (ssl.SSLError, ValueError):
+        raise broken from None
+    return {
+        **values,
+        "tls": context,
+        "tls_hostname": host(release),
+        "fix": "kubectl daemoneye doctor says what is wrong",
+    }
+
+
+def host(release: Release) -> str:
+    """Give the broker's name, which its certificate bears."""
+    return f"{release.fullname}-nats.{release.namespace}.svc"
+
+
+@contextlib.asynccontextmanager
+async def access(kube: Kubectl, release: Release, *, on_trouble: Callable[[str], None]) -> AsyncIterator[Access]:
+    """Give what :func:`daemoneye_cli.client.connect` takes, for as long as the context lasts."""
+    secret = await asyncio.to_thread(credentials, kube, release)
+    if inside() and kube.context is None and kube.kubeconfig is None:
+        yield {**secret, "url": f"tls://{host(release)}:{PORT}"}
+        return
+    forward = _Forward(kube, release, on_trouble)
+    port = await forward.start()
+    try:
+        yield {**secret, "url": f"tls://127.0.0.1:{port}"}
+    finally:
+        await forward.stop()
+
+
+class _Forward:
+    """A port-forward on one local port: started again when it breaks, for the broker's pod may be replaced."""
+
+    def __init__(self, kube: Kubectl, release: Release, on_trouble: Callable[[str], None]) -> None:
+        self._kube = kube
+        self._release = release
+        self._on_trouble = on_trouble
+        self._port = 0
+        self._task: asyncio.Task[None] | None = None
+
+    async def start(self) -> int:
+        """Begin; gives the local port, which kubectl chooses. Raises kubectl's complaint if it does not begin."""
+        begun: asyncio.Future[int] = asyncio.get_running_loop().create_future()
+        self._task = asyncio.create_task(self._run(begun))
+        try:
+            async with asyncio.timeout(_READY_S):
+                return await begun
+        except TimeoutError:
+            await self.stop()
+            message = f"kubectl port-forward to {self._service} did not begin within {_READY_S:g} s"
+            raise MachineError(message, fix="kubectl daemoneye status shows whether the broker is ready") from None
+        except BaseException:
+            await self.stop()
+            raise
+
+    async def stop(self) -> None:
+        """End it."""
+        if self._task is not None:
+            self._task.cancel()
+            await asyncio.wait([self._task])
+
+    @property
+    def _service(self) -> str:
+        return f"service/{self._release.fullname}-nats"
+
+    async def _run(self, begun: asyncio.Future[int]) -> None:
+        while True:
+            try:
+                await self._once(begun)
+                trouble = "it ended"
+            except DaemonEyeError as error:
+                if not begun.done():
+                    begun.set_exception(error)
+                    return
+                trouble = str(error)
+            if not begun.done():
+                begun.set_exception(MachineError(f"kubectl port-forward to {self._service} ended at once"))
+                return
+            self._on_trouble(f"kubectl port-forward to {self._service}: {trouble}; starting it again")
+            await asyncio.sleep(_RETRY_S)
+
+    async def _once(self, begun: asyncio.Future[int]) -> None:
+        where = ("--namespace", self._release.namespace, "--address", "127.0.0.1")
+        ports = f"{self._port or ''}:{PORT}"
+        async with self._kube.running("port-forward", *where, self._service, ports) as process:
+            assert process.stdout is not None  # noqa: S101 - for mypy: it is piped
+            assert process.stderr is not None  # noqa: S101 - as above
+            # A pipe that nobody reads would hold kubectl up; what it says of single connections is of no use to anybody.
+            draining = asyncio.create_task(_last_words(process.stderr))
+            try:
+                async for line in process.stdout:
+                    if (found := _FORWARDING.match(line)) and not begun.done():
+                        self._port = int(found[1])
+                        begun.set_result(self._port)
+                await ended(process, said=await draining)
+            finally:
+                draining.cancel()
+
+
+async def _last_words(stream: asyncio.StreamReader) -> str:
+    last = b""
+    async for line in stream:
+        last = line if line.strip() else last
+    return last.decode("utf-8", "replace")

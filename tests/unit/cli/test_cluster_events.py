@@ -1,0 +1,184 @@
+"""``kubectl daemoneye events``: through a port-forward to a real broker with the operator's own users and certificates."""
+
+import asyncio
+import base64
+import json
+from collections.abc import Mapping
+
+import pytest
+
+from daemoneye import envelope, subjects
+from daemoneye.broker.admin import ensure_streams
+from daemoneye.envelope import Envelope
+from daemoneye.events import jsonread
+from daemoneye.streams import declared
+from daemoneye_cli.main import main
+from tests.support.broker import Broker, running
+from tests.unit.cli.fakekubectl import Kubectl, part, started
+
+pytestmark = pytest.mark.integration
+HOSTILE = "\x1b[31m\u202e\r"
+NAMES = ("daemoneye-operator", "security")
+
+
+def batch(node: str, *events: dict) -> bytes:
+    lines = [
+        {"kind": "event", "time": "2026-01-02T03:04:05Z", "start_time": "2026-01-02T03:04:05Z", "flags": [], "ppid": 1,
+         "event": "process_exec", "node": node, "argv": [], "identity": "resolved", "cgroup_id": index + 1, **event}
+        for index, event in enumerate(events)
+    ]  # fmt: skip
+    rows = [row for line in lines if (row := jsonread.parse_line(json.dumps(line).encode()))]
+    sections, images, identities = jsonread.sections_of(rows)
+    context = type(images)(images.record, images.rows, images.heap, context=True)
+    return envelope.encode(Envelope(node, "b", 1, "urgent", 0, 0, 0), [*sections, context, identities])
+
+
+async def publish(broker: Broker, node: str, *events: dict) -> None:
+    connection = await broker.connect("sensor")
+    await connection.jetstream(timeout=10).publish(subjects.events(0, node, "urgent"), batch(node, *events))
+    await connection.close()
+
+
+def secret(data: Mapping[str, bytes]) -> dict:
+    return {"kind": "Secret", "data": {key: base64.b64encode(value).decode() for key, value in data.items()}}
+
+
+@pytest.fixture
+async def broker(tmp_path):
+    with running(tmp_path / "broker") as found:
+        await found.ready()
+        operator = await found.connect("operator")
+        streams = declared(events_max_bytes=64 << 20, findings_max_bytes=8 << 20)
+        await ensure_streams(operator.jetstream(timeout=10), [one for one in streams if one.name == subjects.EVENTS(0)])
+        await operator.close()
+        await publish(
+            found,
+            "node-1",
+            {"pid": 7, "exe": "/bin/first", "pod_uid": "u-1"},
+            {"pid": 8, "exe": HOSTILE, "pod_uid": "u-2"},
+        )
+        await publish(found, "node-2", {"pid": 9, "exe": "/bin/third", "pod_uid": "u-3"})
+        yield found
+
+
+@pytest.fixture
+def forwarded(installed: Kubectl, broker: Broker) -> Kubectl:
+    operator = part("operator")
+    operator["metadata"]["name"] = "daemoneye-operator"
+    installed.lists("get deployments.apps --all-namespaces*", operator)
+    installed.gives(
+        "get secret daemoneye-broker-cli --namespace security*", secret(broker.secrets.secrets["daemoneye-broker-cli"])
+    )
+    told = f"Forwarding from 127.0.0.1:{broker.clients[0]} -> 4222\n"
+    installed.gives(
+        "port-forward --namespace security --address 127.0.0.1 service/daemoneye-nats*:4222", stdout=told, stays=True
+    )
+    return installed
+
+
+async def run(*arguments: str) -> tuple[int, str, str]:
+    """The command in a process of its own, as its signals and its port-forward are."""
+    async with started(*arguments) as (process, _, _):
+        out, err = await process.communicate()
+    return process.returncode or 0, out.decode(), err.decode()
+
+
+async def test_events_for_people_and_programs(forwarded):
+    status, out, err = await run("events")
+    assert (status, err) == (0, "")
+    assert [line.split(" · ")[0].rpartition(" ")[2] for line in out.splitlines()] == [
+        "/bin/first",
+        "\\x1b[31m\\u202e\\x0d",
+        "/bin/third",
+    ]
+    status, out, err = await run("events", "--last", "1", "-o", "json")
+    assert (status, err) == (0, "")
+    (found,) = map(json.loads, out.splitlines())
+    assert (found["kind"], found["node"], found["pid"]) == ("event", "node-2", 9)
+
+
+async def test_choosing(forwarded):
+    forwarded.gives("get pod till-1 --namespace shop*", {"metadata": {"uid": "u-2"}})
+    for chosen, pids in (
+        (("--node", "node-1"), [7, 8]),
+        (("--pod", "shop/till-1"), [8]),
+        (("--event", "process_exit"), []),
+    ):
+        status, out, err = await run("events", "-o", "json", *chosen)
+        assert (status, err) == (0, "")
+        assert [json.loads(line)["pid"] for line in out.splitlines()] == pids
+    forwarded.fails("get pod gone*", 'Error from server (NotFound): pods "gone" not found')
+    status, out, err = await run("events", "--pod", "shop/gone")
+    assert (status, out) == (0, "")
+    assert "there is no pod shop/gone now" in err
+
+
+async def test_following_outlives_its_port_forward_and_ends_it(forwarded, broker):
+    async with started("events", "-f", "--last", "1", "-o", "json") as (process, out, err):
+        assert json.loads(await out.readline())["pid"] == 9
+        (forward,) = forwarded.running("port-forward")
+        forward.terminate()
+        assert b"port-forward to service/daemoneye-nats" in await err.readline()
+        # The same local port again: the connection comes back to it.
+        while f"{broker.clients[0]}:4222" not in forwarded.calls[-1]:
+            await asyncio.sleep(0.05)
+        await publish(broker, "node-1", {"pid": 10, "exe": "/bin/fourth"})
+        assert json.loads(await out.readline())["pid"] == 10
+        process.terminate()
+        assert await process.wait() == 0
+    assert not forwarded.running("port-forward")
+
+
+def test_a_certificate_of_somebody_else_is_refused(forwarded, broker, tmp_path, capsys):
+    from tests.cluster.harness.pki import Authority
+
+    Authority(tmp_path / "other")
+    data = {**broker.secrets.secrets["daemoneye-broker-cli"], "ca.crt": (tmp_path / "other" / "ca.crt").read_bytes()}
+    forwarded.gives("get secret daemoneye-broker-cli*", secret(data))
+    assert main(["-k", "events"]) == 3
+    assert "certificate verify failed" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("answer", "words"),
+    [
+        (
+            {"stderr": 'Error from server (NotFound): secrets "x" not found\n', "status": 1},
+            "the operator has not made it yet",
+        ),
+        (
+            {"stderr": 'Error from server (Forbidden): secrets "x" is forbidden: User "u" cannot get\n', "status": 1},
+            "can-i",
+        ),
+        ({"value": {"data": {"user": "eA=="}}}, "is not whole"),
+        (
+            {"value": secret({"user": b"u", "password": b"p", "inbox_prefix": b"i", "ca.crt": b"no certificate"})},
+            "is not whole",
+        ),
+    ],
+    ids=["missing", "forbidden", "partial", "no-certificate"],
+)
+def test_credentials_that_cannot_be_had(installed, answer, words, capsys):
+    installed.gives("get secret*", **answer)
+    assert main(["-k", "events"]) == 3
+    assert words in capsys.readouterr().err
+
+
+def test_a_service_that_is_not_there(installed, broker, capsys):
+    installed.gives("get secret*", secret(broker.secrets.secrets["daemoneye-broker-cli"]))
+    installed.fails("port-forward*", 'Error from server (NotFound): services "eye-daemoneye-nats" not found')
+    assert main(["-k", "events"]) == 3
+    assert 'services "eye-daemoneye-nats" not found' in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("pod", ["till", "a/b/c", "/x", "shop/"])
+def test_a_pod_that_is_none(pod, capsys):
+    assert main(["-k", "events", "--pod", pod]) == 2
+    assert "write NAMESPACE/NAME" in capsys.readouterr().err
+
+
+def test_an_event_that_is_none(capsys):
+    assert main(["-k", "events", "--event", "telepathy"]) == 2
+    error = capsys.readouterr().err
+    assert "there is no such event; there are" in error
+    assert "process_exec" in error
