@@ -2,10 +2,11 @@
 SHELL := /bin/bash
 .SHELLFLAGS := -euo pipefail -c
 .DEFAULT_GOAL := help
-.PHONY: help setup run test check format generate bench fuzz cluster-up cluster-down lock clean
+.PHONY: help setup run test check format generate bench fuzz images cluster-up cluster-down lock clean
 
 BIN := .venv/bin
 AS_ROOT := scripts/as-root.sh
+IMAGES := operator analytics sensor nats
 BPF_SOURCES = find bpf \( -name '*.c' -o -name '*.h' \) ! -name '*.gen.h' -print0
 ARGS ?=
 
@@ -29,6 +30,7 @@ check: setup ## the static half: lint, format, types, layers, C format, generate
 	$(BIN)/lint-imports
 	$(BPF_SOURCES) | xargs -0 -r $(BIN)/clang-format --dry-run -Werror
 	$(BIN)/python -m daemoneye.codegen --check
+	$(BIN)/python -m daemoneye_operator.codegen --check
 
 format: setup ## rewrite Python and C in the project's format
 	$(BIN)/ruff check --fix
@@ -37,12 +39,16 @@ format: setup ## rewrite Python and C in the project's format
 
 generate: setup ## rewrite the generated files (events.gen.h, reference docs)
 	$(BIN)/python -m daemoneye.codegen
+	$(BIN)/python -m daemoneye_operator.codegen
 
 bench: setup ## measure against other agents, see docs (ARGS go to tests/bench/run.py)
 	cd "$(CURDIR)" && $(AS_ROOT) $(BIN)/python tests/bench/run.py $(ARGS)
 
 fuzz: setup ## the property tests, at length
 	HYPOTHESIS_PROFILE=fuzz $(BIN)/python -m pytest tests/unit -q -m hypothesis $(ARGS)
+
+images: ## build the container images and print their sizes (as root; ARGS="operator nats", see docs/images.md)
+	@$(AS_ROOT) scripts/images.sh --size $(ARGS)
 
 cluster-up: setup ## a Kubernetes of one node on this machine, for trying things (as root; see tests/cluster/README.md)
 	@scripts/setup.sh tests
@@ -57,6 +63,7 @@ UV_COMPILE = cd requirements && ../$(BIN)/uv --no-config pip compile --quiet --g
 lock: setup ## lock requirements/*.in again (ARGS=--upgrade, ARGS="--upgrade-package NAME")
 	$(UV_COMPILE) $(ARGS) runtime.in -o runtime.txt
 	$(UV_COMPILE) $(ARGS) -c runtime.txt dev.in -o dev.txt
+	for image in $(IMAGES); do ($(UV_COMPILE) $(ARGS) "image-$$image.in" -o "image-$$image.txt"); done
 	$(UV_COMPILE) bootstrap.in -o bootstrap.txt
 
 clean: ## remove environment, caches and build products

@@ -59,7 +59,7 @@ if [[ $distribution == *debian* || $distribution == *ubuntu* ]] && command -v ap
     # that no Go module has, and what builds images)
     if [[ ${1:-} == tests ]]; then
         packages+=(gcc libc6-dev util-linux mount etcd-server containerd runc containernetworking-plugins iptables conntrack iproute2)
-        packages+=(buildah debootstrap)
+        packages+=(buildah debootstrap libpcap0.8)
     fi
     for package in "${packages[@]}"; do
         installed "$package" || missing+=("$package")

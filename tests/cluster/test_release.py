@@ -139,7 +139,8 @@ def test_first_execution_of_a_new_pod_has_its_names(release: Release, policy: st
         assert first["argv"][:2] == ["/victim", "hold"]
         assert first["workload"] == f"{shop}/Pod/early/main"
         assert first["pod_uid"] == pod["metadata"]["uid"]
-        assert first["pod"]["labels"] == {"tier": "front"}
+        assert first["labels"] == {"tier": "front"}
+        assert first["policies"] == ["default"]
 
 
 def test_selectors_leave_out_what_they_do_not_select(release: Release, policy: str, shop: str):

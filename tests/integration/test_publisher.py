@@ -11,10 +11,12 @@ import nats.errors
 import pytest
 
 from daemoneye import subjects
+from daemoneye.broker.access import Access
+from daemoneye.broker.admin import ensure_streams
 from daemoneye.errors import MachineError
 from daemoneye.streams import Stream, declared, reserved_bytes
-from daemoneye_cli.broker import Broker, ensure_streams
-from daemoneye_sensor.publisher import Connection, Publisher
+from daemoneye_cli.broker import Broker
+from daemoneye_sensor.publisher import Publisher
 from daemoneye_sensor.spool import Spool
 
 pytestmark = pytest.mark.integration
@@ -58,7 +60,7 @@ async def publishing(directory, broker, *, node=NODE, ack_timeout=2.0, **changes
     spool = Spool(directory, max_bytes=128 * MIB)
     publisher = Publisher(
         spool,
-        Connection(**settings),
+        Access(**settings),
         node=node,
         on_refused=lambda entry, reason: refusals.append((entry.first_sequence, reason)),
         ack_timeout=ack_timeout,

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import subprocess
+import sys
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -11,8 +12,8 @@ from typing import Any
 
 import pytest
 
-from daemoneye.errors import MachineError
 from daemoneye_sensor import programs
+from daemoneye_sensor.errors import ProgramError
 from daemoneye_sensor.programs import RingSizes
 from daemoneye_sensor.sources.ebpf import EbpfSource
 from tests.kernel.conftest import BPF, Kernel
@@ -181,10 +182,18 @@ def test_pins_of_another_layout_are_removed(kernels: Callable[..., Kernel]) -> N
 
 
 @pytest.mark.parametrize(
-    ("broken", "expected"),
-    [("python", "python3-bpfcc"), ("sources", "program sources are missing"), ("syntax", "cannot be loaded")],
+    ("broken", "expected", "reason"),
+    [
+        ("python", "python3-bpfcc", "BadProgram"),
+        ("sources", "program sources are missing", "BadProgram"),
+        ("syntax", "cannot be loaded", "BadProgram"),
+        ("helper", "cannot be loaded.*9999", "MissingKernelFeature"),
+        ("member", "no member de_nothing", "MissingKernelFeature"),
+    ],
 )
-def test_what_is_missing_is_named(tmp_path: Path, broken: str, expected: str) -> None:
+def test_what_is_missing_is_named(
+    tmp_path: Path, broken: str, expected: str, reason: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
     bpf = tmp_path / "bpf"
     subprocess.run(["cp", "-r", BPF, bpf], check=True)
     python = "/usr/bin/python3"
@@ -192,13 +201,22 @@ def test_what_is_missing_is_named(tmp_path: Path, broken: str, expected: str) ->
         python = str(tmp_path / "python3")
     elif broken == "sources":
         (bpf / "programs" / "process_fork.bpf.c").unlink()
+    elif broken == "member":  # as if this kernel's task_struct were another
+        loader = tmp_path / "loader"
+        subprocess.run(["cp", "-r", Path(programs.__file__).parent / "loader", loader], check=True)
+        offsets = (loader / "offsets.py").read_text()
+        assert '"start_boottime|real_start_time"' in offsets
+        (loader / "offsets.py").write_text(offsets.replace('"start_boottime|real_start_time"', '"de_nothing"'))
+        monkeypatch.setattr(programs, "__file__", str(tmp_path / "programs.py"))
     else:
+        what = "nonsense" if broken == "syntax" else "((int (*)(void))9999)()"
         (bpf / "programs" / "process_fork.bpf.c").write_text(
-            "int process_fork(struct bpf_raw_tracepoint_args *ctx) { return nonsense; }"
+            f"int process_fork(struct bpf_raw_tracepoint_args *ctx) {{ return {what}; }}"
         )
     instance = f"test-{os.getpid()}-missing"
-    with pytest.raises(MachineError, match=expected):
+    with pytest.raises(ProgramError, match=expected) as error:
         programs.load(bpf, instance, RingSizes(), python=python)
+    assert error.value.reason == reason
     home = programs.BPFFS / "daemoneye" / instance
     assert not home.is_dir() or not list(home.iterdir())
     if home.is_dir():
@@ -259,3 +277,19 @@ def test_a_successor_does_not_tell_the_kernels_losses_again(kernels: Callable[..
         assert not second.lost
     finally:
         second.source.close(keep=True)
+
+
+def test_a_container_on_cgroup_v2_sees_the_hosts_paths() -> None:
+    code = (
+        "from daemoneye_sensor.procfs import enter_host_cgroups; from pathlib import Path; "
+        "paths = lambda: Path('/proc/self/cgroup').read_text(); "
+        "print(paths(), enter_host_cgroups(), paths(), sep='|')"
+    )
+    own = Path("/proc/self/cgroup").read_text()
+    done = subprocess.run(
+        ["unshare", "--cgroup", sys.executable, "-c", code], capture_output=True, text=True, check=True
+    )
+    inside, entered, after = done.stdout.strip("\n").split("|")
+    assert inside.strip() != own.strip()
+    assert entered == "True"
+    assert after.strip() == own.strip()

@@ -124,11 +124,14 @@ def test_there_is_no_lock_file_with_addresses():
     assert found == []
 
 
-@pytest.mark.parametrize("name", ["bootstrap.txt", "dev.txt", "runtime.txt"])
+IMAGES = [f"image-{name}.txt" for name in ("analytics", "nats", "operator", "sensor")]
+
+
+@pytest.mark.parametrize("name", ["bootstrap.txt", "dev.txt", "runtime.txt", *IMAGES])
 def test_requirements_are_hashed_and_without_addresses(name):
     lines = requirements(name)
     pinned = re.compile(r"[a-z0-9][a-z0-9._-]*==[^\s;]+( ;[^-]+)?(\s+--hash=sha256:[0-9a-f]{64})+")
-    assert len(lines) > 3
+    assert len(lines) >= (1 if name in IMAGES else 4)
     assert [line for line in lines if not pinned.fullmatch(line)] == []
     assert re.findall(r"\w+://|--(?:extra-)?index|--find-links|@ ", (ROOT / "requirements" / name).read_text()) == []
 
@@ -136,6 +139,33 @@ def test_requirements_are_hashed_and_without_addresses(name):
 @pytest.mark.parametrize("name", ["bootstrap.txt", "runtime.txt"])
 def test_requirement_files_agree(name):
     assert pins(name).items() <= pins("dev.txt").items()
+
+
+@pytest.mark.parametrize("name", IMAGES)
+def test_images_have_the_versions_that_are_tested(name):
+    tested = pins("runtime.txt")
+    assert {
+        package: version for package, version in pins(name).items() if tested.get(package, version) != version
+    } == {}
+
+
+@pytest.mark.parametrize("name", IMAGES)
+def test_images_are_locked_from_what_is_asked_for(name):
+    asked = {
+        re.split(r"[<>=~!]", line)[0] for line in requirements(name.replace(".txt", ".in")) if not line.startswith("-")
+    }
+    assert asked <= set(pins(name))
+
+
+@pytest.mark.parametrize(("dist", "core"), [("analytics", True), ("operator", True), ("sensor", False)])
+def test_images_have_what_their_distributions_depend_on(dist, core):
+    extras = project("core")["optional-dependencies"]
+    wanted = [*project(dist)["dependencies"], *(project("core")["dependencies"] if core else ())]
+    for line in project(dist)["dependencies"]:
+        if asked := re.match(r"daemoneye\[(.*)\]", line):
+            wanted += [package for extra in asked[1].split(",") for package in extras[extra.strip()]]
+    names = {re.split(r"[<>=~!\[]", line)[0] for line in wanted} - {"daemoneye"}
+    assert names <= set(pins(f"image-{dist}.txt"))
 
 
 def test_the_unrelated_bcc_package_is_never_required():

@@ -43,6 +43,8 @@ TYPES: Final[Mapping[str, Mapping[str, str]]] = MappingProxyType(
 """Kind to its condition types, each with what `True` means."""
 
 PENDING: Final = "Pending"
+NEVER: Final = "1970-01-01T00:00:00Z"
+"""Time of transition in the CRD's defaults: nobody has looked yet."""
 REASONS: Final[Mapping[str, str]] = MappingProxyType(
     {
         PENDING: "The operator has not looked at it yet. If it stays: is the operator running?",
@@ -90,6 +92,7 @@ def put(
     out = []
     for condition in new:
         old = before.get(condition["type"])
-        since = old["lastTransitionTime"] if old and old["status"] == condition["status"] else now
+        same = old is not None and old["status"] == condition["status"] and old["lastTransitionTime"] != NEVER
+        since = old["lastTransitionTime"] if old is not None and same else now
         out.append({**condition, "observedGeneration": generation, "lastTransitionTime": since})
     return out

@@ -8,21 +8,19 @@ from __future__ import annotations
 
 import argparse
 import asyncio
-import contextlib
 import importlib.metadata
 import json
 import logging
-import os
-import resource
 import signal
 import sys
-import time
 from pathlib import Path
-from typing import Any, Final
+from typing import Final
 
 from daemoneye.errors import ConfigError, DaemonEyeError
 from daemoneye.events.registry import RECORDS
+from daemoneye_sensor import heartbeat
 from daemoneye_sensor import settings as settings_module
+from daemoneye_sensor.agent import Agent
 from daemoneye_sensor.pipeline import Pipeline
 from daemoneye_sensor.publisher import Publisher
 from daemoneye_sensor.settings import Settings
@@ -63,6 +61,8 @@ def make_source(settings: Settings) -> Source:
 
 async def run(settings: Settings) -> int:
     """The sensor until it is told to stop or its input is read."""
+    if settings.configuration == settings_module.FROM_BROKER:
+        return await Agent(settings).run()
     spool = Spool(settings.state_dir / "spool", max_bytes=settings.spool_bytes)
     source = make_source(settings)
     try:
@@ -71,9 +71,7 @@ async def run(settings: Settings) -> int:
         source.close(keep=False)
         spool.close()
         raise
-    publisher = Publisher(
-        spool, settings.connection, node=settings.node, on_refused=pipeline.refused, shard=settings.shard
-    )
+    publisher = Publisher(spool, settings.access, node=settings.node, on_refused=pipeline.refused, shard=settings.shard)
     pipeline.attach(publisher)
     for record in RECORDS:
         publisher.announce_schema(record.hash, json.dumps(record.descriptor(), separators=(",", ":")).encode())
@@ -91,7 +89,7 @@ async def run(settings: Settings) -> int:
             _log.warning("%d batches stay in the spool for the next start", spool.entries_unsent)
         beating.cancel()
         state = "finished" if finished else "stopped"
-        await publisher.publish_status(_status(state, pipeline, publisher, error))
+        await publisher.publish_status(heartbeat.compose(state, settings, publisher, pipeline, error=error))
     finally:
         for task in (beating, publishing):
             task.cancel()
@@ -108,29 +106,12 @@ async def run(settings: Settings) -> int:
 
 async def _heartbeat(pipeline: Pipeline, publisher: Publisher, settings: Settings) -> None:
     # The first one as soon as the broker answers: whoever started us waits for it.
-    while not await publisher.publish_status(_status("ready", pipeline, publisher)):  # noqa: ASYNC110 - the broker is another process
+    while not await publisher.publish_status(heartbeat.compose("ready", settings, publisher, pipeline)):  # noqa: ASYNC110 - the broker is another process
         await asyncio.sleep(0.1)
     while True:
         await asyncio.sleep(settings.status_interval_s)
         pipeline.follow_clock()
-        await publisher.publish_status(_status("ready", pipeline, publisher))
-
-
-def _status(state: str, pipeline: Pipeline, publisher: Publisher, error: str = "") -> dict[str, Any]:
-    usage = resource.getrusage(resource.RUSAGE_SELF)
-    stats = publisher.stats
-    return {
-        "state": state, "component": "sensor", "time": time.time_ns(), "pid": os.getpid(), **pipeline.status(), "error": error,
-        "published": {"batches": stats.published, "refused": stats.refused, "retries": stats.retries, "bytes": stats.bytes},
-        "broker": {"connected": publisher.connected, "last_error": publisher.last_error},
-        "self": {"cpu_s": round(usage.ru_utime + usage.ru_stime, 3), "rss_bytes": _rss(), "wakeups": usage.ru_nvcsw},
-    }  # fmt: skip
-
-
-def _rss() -> int:
-    with contextlib.suppress(OSError, IndexError, ValueError):
-        return int(Path("/proc/self/statm").read_text().split()[1]) * resource.getpagesize()
-    return 0
+        await publisher.publish_status(heartbeat.compose("ready", settings, publisher, pipeline))
 
 
 def main(argv: list[str] | None = None) -> int:

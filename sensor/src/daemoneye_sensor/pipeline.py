@@ -108,6 +108,10 @@ class Pipeline:
                 loop.remove_reader(fd)
         self.turn()
 
+    def wake(self) -> None:
+        """Have the next turn at once."""
+        self._wake.set()
+
     def stop(self) -> None:
         """Have `run` end after a last turn."""
         self._stopping = True
@@ -162,11 +166,8 @@ class Pipeline:
             "epoch": self.origin.epoch,
             "boot_id": self.origin.boot_id,
             "source": {"name": self._source.name, **self._source.status()},
-            "spool": {
-                "bytes": self._spool.bytes_used, "unsent": self._spool.entries_unsent, "unsent_bytes": self._spool.bytes_unsent,
-                "lost_rows": self._spool_lost, "quarantined": self._spool.quarantined,
-            },
-        }  # fmt: skip
+            "spool": spool_status(self._spool, self._spool_lost),
+        }
 
     def _last(self, lane: str, epoch: int | None = None) -> Envelope | None:
         entry = self._spool.last(lane, epoch)
@@ -258,6 +259,19 @@ class Pipeline:
         self._spool.sync()
         self._losses = []
         self._last_loss_ns = now
+
+
+def spool_status(spool: Spool | None, lost_rows: int) -> dict[str, int]:
+    """A spool's part of the heartbeat; zeros where there is none."""
+    if spool is None:
+        return dict.fromkeys(("bytes", "unsent", "unsent_bytes", "lost_rows", "quarantined"), 0)
+    return {
+        "bytes": spool.bytes_used,
+        "unsent": spool.entries_unsent,
+        "unsent_bytes": spool.bytes_unsent,
+        "lost_rows": lost_rows,
+        "quarantined": spool.quarantined,
+    }
 
 
 @dataclass(frozen=True, slots=True)

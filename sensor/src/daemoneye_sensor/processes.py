@@ -80,17 +80,22 @@ class ProcessTable:
             self._swept = len(self._known.rows)
         return images
 
-    def explain(self, sections: Sequence[Section]) -> Section:
-        """Merge a batch and return the images that it must carry to explain itself: of processes that its rows name, and their ancestors.
+    def explain(self, sections: Sequence[Section], kept: Sequence[Section] | None = None) -> Section:
+        """Merge what happened and return the images that a batch must carry to explain itself: of processes that its rows name, and their ancestors.
 
         Args:
-            sections: The batch's event sections, at most one of each record.
+            sections: Sections of all events, at most one of each record.
+            kept: Those of their rows that the batch has, in sections of the same order; all of them where it is not given.
         """
         by_name = {section.record.name: section for section in sections}
         executed = by_name.get("process_exec")
         rows = {name: section.rows for name, section in by_name.items() if len(section.rows)}
         ended = rows["process_exit"]["process_uid"] if "process_exit" in rows else None
         images = self.update(executed, rows.get("process_fork"), ended)
+        if kept is not None:
+            by_name = {section.record.name: section for section in kept}
+            executed = by_name.get("process_exec")
+            rows = {name: section.rows for name, section in by_name.items() if len(section.rows)}
         asked = [(mine[key], mine["time"]) for name, mine in rows.items() for key in EVENTS[name].explained_keys]
         index = (
             _with_ancestors(images, *(np.concatenate(columns) for columns in zip(*asked, strict=True)))

@@ -6,6 +6,7 @@ A process may vanish between any two reads: it then keeps what was read. Not for
 from __future__ import annotations
 
 import contextlib
+import ctypes
 import os
 import time
 from pathlib import Path
@@ -27,6 +28,7 @@ _NAMESPACES: Final = {
     "cgroup_ns": "cgroup",
 }
 _ARGV: Final = 4096
+_CLONE_NEWCGROUP: Final = 0x02000000  # include/uapi/linux/sched.h
 
 
 def snapshot(
@@ -92,6 +94,24 @@ def cgroup_paths(raw: bytes) -> tuple[str, str]:
         elif "memory" in controllers.split(","):
             v1 = path
     return v2, v1
+
+
+def enter_host_cgroups(proc: Path = Path("/proc")) -> bool:
+    """See cgroups by their paths on the host from now on, in this thread and in those that it starts; whether that could be done.
+
+    A pod on a node with cgroup v2 has a cgroup namespace of its own, in which /proc shows paths from the pod's own cgroup on.
+    """
+    for pid in (1, 2):  # init, or kthreadd where init is closed to us
+        try:
+            fd = os.open(proc / f"{pid}/ns/cgroup", os.O_RDONLY | os.O_CLOEXEC)
+        except OSError:
+            continue
+        try:
+            if ctypes.CDLL(None, use_errno=True).setns(fd, _CLONE_NEWCGROUP) == 0:
+                return True
+        finally:
+            os.close(fd)
+    return False
 
 
 def boot_id(proc: Path = Path("/proc")) -> str:

@@ -21,11 +21,11 @@ from typing import Final
 
 import numpy as np
 
-from daemoneye.errors import MachineError
 from daemoneye.events.process_exec import PROCESS_EXEC
 from daemoneye.events.process_fork import PROCESS_FORK
 from daemoneye.events.registry import EVENTS, slot_size
 from daemoneye_sensor import bpfsys
+from daemoneye_sensor.errors import BAD_PROGRAM, MISSING_FEATURE, ProgramError
 from daemoneye_sensor.rings import Ring
 
 BPFFS: Final = Path("/sys/fs/bpf")
@@ -53,6 +53,10 @@ _CONTROL_LEASE, _CONTROL_EVENTS, _CONTROL_LAPSED, _CONTROL_EPOCH, _CONTROL_DROPS
 _COMPILE_TIMEOUT_S: Final = 120
 _TELLING: Final = re.compile(r"error:|invalid|cannot|not allowed|unknown func|too large")
 """Lines of clang and of the verifier that say why."""
+_LACKING: Final = re.compile(
+    r"could not open bpf map|unknown func|invalid func|cannot use helper|Operation not permitted|cannot be attached"
+)
+"""What BCC, the verifier and our child say when the kernel lacks a kind of map, a helper or a tracepoint, or forbids them."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -158,7 +162,7 @@ def load(bpf_dir: Path, instance: str, sizes: RingSizes, *, python: str = "/usr/
     """Take over the pinned programs of this layout, or have them compiled, loaded and pinned.
 
     Raises:
-        MachineError: The kernel, a privilege, BCC or headers are missing; the message says which and the fix what to do.
+        ProgramError: The kernel, a privilege, BCC or headers are missing; the message says which and the fix what to do.
     """
     _mount_bpffs()
     sources = [
@@ -169,7 +173,7 @@ def load(bpf_dir: Path, instance: str, sizes: RingSizes, *, python: str = "/usr/
     missing = [str(s) for s in sources if not s.is_file()]
     if missing:
         msg = f"program sources are missing: {', '.join(missing)}"
-        raise MachineError(msg, fix="give bpf_dir the folder `bpf` of this release")
+        raise ProgramError(msg, fix="give bpf_dir the folder `bpf` of this release")
     defines = sizes.pages()
     text = b"\0".join(s.read_bytes() for s in sources)
     layout = hashlib.sha256(json.dumps([defines, sorted(PROGRAMS.items())]).encode() + text).hexdigest()[:16]
@@ -195,7 +199,7 @@ def load(bpf_dir: Path, instance: str, sizes: RingSizes, *, python: str = "/usr/
         return _only(Programs(pin, taken_over=False), home)
     except OSError as error:
         msg = f"the pinned programs cannot be opened: {error.strerror}"
-        raise MachineError(msg, fix=f"remove {home} and start again") from error
+        raise ProgramError(msg, fix=f"remove {home} and start again") from error
 
 
 def _only(programs: Programs, home: Path) -> Programs:
@@ -209,8 +213,10 @@ def _only(programs: Programs, home: Path) -> Programs:
 def _mount_bpffs() -> None:
     """Mount bpffs where it is not: a fresh machine or a container may lack it."""
     if os.geteuid() != 0:
-        raise MachineError(
-            "loading eBPF programs needs root", fix="run with sudo, or use `daemoneye run --replay FILE`"
+        raise ProgramError(
+            "loading eBPF programs needs root",
+            fix="run with sudo, or use `daemoneye run --replay FILE`",
+            reason=MISSING_FEATURE,
         )
     mounts = Path("/proc/self/mounts").read_text().split("\n")
     if any(line.split(" ")[1:3] == [str(BPFFS), "bpf"] for line in mounts if line):
@@ -218,7 +224,7 @@ def _mount_bpffs() -> None:
     done = subprocess.run(["mount", "-t", "bpf", "bpffs", str(BPFFS)], capture_output=True, text=True, check=False)
     if done.returncode:
         msg = f"{BPFFS} is not a BPF file system and cannot be mounted: {done.stderr.strip()}"
-        raise MachineError(msg, fix=f"mount -t bpf bpffs {BPFFS}")
+        raise ProgramError(msg, fix=f"mount -t bpf bpffs {BPFFS}", reason=MISSING_FEATURE)
 
 
 def _compile(python: str, request: dict[str, object]) -> None:
@@ -234,10 +240,10 @@ def _compile(python: str, request: dict[str, object]) -> None:
         )
     except FileNotFoundError as error:
         msg = f"{python} is missing: BCC belongs to the distribution's Python"
-        raise MachineError(msg, fix="apt-get install python3 python3-bpfcc") from error
+        raise ProgramError(msg, fix="apt-get install python3 python3-bpfcc") from error
     except subprocess.TimeoutExpired as error:
         msg = f"compiling the programs took longer than {_COMPILE_TIMEOUT_S} s"
-        raise MachineError(msg, fix="look at the machine's load") from error
+        raise ProgramError(msg, fix="look at the machine's load") from error
     finally:
         leftover = Path(str(request["pin"]))
     try:
@@ -249,4 +255,14 @@ def _compile(python: str, request: dict[str, object]) -> None:
     shutil.rmtree(leftover, ignore_errors=True)
     detail = next((line.strip() for line in reversed(done.stderr.splitlines()) if _TELLING.search(line)), "")
     message = f"eBPF programs cannot be loaded: {answer.get('error')}" + (f" ({detail})" if detail else "")
-    raise MachineError(message, fix=str(answer.get("fix") or "run `daemoneye doctor`"))
+    lacking = _LACKING.search(f"{done.stderr}\n{answer.get('error')}")
+    reason = str(answer.get("reason") or (MISSING_FEATURE if lacking else BAD_PROGRAM))
+    raise ProgramError(message, fix=str(answer.get("fix") or "run `daemoneye doctor`"), reason=reason)
+
+
+def remove_pins(instance: str) -> None:
+    """Remove whatever an instance has pinned, of whichever layout: with the pins, the kernel drops programs and rings that nobody holds."""
+    home = BPFFS / "daemoneye" / instance
+    shutil.rmtree(home, ignore_errors=True)
+    with contextlib.suppress(OSError):  # others' pins may stand beside ours
+        home.parent.rmdir()

@@ -32,8 +32,8 @@ from nats.js.api import Header
 from nats.js.errors import APIError
 
 from daemoneye import subjects
+from daemoneye.broker.access import Access
 from daemoneye.errors import MachineError
-from daemoneye_sensor.connection import Connection
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
@@ -41,8 +41,6 @@ if TYPE_CHECKING:
     from nats.js import JetStreamContext
 
     from daemoneye_sensor.spool import Entry, Spool
-
-__all__ = ["Connection", "Publisher", "Stats"]
 
 _ACK_TIMEOUT_S: Final = 5.0
 _BACKOFF_S: Final = (0.1, 5.0)
@@ -89,27 +87,30 @@ class _Flight:
 
 
 class Publisher:
-    """Sends what ``spool`` holds for ``node`` (its plain name) to event shard ``shard``.
+    """Sends what ``spool`` holds for ``node`` (its plain name) to event shard ``shard``; without a spool, heartbeats alone.
 
     ``on_refused(entry, reason)`` is called in the event loop for every batch that the broker refused for good; a
-    refused loss record must not make another one. Everything here belongs to one event loop.
+    refused loss record must not make another one. ``on_connected(client)`` is called with every new connection, which
+    others may use until it closes. Everything here belongs to one event loop.
     """
 
     def __init__(
         self,
-        spool: Spool,
-        connection: Connection,
+        spool: Spool | None,
+        access: Access,
         *,
         node: str,
         on_refused: Callable[[Entry, str], None],
+        on_connected: Callable[[Client], None] | None = None,
         shard: int = 0,
         ack_timeout: float = _ACK_TIMEOUT_S,
     ) -> None:
         self.stats = Stats()
         self.last_error = ""
         self._spool = spool
-        self._connection = connection
+        self._access = access
         self._on_refused = on_refused
+        self._on_connected = on_connected
         self._ack_timeout = ack_timeout
         self._token = subjects.escape_node(node)
         self._status_subject = subjects.status(node)
@@ -128,6 +129,14 @@ class Publisher:
     def connected(self) -> bool:
         """Whether the broker can be written to now."""
         return self._client is not None and self._client.is_connected
+
+    def use(self, spool: Spool | None) -> None:
+        """Send what another spool holds from now on, or nothing; the former one may then be closed."""
+        if self._flight is not None:
+            self._flight.task.cancel()
+            self._flight = None
+        self._spool = spool
+        self.notify()
 
     def notify(self) -> None:
         """Say that the spool has new durable batches."""
@@ -173,7 +182,7 @@ class Publisher:
                 if self.connected and time.monotonic() >= self._resume_at:
                     await self._send_schemas()
                     self._send_next()
-                if self._flight is None and not self._spool.entries_unsent:
+                if self._flight is None and not (self._spool and self._spool.entries_unsent):
                     self._drained.set()
                 self._save_cursor_if_due()
                 await self._sleep()
@@ -189,7 +198,7 @@ class Publisher:
 
     def _send_next(self) -> None:
         """Put the next unsent batch in flight, if none is."""
-        if self._flight is not None or (entry := self._spool.next_unsent(None)) is None:
+        if self._flight is not None or self._spool is None or (entry := self._spool.next_unsent(None)) is None:
             return
         subject = self._subjects[entry.lane]
         task = asyncio.create_task(self._attempt(entry, subject))
@@ -217,7 +226,8 @@ class Publisher:
             _log.error("the broker refused a batch of lane %s: %s", flight.entry.lane, outcome.reason)
             self._on_refused(flight.entry, outcome.reason)
         # A refused batch is done with too; the report about it is in the pipeline's hands by now.
-        self._spool.acknowledge(flight.entry)
+        if self._spool is not None:
+            self._spool.acknowledge(flight.entry)
         if self._save_at is None:
             self._save_at = time.monotonic() + _CURSOR_EVERY_S
 
@@ -282,6 +292,8 @@ class Publisher:
 
     def _save_cursor(self) -> None:
         self._save_at = None
+        if self._spool is None:
+            return
         try:
             self._spool.save_cursor()
         except MachineError as error:  # a full disk: batches may be sent twice after a crash, nothing is lost
@@ -301,6 +313,8 @@ class Publisher:
                 self._client, self._jetstream = client, client.jetstream()
                 self.last_error, failures = "", 0
                 self._wake.set()
+                if self._on_connected:
+                    self._on_connected(client)
                 await closed.wait()
                 self.last_error = self.last_error or "the connection was lost"
             except nats.errors.NoServersError:
@@ -319,7 +333,7 @@ class Publisher:
             closed.set()
 
         await client.connect(
-            **self._connection.options(),
+            **self._access.options(),
             name=f"daemoneye-sensor {self._token}",
             error_cb=self._on_error,
             closed_cb=on_closed,

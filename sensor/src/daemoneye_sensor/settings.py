@@ -3,36 +3,41 @@
 from __future__ import annotations
 
 import json
+import os
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
 
+from daemoneye.broker.access import Access
 from daemoneye.errors import ConfigError
 from daemoneye.events.registry import EVENTS
-from daemoneye_sensor.connection import Connection
 from daemoneye_sensor.programs import RingSizes
 
+FROM_FILE: Final = "file"
+FROM_BROKER: Final = "broker"
 _MIB: Final = 1 << 20
 
 
 @dataclass(frozen=True, slots=True)
 class Settings:
-    """What one sensor is told.
+    """What one sensor is told at its start.
 
     Attributes:
         node: Name of the node.
         cluster: Id of the cluster, `local` without Kubernetes.
         instance: Name of this installation on the node: pins of two never meet.
-        state_dir: Directory of the spool.
+        state_dir: Directory of the spool, and of the last good configuration.
         bpf_dir: Folder of the program sources.
         source: Name of the source.
         replay_path: Recording to read, for the source `replay`.
-        connection: How to reach the broker.
+        access: How to reach the broker.
         shard: Shard of the events' stream.
         spool_bytes: Disk budget of the spool.
         rings: Ring sizes.
-        events: Names of the events that are wanted.
+        configuration: `file`: what is wanted stands in this file. `broker`: the broker says it, and may say something else at any time.
+        events: Names of the events that are wanted, with `file`.
+        runtime_tasks: The container runtime's task directory, where names of containers are read; None: they are not.
         status_interval_s: Seconds between heartbeats.
         flush_interval_s: Seconds between two looks at the source.
         keep_programs: Leave the programs pinned at the end, for a successor.
@@ -45,11 +50,13 @@ class Settings:
     bpf_dir: Path
     source: str
     replay_path: Path | None
-    connection: Connection
+    access: Access
     shard: int
     spool_bytes: int
     rings: RingSizes
+    configuration: str
     events: tuple[str, ...]
+    runtime_tasks: Path | None
     status_interval_s: float
     flush_interval_s: float
     keep_programs: bool
@@ -70,7 +77,7 @@ def load(path: Path) -> Settings:
         msg = f"{path}: not JSON: {error}"
         raise ConfigError(msg) from error
     try:
-        return _settings(raw)
+        return _settings(raw, Access.parse(raw["nats"], f"{path}: nats"))
     except KeyError as error:
         msg = f"{path}: key {error.args[0]!r} is missing"
         raise ConfigError(msg) from error
@@ -79,27 +86,45 @@ def load(path: Path) -> Settings:
         raise ConfigError(msg) from error
 
 
-def _settings(raw: Mapping[str, Any]) -> Settings:
-    nats, tls, rings = raw["nats"], raw["nats"].get("tls") or {}, raw.get("rings", {})
-    connection = Connection(
-        urls=(nats["url"],), user=nats.get("user", ""), password=nats.get("password", ""), inbox_prefix=nats.get("inbox_prefix", "_INBOX"),
-        password_file=_path(nats.get("password_file")), tls_ca=_path(tls.get("ca")), tls_cert=_path(tls.get("cert")), tls_key=_path(tls.get("key")),
-    )  # fmt: skip
+def wanted_events(kernel: Mapping[str, Any]) -> tuple[str, ...]:
+    """Names of the events that a section `kernel_monitoring` asks for."""
+    if not kernel.get("enable_ebpf", True):
+        return ()
+    switches = kernel.get("events") or {}
+    return tuple(name for name in EVENTS if switches.get(name, True))
+
+
+def _settings(raw: Mapping[str, Any], access: Access) -> Settings:
+    source, configuration = str(raw.get("source", "ebpf")), str(raw.get("configuration", FROM_FILE))
+    if configuration not in (FROM_FILE, FROM_BROKER):
+        raise ValueError(f"configuration {configuration!r} is neither {FROM_FILE!r} nor {FROM_BROKER!r}")
+    if configuration == FROM_BROKER and source != "ebpf":
+        raise ValueError(
+            f"source {source!r} cannot be configured by the broker; configuration {FROM_BROKER!r} goes with source 'ebpf'"
+        )
     return Settings(
-        node=str(raw["node"]), cluster=str(raw.get("cluster", "local")), instance=_name(str(raw.get("instance", "default"))),
-        state_dir=Path(raw["state_dir"]), bpf_dir=Path(raw.get("bpf_dir") or "bpf"), source=str(raw.get("source", "ebpf")),
-        replay_path=_path(raw.get("replay_path")), connection=connection, shard=int(raw.get("shard", 0)),
-        spool_bytes=int(raw.get("spool", {}).get("max_bytes", 256 * _MIB)), rings=RingSizes(**rings), events=_events(raw.get("kernel_monitoring") or {}),
+        node=_node(raw), cluster=str(raw.get("cluster", "local")), instance=_name(str(raw.get("instance", "default"))),
+        state_dir=Path(raw["state_dir"]), bpf_dir=Path(raw.get("bpf_dir") or "bpf"), source=source,
+        replay_path=_path(raw.get("replay_path")), access=access, shard=int(raw.get("shard", 0)),
+        spool_bytes=int(raw.get("spool", {}).get("max_bytes", 256 * _MIB)), rings=RingSizes(**raw.get("rings", {})),
+        configuration=configuration, events=() if configuration == FROM_BROKER else wanted_events(raw.get("kernel_monitoring") or {}),
+        runtime_tasks=_path(raw.get("runtime_tasks")),
         status_interval_s=float(raw.get("status_interval_s", 10)), flush_interval_s=float(raw.get("flush_interval_s", 0.3)),
         keep_programs=bool(raw.get("keep_programs", False)),
     )  # fmt: skip
 
 
-def _events(kernel: Mapping[str, Any]) -> tuple[str, ...]:
-    if not kernel.get("enable_ebpf", True):
-        return ()
-    switches = kernel.get("events") or {}
-    return tuple(name for name in EVENTS if switches.get(name, True))
+def _node(raw: Mapping[str, Any]) -> str:
+    """The node's name: `node`, or what the environment variable holds that `node_env` names (a pod's own spec is the same on all nodes)."""
+    variable = raw.get("node_env")
+    if not variable:
+        return str(raw["node"])
+    name = os.environ.get(str(variable), "")
+    if not name:
+        raise ValueError(
+            f"the environment variable {variable!r}, which node_env names, is not set: give it the node's name"
+        )
+    return name
 
 
 def _path(value: str | None) -> Path | None:

@@ -41,8 +41,9 @@ def test_what_is_not_btf_is_refused(btf: ModuleType, data: bytes) -> None:
 
 
 def test_a_kernel_without_btf_is_named(btf: ModuleType, tmp_path: Path) -> None:
-    with pytest.raises(btf.BtfError, match="CONFIG_DEBUG_INFO_BTF"):
+    with pytest.raises(btf.BtfError, match="CONFIG_DEBUG_INFO_BTF") as missing:
         btf.Btf.running(tmp_path / "vmlinux")
+    assert missing.value.reason == "MissingBTF"
 
 
 @pytest.mark.skipif(not VMLINUX.exists(), reason="this kernel has no BTF")
@@ -55,8 +56,9 @@ def test_the_running_kernel(btf: ModuleType) -> None:
         "path", "dentry"
     )
     assert kernel.has("kernfs_node", "__parent|parent")
-    with pytest.raises(btf.BtfError, match="no struct de_nothing"):
+    with pytest.raises(btf.BtfError, match="no struct de_nothing") as lacking:
         kernel.size("de_nothing")
+    assert lacking.value.reason == "MissingKernelFeature"
     with pytest.raises(btf.BtfError, match=r"task_struct has no member de_nothing"):
         kernel.offset("task_struct", "de_nothing")
     assert load("offsets").defines(kernel)["DE_SIZE_UPID"] == 16

@@ -174,3 +174,28 @@ def test_unknown_parents_are_unknown() -> None:
     context = table.explain([made(PROCESS_EXEC, rows)])
     assert not len(context.rows)
     assert np.all(Images(made(PROCESS_EXEC, rows)).ancestors(np.array([99], np.uint64), np.array([5], np.uint64)) == -1)
+
+
+@given(STEPS, st.sets(st.integers(0, 40)))
+def test_a_batch_without_some_of_its_rows_still_explains_the_others(
+    steps: list[tuple[str, int, bytes]], outside: set[int]
+) -> None:
+    machine, table = Machine(), ProcessTable()
+    table.seed(made(PROCESS_EXEC, [{**machine.row(1), "time": 10, "exe": b"/init"}]))
+    for what, which, exe in [*steps, ("b", 0, b"")]:
+        pid = sorted(machine.alive)[which % len(machine.alive)]
+        if what == "f":
+            machine.fork(pid)
+        elif what == "e" and pid != 1:
+            machine.execute(pid, exe)
+        elif what == "x":
+            machine.end(pid)
+        elif what == "b":
+            sections, expected = machine.batch()
+            keep = [~np.isin(section.rows["pid"], list(outside)) for section in sections]
+            kept = [section.take(mask) for section, mask in zip(sections, keep, strict=True)]
+            context = table.explain(sections, kept)
+            wanted = [chain for chain, stays in zip(expected, keep[0], strict=True) if stays]
+            assert ancestors_by_reader(kept, context) == wanted
+            if not any(len(section.rows) for section in kept):
+                assert not len(context.rows), "nobody is explained to nobody"

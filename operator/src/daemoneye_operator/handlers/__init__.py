@@ -55,6 +55,8 @@ def settings() -> kopf.OperatorSettings:
     chosen.networking.request_timeout = 30
     chosen.queueing.worker_limit = 64
     logging.getLogger("kopf").setLevel(logging.WARNING)
+    # It warns that signals do not reach its thread: they are main's.
+    logging.getLogger("kopf._core.reactor.running").setLevel(logging.ERROR)
     return chosen
 
 

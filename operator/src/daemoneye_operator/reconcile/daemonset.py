@@ -23,13 +23,7 @@ TASKS_DIR: Final = "/run/daemoneye/tasks"
 CAPABILITIES: Final = (
     "BPF",  # bpf(2): maps, programs, links, pins
     "PERFMON",  # programs that trace and read kernel memory
-    "SYS_RESOURCE",  # RLIMIT_MEMLOCK, which kernels before 5.11 charge maps to
-    "SYS_PTRACE",  # /proc/<pid>/exe, cwd and environ of other users' processes; setns into their namespaces needs it, too
-    "SYS_ADMIN",  # object ids (BPF_*_GET_FD_BY_ID), task iterators before 5.18, setns into the node's network namespace
-    "DAC_READ_SEARCH",  # the runtime's bundles and procfs entries that root without DAC_OVERRIDE may not read
-    "SYSLOG",  # kernel addresses in /proc/kallsyms, which BCC resolves
-    "NET_ADMIN",  # XDP, promiscuous mode and buffer sizes of capture sockets
-    "NET_RAW",  # capture sockets (AF_PACKET)
+    "SYS_PTRACE",  # /proc/<pid>/exe, cwd and environ of other users' processes
 )
 """What the sensor's container may beyond what everybody may; all else is dropped."""
 
@@ -188,7 +182,8 @@ def _container(settings: OperatorSettings) -> dict[str, Any]:
         {"name": "broker", "mountPath": BROKER_DIR, "readOnly": True},
         {"name": "bpffs", "mountPath": "/sys/fs/bpf"},
         {"name": "spool", "mountPath": STATE_DIR},
-        {"name": "tasks", "mountPath": TASKS_DIR, "readOnly": True, "mountPropagation": "HostToContainer"},
+        # Without propagation: bundles are folders of one file system, and their containers' mounts are none of our business.
+        {"name": "tasks", "mountPath": TASKS_DIR, "readOnly": True},
         {"name": "tmp", "mountPath": "/tmp"},  # noqa: S108 - the pod's own
     ]
     return {

@@ -34,6 +34,8 @@ from daemoneye_operator.reconcile.tally import Tally
 
 SILENT_AFTER: Final = 3
 """Heartbeats that may be missed."""
+ANALYTICS_PATIENCE: Final = 30.0
+"""Seconds of silence of analytics, which beats every ten."""
 COUNTS_EVERY: Final = 60.0
 """Seconds between two writes of a policy's status that change only counts."""
 
@@ -273,7 +275,7 @@ def _analytics(policy: Policy, world: World, now: float, *, settled: bool) -> di
     heard = world.analytics_heard
     if problem := world.analytics_problems.get(policy.name):
         return condition(ANALYTICS_AVAILABLE, False, "BadDetector", escape(problem))
-    if heard is not None and now - heard <= world.patience:
+    if heard is not None and now - heard <= max(world.patience, ANALYTICS_PATIENCE):
         return condition(ANALYTICS_AVAILABLE, True, "AsAsked", "Analytics is heard of.")
     if heard is None and not settled:
         return condition(ANALYTICS_AVAILABLE, None, conditions.PENDING, "Analytics has not been heard of yet.")

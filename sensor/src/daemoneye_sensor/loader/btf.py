@@ -24,7 +24,15 @@ _EXTRA = {
 
 
 class BtfError(Exception):
-    """The kernel's type information is missing, damaged or lacks a type or member."""
+    """The kernel's type information is missing, damaged or lacks a type or member; ``reason`` is the word for it in a policy's status."""
+
+    reason = "MissingBTF"
+
+
+class MissingTypeError(BtfError):
+    """There is type information, and this kernel has no such type, member or enumerator."""
+
+    reason = "MissingKernelFeature"
 
 
 class Btf:
@@ -79,7 +87,7 @@ class Btf:
             if (type_id := self._structs.get(at + 1)) is not None:
                 return type_id
             at = self._strings.find(raw, at + 1)
-        raise BtfError(f"this kernel has no struct {name}")
+        raise MissingTypeError(f"this kernel has no struct {name}")
 
     def size(self, name: str) -> int:
         """Bytes of a struct."""
@@ -98,10 +106,10 @@ class Btf:
                 if hit:
                     break
             else:
-                raise BtfError(f"struct {struct_name} has no member {'.'.join(path)} on this kernel")
+                raise MissingTypeError(f"struct {struct_name} has no member {'.'.join(path)} on this kernel")
             bits, type_id = hit
             if bits % 8:
-                raise BtfError(f"{struct_name}.{'.'.join(path)} is a bit field")
+                raise MissingTypeError(f"{struct_name}.{'.'.join(path)} is a bit field")
             total += bits // 8
         return total
 
@@ -124,7 +132,7 @@ class Btf:
                     name, value = struct.unpack_from("<Ii", self._types, at + 12 + 8 * i)
                     if name == wanted:
                         return int(value)
-        raise BtfError(f"this kernel has no enumerator {member}")
+        raise MissingTypeError(f"this kernel has no enumerator {member}")
 
     def _resolve(self, type_id: int) -> int:
         while True:

@@ -5,7 +5,7 @@ and the distribution's bcc only, so that LLVM's 130 MB never belong to the senso
 
 Request: {"sources": [paths, in order], "pin": directory, "defines": {name: number}, "programs": {function: tracepoint},
 "iterator": function of a task iterator, "epoch": number}.
-Answer: {"ok": true} or {"error": text, "fix": text}.
+Answer: {"ok": true} or {"error": text, "fix": text, "reason": word of a policy's status, where the child knows it}.
 """
 
 from __future__ import annotations
@@ -79,7 +79,7 @@ def main() -> int:
     # BCC and clang write to stdout in places; the answer alone belongs there.
     answer = os.dup(1)
     os.dup2(2, 1)
-    error = fix = ""
+    error = fix = reason = ""
     try:
         with prepare() or contextlib.nullcontext():
             load(request)
@@ -92,10 +92,11 @@ def main() -> int:
         )
     except BtfError as missing:
         error, fix = str(missing), "use a kernel of 5.8 or later built with CONFIG_DEBUG_INFO_BTF=y"
+        reason = missing.reason
     except Exception as failure:  # noqa: BLE001 - BCC raises bare Exception; whatever it is, the parent must hear of it
         error, fix = f"{type(failure).__name__}: {failure}", ""
     os.dup2(answer, 1)
-    _answer(**({"error": error, "fix": fix} if error else {"ok": True}))
+    _answer(**({"error": error, "fix": fix, "reason": reason} if error else {"ok": True}))
     return 1 if error else 0
 
 

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import select
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Final
@@ -17,15 +17,15 @@ from typing import Final
 import numpy as np
 
 from daemoneye.events.ancestry import cgroup_pairs
-from daemoneye.events.cgroup_identity import CGROUP_IDENTITY
-from daemoneye.events.codec import Section, section_of
+from daemoneye.events.base import BASE
+from daemoneye.events.codec import Section
 from daemoneye.events.process_exec import PROCESS_EXEC
 from daemoneye.events.registry import BY_RING
 from daemoneye.events.schema import Record
-from daemoneye.events.sets import unique
+from daemoneye.events.sets import isin, unique
 from daemoneye_sensor import procfs, programs
 from daemoneye_sensor.blobs import CGROUP, cgroup_paths, regions
-from daemoneye_sensor.enrich.cgroups import Identity, identify
+from daemoneye_sensor.enrich.identities import Identities
 from daemoneye_sensor.processes import ProcessTable
 from daemoneye_sensor.rings import Span
 from daemoneye_sensor.sources.base import Drain, Lost, Origin
@@ -35,8 +35,8 @@ LEASE_S: Final = 60
 MAX_ROWS: Final = 16_384
 """Records of one ring in one batch."""
 SNAPSHOT_S: Final = 2.0
-_EVENT_AT: Final = 8  # offset of the column `event` in every record (daemoneye.events.base)
-_IDENTITIES: Final = 16_384
+_BASE: Final = Record(0, "base", "context", "", BASE).dtype
+"""The columns with which every record begins."""
 TOLD: Final = "told:"
 """Prefix of the positions that say how much of a kernel counter was published: a successor does not publish it again."""
 _REASONS: Final = {
@@ -54,6 +54,7 @@ class _Counters:
     records: dict[str, int] = field(default_factory=lambda: dict.fromkeys(programs.RINGS, 0))
     malformed: int = 0
     strings_lost: int = 0
+    excluded: int = 0
 
 
 class EbpfSource:
@@ -62,8 +63,16 @@ class EbpfSource:
     name = "ebpf"
     patient = False
 
-    def __init__(self, *, bpf_dir: Path, instance: str, sizes: programs.RingSizes, events: list[str]) -> None:
-        """Nothing is loaded before `open`."""
+    def __init__(
+        self,
+        *,
+        bpf_dir: Path,
+        instance: str,
+        sizes: programs.RingSizes,
+        events: list[str],
+        identities: Identities | None = None,
+    ) -> None:
+        """Nothing is loaded before `open`; `identities` says whose cgroups are, in a cluster which rows are wanted, too."""
         self._bpf_dir = bpf_dir
         self._instance = instance
         self._sizes = sizes
@@ -72,7 +81,7 @@ class EbpfSource:
         self._epoll = select.epoll()
         self._blobs_seen = 0
         self._table = ProcessTable()
-        self._identities: dict[int, tuple[str, str, Identity]] = {}
+        self._identities = Identities() if identities is None else identities
         self._counters = _Counters()
         self._told: dict[str, int] = {}
 
@@ -95,11 +104,19 @@ class EbpfSource:
         kernel.want(self._events)
         if not kernel.taken_over:
             kernel.forget_lapsed()  # events between loading and our first promise were never ours
-        # After the flow has begun: a process that starts in between is in both, and the table takes it once.
-        seed, cgroups = procfs.snapshot(kernel.running(), seconds=SNAPSHOT_S)
-        self._learn(cgroups)
-        self._table.seed(seed)
+        self._read_running()
         return Origin("", procfs.boot_id(), kernel.epoch, procfs.clock_offset_ns())
+
+    def want(self, events: Sequence[str]) -> None:
+        """Switch to other events; what the rings hold already stays."""
+        before, self._events = self._events, list(events)
+        if self._programs is None or before == self._events:
+            return
+        self._kernel.want(self._events)
+        if not before:
+            # Nobody told us who forked, executed and ended meanwhile.
+            self._table = ProcessTable()
+            self._read_running()
 
     def renew_lease(self) -> None:
         """Promise to read for another lease."""
@@ -126,7 +143,14 @@ class EbpfSource:
         positions = {"exec": executed.end, "process": processes.end, "blob": blobs.end, **self.positions()}
         chunks = blobs.records
         if len(chunks) and (chunks["kind"] == CGROUP).any():
-            self._learn(cgroup_paths(chunks))
+            self._identities.learn(cgroup_paths(chunks))
+        outside = np.zeros(0, np.uint64)
+        if self._identities.selective:
+            seen = unique(np.concatenate([_pairs(span.records) for span in (executed, processes)]))
+            # Nothing was counted, consumed or remembered before this: what is held is looked at again as if for the first time.
+            if self._identities.holds(seen, room=self._room()):
+                return None
+            outside = self._identities.excluded(seen)
         execs, lost, unclaimed = regions(PROCESS_EXEC, executed.records, chunks)
         positions["blob"] = self._hold(blobs, unclaimed)
         execs = _in_time(execs)
@@ -135,10 +159,12 @@ class EbpfSource:
         self._counters.strings_lost += lost
         for name, span in (("exec", executed), ("process", processes), ("blob", blobs)):
             self._counters.records[name] += len(span.records)
-        context = self._table.explain(sections)
-        pairs = unique(np.concatenate([cgroup_pairs(s.rows) for s in (*sections, context)]))
-        explained = tuple(s for s in (*sections, context, self._identity(pairs)) if len(s.rows))
-        rows = sum(len(s.rows) for s in sections)
+        kept = [_without(section, outside) for section in sections] if len(outside) else sections
+        rows = sum(len(s.rows) for s in kept)
+        self._counters.excluded += sum(len(s.rows) for s in sections) - rows
+        context = self._table.explain(sections, kept)
+        pairs = unique(np.concatenate([cgroup_pairs(s.rows) for s in (*kept, context)]))
+        explained = tuple(s for s in (*kept, context, *self._identities.context(pairs)) if len(s.rows))
         return Drain("urgent", explained, positions, rows, executed.more or processes.more or blobs.more)
 
     def commit(self, drain: Drain) -> None:
@@ -178,6 +204,7 @@ class EbpfSource:
             "processes": len(self._table),
             "processes_evicted": self._table.evicted,
             "cgroups": len(self._identities),
+            "excluded": self._counters.excluded,
             "taken_over": kernel.taken_over,
         }
 
@@ -211,33 +238,32 @@ class EbpfSource:
             return blobs.end
         return ring.position + (fresh + int(waiting[0])) * ring.stride
 
-    def _learn(self, cgroups: Mapping[int, tuple[str, str]]) -> None:
-        for key, (v2, v1) in cgroups.items():
-            self._identities.pop(key, None)
-            self._identities[key] = (v2, v1, identify(v2, v1))
-        while len(self._identities) > _IDENTITIES:
-            self._identities.pop(next(iter(self._identities)))
+    def _room(self) -> bool:
+        """Whether the rings can wait: none is more than half full."""
+        return all(2 * (ring.produced - ring.position) <= ring.size for ring in self._kernel.rings.values())
 
-    def _identity(self, pairs: np.ndarray) -> Section:
-        """One row for each distinct cgroup pair, few in a batch; a cgroup that was never announced stays `unknown`."""
-        known = [self._identities.get(pair, ("", "", Identity(0))) for pair in pairs.tolist()]
-        values: dict[str, object] = {
-            "cgroup_id": pairs >> np.uint64(32),
-            "cgroup_v1_id": pairs & np.uint64(0xFFFFFFFF),
-            "state": [identity.state for _, _, identity in known],
-            "path": [v2.encode() for v2, _, _ in known],
-            "path_v1": [v1.encode() for _, v1, _ in known],
-        }
-        for name in ("container_id", "pod_uid", "runtime", "workload"):
-            values[name] = [getattr(identity, name).encode() for _, _, identity in known]
-        return section_of(CGROUP_IDENTITY, values, len(pairs), context=True)
+    def _read_running(self) -> None:
+        """Learn the processes that run already; after the flow has begun, so that one that starts in between is in both and taken once."""
+        seed, cgroups = procfs.snapshot(self._kernel.running(), seconds=SNAPSHOT_S)
+        self._identities.learn(cgroups)
+        self._table.seed(seed)
+
+
+def _pairs(records: np.ndarray) -> np.ndarray:
+    """Cgroup pairs of ring records of whichever events: their columns begin alike."""
+    return cgroup_pairs(records.getfield(_BASE))
+
+
+def _without(section: Section, outside: np.ndarray) -> Section:
+    """The section without rows of these cgroup pairs."""
+    gone = isin(cgroup_pairs(section.rows), outside)
+    return section.take(~gone) if gone.any() else section
 
 
 def _of_event(records: np.ndarray, record: Record) -> Section:
     """Rows of one event out of a ring that several share, in order of time."""
     raw = np.ascontiguousarray(records).view(np.uint8).reshape(len(records), records.dtype.itemsize)
-    ids = np.ascontiguousarray(raw[:, _EVENT_AT : _EVENT_AT + 2]).view(np.uint16).reshape(-1)
-    mine = np.ascontiguousarray(raw[ids == record.id, : record.dtype.itemsize])
+    mine = np.ascontiguousarray(raw[records.getfield(_BASE)["event"] == record.id, : record.dtype.itemsize])
     return _in_time(Section(record, mine.view(record.dtype).reshape(-1), np.zeros(0, np.uint8)))
 
 

@@ -1,0 +1,299 @@
+"""The sensor in a cluster: runs what the broker says, changes it without a restart, and answers how that went.
+
+Responsible for the order of things: documents come (:mod:`daemoneye_sensor.configuration`), source, pipeline and spool are brought to them,
+heartbeats say the rest. Nothing that a configuration says ends the process: what cannot run here is refused with its reason, and tried again.
+
+A change never restarts the flow: rows that the rings hold at that moment are judged by the former configuration, then selectors and the
+programs' switch change at once.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import json
+import logging
+import shutil
+import signal
+import time
+from collections.abc import Mapping
+from dataclasses import replace
+from pathlib import Path
+from typing import Any, Final
+
+from nats.aio.client import Client
+
+from daemoneye.errors import DaemonEyeError
+from daemoneye.events.registry import RECORDS
+from daemoneye.nodeconfig import NodeConfig
+from daemoneye_sensor import answers, filters, heartbeat, procfs, programs
+from daemoneye_sensor.configuration import Configured, Follower, Store
+from daemoneye_sensor.enrich.bundles import Bundles
+from daemoneye_sensor.enrich.podrows import PodIdentities
+from daemoneye_sensor.enrich.pods import Pods
+from daemoneye_sensor.enrich.selection import Selection
+from daemoneye_sensor.errors import BAD_PROGRAM
+from daemoneye_sensor.pipeline import Pipeline
+from daemoneye_sensor.publisher import Publisher
+from daemoneye_sensor.settings import Settings
+from daemoneye_sensor.sources.ebpf import EbpfSource
+from daemoneye_sensor.spool import Entry, Spool
+
+RETRY_S: Final = 60.0
+"""Seconds after which programs that could not be loaded are tried again; a new configuration tries at once."""
+REMOVED: Final = "removed"
+_DRAIN_S: Final = 10.0
+_LEAVE_S: Final = 5.0
+_NOTHING: Final = ("", "")
+
+_log = logging.getLogger(__name__)
+
+
+class Agent:
+    """One node's sensor. Everything here belongs to one event loop; only opening the source happens in a thread."""
+
+    def __init__(self, settings: Settings) -> None:
+        self._settings = settings
+        self._pods = Pods()
+        self._identities = PodIdentities(self._pods, Bundles(settings.runtime_tasks))
+        self._store = Store(settings.state_dir)
+        self._follower = Follower(settings.node, self._pods, on_configured=self._told, on_news=self._news)
+        self._publisher = Publisher(
+            None, settings.access, node=settings.node, on_refused=self._refused, shard=settings.shard, on_connected=self._connected
+        )  # fmt: skip
+        self._spool: Spool | None = None
+        self._source: EbpfSource | None = None
+        self._pipeline: Pipeline | None = None
+        self._flow: asyncio.Task[None] | None = None
+        self._wanted: Configured | None = None
+        self._current: Configured | None = None
+        self._selection = Selection(NodeConfig())
+        self._answer = answers.answer("", NodeConfig(), programs=_NOTHING, filters={}, selectors={})
+        self._events: tuple[str, ...] = ()
+        self._filters: Mapping[tuple[str, int], str] = {}
+        self._programs = self._trouble = _NOTHING
+        self._retry_at = 0.0
+        self._unsaid: list[tuple[Entry, str]] = []  # batches refused while nothing could count them
+        self._removed = False
+        self._stopping = False
+        self._changed = asyncio.Event()
+        self._beat = asyncio.Event()
+
+    async def run(self) -> int:
+        """Until told to stop; raises what makes it useless (a spool that cannot be written, credentials that cannot be read)."""
+        procfs.enter_host_cgroups()
+        loop = asyncio.get_running_loop()
+        for number in (signal.SIGTERM, signal.SIGINT):
+            loop.add_signal_handler(number, self.stop)
+        for record in RECORDS:
+            self._publisher.announce_schema(
+                record.hash, json.dumps(record.descriptor(), separators=(",", ":")).encode()
+            )
+        if self._spool_directory.is_dir():
+            self._open_spool()
+        self._wanted = self._store.load()
+        publishing = asyncio.create_task(self._publisher.run(), name="publisher")
+        beating = asyncio.create_task(self._heartbeat(), name="heartbeat")
+        try:
+            while not self._stopping:
+                self._changed.clear()
+                await self._bring()
+                if not self._stopping:
+                    await self._wait(publishing, beating)
+            await self._end_flow()
+            await self._publisher.drain(_DRAIN_S)
+            beating.cancel()
+            await self._publisher.publish_status(self._status(REMOVED if self._removed else "stopped"))
+        finally:
+            await self._follower.close()
+            for task in (publishing, beating, *([self._flow] if self._flow else [])):
+                task.cancel()
+            await asyncio.gather(publishing, beating, *([self._flow] if self._flow else []), return_exceptions=True)
+            if self._source is not None:
+                self._source.close(keep=self._settings.keep_programs)
+            if self._spool is not None:
+                self._spool.close()
+        return 0
+
+    def stop(self) -> None:
+        """Have `run` end."""
+        self._stopping = True
+        self._changed.set()
+
+    # --- what comes in
+
+    def _connected(self, client: Client) -> None:
+        self._follower.connected(client)
+        self._beat.set()
+
+    def _told(self, configured: Configured) -> None:
+        self._wanted = configured
+        self._changed.set()
+
+    def _news(self) -> None:
+        """A pod's document came: rows may wait for it. Or the follower's trouble changed: whoever wonders is told."""
+        if self._pipeline is not None:
+            self._pipeline.wake()
+        if self._follower.trouble != self._trouble:
+            self._trouble = self._follower.trouble
+            self._beat.set()
+
+    def _refused(self, entry: Entry, reason: str) -> None:
+        if self._pipeline is not None:
+            self._pipeline.refused(entry, reason)
+        else:
+            self._unsaid.append((entry, reason))
+
+    async def _wait(self, *tasks: asyncio.Task[None]) -> None:
+        """Until something changed, or programs are to be tried again; a task that ended by itself ends the process."""
+        change = asyncio.create_task(self._changed.wait())
+        watched: list[asyncio.Task[Any]] = [change, *tasks, *([self._flow] if self._flow else [])]
+        pause = max(self._retry_at - time.monotonic(), 0.0) if self._programs[0] else None
+        done, _ = await asyncio.wait(watched, timeout=pause, return_when=asyncio.FIRST_COMPLETED)
+        change.cancel()
+        for task in done - {change}:
+            task.result()
+
+    # --- carrying it out
+
+    async def _bring(self) -> None:
+        """Bring source and spool to what is wanted."""
+        wanted = self._wanted
+        if wanted is None:
+            return
+        news = self._current is None or wanted.hash != self._current.hash
+        if wanted.config.remove:
+            if news:
+                await self._leave()
+                self._current = wanted
+                self._say(wanted)
+            return
+        if news:
+            asked = {place for policy in wanted.config.policies if (place := answers.filter_of(policy)) is not None}
+            self._filters = await asyncio.to_thread(filters.check, asked) if asked else {}
+            self._switch(wanted)
+        if self._events and self._pipeline is None and (news or time.monotonic() >= self._retry_at):
+            await self._open()
+        if not self._events:
+            self._programs = _NOTHING
+        self._say(wanted)
+        if news:
+            await asyncio.to_thread(self._store.save, wanted)
+
+    def _switch(self, wanted: Configured) -> None:
+        """Another configuration from this moment on."""
+        if self._pipeline is not None:
+            self._pipeline.turn()
+        self._selection = Selection(wanted.config)
+        self._identities.select(self._selection)
+        self._events = answers.events_of(wanted.config)
+        if self._source is not None:
+            self._source.want(self._events)
+        self._current = wanted
+        self._removed = False
+        _log.info("configuration %s: %d policies", wanted.hash, len(wanted.config.policies))
+
+    async def _open(self) -> None:
+        """Load the programs, or take them over, and begin to read; what prevents that is kept for the answer."""
+        settings = self._settings
+        spool = self._open_spool()
+        source = EbpfSource(
+            bpf_dir=settings.bpf_dir,
+            instance=settings.instance,
+            sizes=settings.rings,
+            events=list(self._events),
+            identities=self._identities,
+        )
+        try:
+            # Compiling takes seconds; heartbeats and the spool's batches go on meanwhile.
+            pipeline = await asyncio.to_thread(Pipeline, source, spool, settings)
+        except (DaemonEyeError, OSError) as error:
+            source.close(keep=True)
+            self._programs = (str(getattr(error, "reason", BAD_PROGRAM)), str(error))
+            self._retry_at = time.monotonic() + RETRY_S
+            _log.error("%s; trying again in %g s", error, RETRY_S)
+            return
+        self._programs = _NOTHING
+        self._source, self._pipeline = source, pipeline
+        pipeline.attach(self._publisher)
+        for entry, reason in self._unsaid:
+            pipeline.refused(entry, reason)
+        self._unsaid.clear()
+        self._identities.prefetch()
+        self._flow = asyncio.create_task(pipeline.run(), name="pipeline")
+
+    async def _leave(self) -> None:
+        """Leave the node: send what is there, then programs, pins, spool and configuration go."""
+        self._events = ()
+        if self._source is not None:
+            self._source.want(())
+        await self._end_flow()
+        if not await self._publisher.drain(_LEAVE_S):
+            _log.warning("the node is left with batches that could not be sent")
+        if self._source is not None:
+            self._source.close(keep=False)
+        self._source = self._pipeline = None
+        programs.remove_pins(self._settings.instance)
+        self._publisher.use(None)
+        if self._spool is not None:
+            self._spool.close()
+            self._spool = None
+        self._store.remove()
+        shutil.rmtree(self._spool_directory, ignore_errors=True)
+        with contextlib.suppress(OSError):
+            self._settings.state_dir.rmdir()
+        self._filters, self._programs = {}, _NOTHING
+        self._removed = True
+        _log.info("the node is left: programs, pins and spool are gone")
+
+    async def _end_flow(self) -> None:
+        if self._flow is None or self._pipeline is None:
+            return
+        self._pipeline.stop()
+        await self._flow
+        self._flow = None
+
+    @property
+    def _spool_directory(self) -> Path:
+        return self._settings.state_dir / "spool"
+
+    def _open_spool(self) -> Spool:
+        if self._spool is None:
+            self._spool = Spool(self._spool_directory, max_bytes=self._settings.spool_bytes)
+            self._publisher.use(self._spool)
+        return self._spool
+
+    # --- what goes out
+
+    def _say(self, current: Configured) -> None:
+        """Answer at once; not before all is known, for an answer counts."""
+        self._answer = answers.answer(
+            current.hash,
+            current.config,
+            programs=self._programs,
+            filters=self._filters,
+            selectors={} if self._removed else self._selection.broken,
+        )
+        self._beat.set()
+
+    async def _heartbeat(self) -> None:
+        while True:
+            self._beat.clear()
+            if self._pipeline is not None:
+                self._pipeline.follow_clock()
+            await self._publisher.publish_status(self._status(REMOVED if self._removed else "ready"))
+            with contextlib.suppress(TimeoutError):
+                async with asyncio.timeout(self._settings.status_interval_s):
+                    await self._beat.wait()
+
+    def _status(self, state: str) -> dict[str, Any]:
+        answer = replace(self._answer, problem=self._trouble) if self._trouble[0] else self._answer
+        return heartbeat.compose(
+            state,
+            self._settings,
+            self._publisher,
+            self._pipeline,
+            spool=self._spool,
+            error=self._programs[1],
+            config=answer.to_json(),
+        )

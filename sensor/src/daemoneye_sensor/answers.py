@@ -1,0 +1,86 @@
+"""What this node answers to its configuration.
+
+Responsible for turning what is known (the configuration, what programs and filters say) into one :class:`~daemoneye.nodeconfig.NodeAnswer`;
+not for finding it out.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Final
+
+from daemoneye.nodeconfig import REFUSED, NodeAnswer, NodeConfig, NodePolicy, PolicyAnswer
+from daemoneye_sensor.settings import wanted_events
+
+BAD_FILTER: Final = "BadFilter"
+BAD_SELECTOR: Final = "InvalidSpec"
+_DEFAULT_SNAPLEN: Final = 1500
+
+
+def asks_for_kernel(policy: NodePolicy) -> bool:
+    """Whether a policy asks for kernel monitoring."""
+    return bool(policy.kernel.get("enable_ebpf", True))
+
+
+def events_of(config: NodeConfig) -> tuple[str, ...]:
+    """Names of the events that a configuration asks for: none without a policy."""
+    return wanted_events(config.kernel) if any(map(asks_for_kernel, config.policies)) else ()
+
+
+def filter_of(policy: NodePolicy) -> tuple[str, int] | None:
+    """A policy's capture filter with its snapshot length, as `daemoneye_sensor.filters` asks about it; None when it captures nothing."""
+    if not policy.network.get("enable_packet_capture"):
+        return None
+    return str(policy.network.get("capture_filter") or ""), int(
+        policy.network.get("max_packet_size") or _DEFAULT_SNAPLEN
+    )
+
+
+def answer(
+    config_hash: str,
+    config: NodeConfig,
+    *,
+    programs: tuple[str, str],
+    filters: Mapping[tuple[str, int], str],
+    selectors: Mapping[str, str],
+) -> NodeAnswer:
+    """The answer of a node.
+
+    Args:
+        config_hash: Name of the configuration; empty before there is one.
+        config: The configuration that is run.
+        programs: Reason and sentence why kernel programs do not run; both empty when they do or nobody asks for them.
+        filters: Capture filters that do not compile, with libpcap's words.
+        selectors: UIDs of policies whose selectors mean nothing, with what is wrong.
+
+    A policy whose filter is bad is refused, and what it asks of the kernel goes on nevertheless: a slip in a filter must not end what is
+    watched beside it.
+    """
+    capturing = any(filter_of(policy) is not None for policy in config.policies)
+    problem = programs
+    if capturing and not programs[0]:
+        problem = ("Inactive", "this release captures no packets")
+    return NodeAnswer(
+        hash=config_hash,
+        policies=tuple(_policy(policy, programs, filters, selectors) for policy in config.policies),
+        programs=not programs[0],
+        capture=not capturing,
+        problem=problem,
+    )
+
+
+def _policy(
+    policy: NodePolicy,
+    programs: tuple[str, str],
+    filters: Mapping[tuple[str, int], str],
+    selectors: Mapping[str, str],
+) -> PolicyAnswer:
+    about = (policy.name, policy.uid, policy.generation)
+    if policy.uid in selectors:
+        return PolicyAnswer(*about, REFUSED, BAD_SELECTOR, selectors[policy.uid])
+    place = filter_of(policy)
+    if place is not None and place in filters:
+        return PolicyAnswer(*about, REFUSED, BAD_FILTER, f"captureFilter {place[0]!r}: {filters[place]}")
+    if programs[0] and asks_for_kernel(policy):
+        return PolicyAnswer(*about, REFUSED, *programs)
+    return PolicyAnswer(*about)

@@ -1,0 +1,68 @@
+"""Which policies a cgroup belongs to.
+
+Responsible for belonging as a mask, one bit a policy of the node's configuration; not for where labels come from
+(:mod:`daemoneye_sensor.enrich.pods`). Only policies that ask for kernel monitoring count: what is judged here are processes.
+"""
+
+from __future__ import annotations
+
+from typing import Final
+
+from daemoneye.errors import ConfigError
+from daemoneye.nodeconfig import NodeConfig
+from daemoneye.podidentity import PodIdentity
+from daemoneye.selectors import Selector
+from daemoneye_sensor.answers import asks_for_kernel
+
+_KEPT: Final = 8192
+
+
+class Selection:
+    """The selectors of one configuration, compiled.
+
+    Attributes:
+        everyone: Mask of all policies: what belongs to nobody knows whom belongs to all.
+        host: Mask of the policies to which processes outside of pods belong.
+        broken: UIDs of policies whose selectors mean nothing, with what is wrong; nothing belongs to them.
+    """
+
+    def __init__(self, config: NodeConfig) -> None:
+        self.everyone = self.host = 0
+        self.broken: dict[str, str] = {}
+        self._names = [policy.name for policy in config.policies]
+        self._selectors: list[tuple[int, Selector, Selector]] = []
+        self._masks: dict[str, tuple[PodIdentity, int]] = {}
+        self._texts: dict[int, bytes] = {}
+        for place, policy in enumerate(config.policies):
+            if not asks_for_kernel(policy):
+                continue
+            try:
+                selectors = Selector.parse(policy.namespace_selector), Selector.parse(policy.pod_selector)
+            except (ConfigError, KeyError, TypeError, AttributeError, ValueError) as error:
+                self.broken[policy.uid] = f"its selectors cannot be used here: {error!s}"
+                continue
+            self._selectors.append((1 << place, *selectors))
+            self.everyone |= 1 << place
+            if policy.host:
+                self.host |= 1 << place
+
+    def of(self, pod: PodIdentity) -> int:
+        """Mask of the policies that a pod belongs to."""
+        kept = self._masks.get(pod.uid)
+        if kept is not None and kept[0] is pod:
+            return kept[1]
+        mask = 0
+        for bit, namespaces, pods in self._selectors:
+            if namespaces.matches(pod.namespace_labels) and pods.matches(pod.labels):
+                mask |= bit
+        if len(self._masks) >= _KEPT:
+            self._masks.clear()
+        self._masks[pod.uid] = (pod, mask)
+        return mask
+
+    def names(self, mask: int) -> bytes:
+        """Names of a mask's policies, each ended by a zero byte, as `pod_identity` holds them."""
+        if mask not in self._texts:
+            named = (name for place, name in enumerate(self._names) if mask >> place & 1)
+            self._texts[mask] = b"".join(name.encode("utf-8", "backslashreplace") + b"\0" for name in named)
+        return self._texts[mask]
