@@ -14,6 +14,7 @@ suite=bookworm
 made_base=localhost/daemoneye-base:$suite
 base=${BASE:-$made_base}
 tag=dev
+kept_archives=4 # of each image
 max_layers_gb=12 # of older states, too; thrown away whole, since buildah cannot tell which are of use
 
 say() { printf 'images: %s\n' "$*" >&2; }
@@ -253,6 +254,9 @@ main() {
         fi
     done
     find "$cache" -maxdepth 1 -name '*.tar' ! -name 'base-*' -mtime +7 -delete
+    for name in operator analytics sensor nats; do # a day of edits must not fill the disk
+        find "$cache" -maxdepth 1 -name "$name-*.tar" -printf '%T@ %p\n' | sort -rn | sed "1,${kept_archives}d; s/^[^ ]* //" | xargs -r rm -f
+    done
 }
 
 # As one line, so that a shell that runs this reads no more of a file that is edited meanwhile.

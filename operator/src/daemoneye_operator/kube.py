@@ -67,11 +67,9 @@ def request(
     send: dict[str, Any] = {"Accept": "application/json", "User-Agent": MANAGER, **(headers or {})}
     api.update_params_for_auth(send, [], ["BearerToken"], path, method, body)
     url = f"{api.configuration.host}{path}" + (f"?{urlencode(query)}" if query else "")
-    data = None if body is None else json.dumps(body)
-    if data is not None:
-        send.setdefault("Content-Type", "application/json")
-        if send["Content-Type"] == "application/json":
-            data = cast("Any", body)  # the client encodes this one type itself
+    send.setdefault("Content-Type", "application/json")
+    # The client encodes what it takes for JSON itself, patches too; the rest goes out as it is.
+    data = json.dumps(body) if send["Content-Type"].endswith("yaml") else body
     try:
         answer = api.rest_client.request(method, url, headers=send, body=data, _request_timeout=timeout)  # type: ignore[no-untyped-call]
     except (urllib3.exceptions.HTTPError, ApiException, OSError) as error:

@@ -40,7 +40,7 @@ async def empty_nodes(settings: OperatorSettings, within: float = WITHIN_S) -> i
 async def _ask_and_wait(api: Kube, settings: OperatorSettings, deadline: float) -> None:
     sensors = path_of(resources.APPS, "daemonsets", daemonset.name(settings), settings.namespace)
     operator = path_of(resources.APPS, "deployments", f"{settings.fullname}-operator", settings.namespace)
-    asked = False
+    asked, said = False, ""
     while time.monotonic() < deadline:
         try:
             if not asked:
@@ -50,7 +50,9 @@ async def _ask_and_wait(api: Kube, settings: OperatorSettings, deadline: float) 
                 _log.info("the nodes are empty")
                 return
         except DaemonEyeError as error:
-            _log.warning("%s", error)
+            if str(error) != said:
+                said = str(error)
+                _log.warning("%s", said)
         await asyncio.sleep(_POLL_S)
     _log.warning(
         "not done in time: nodes may hold pins under /sys/fs/bpf/daemoneye/%s and a spool under %s/%s; both fall silent by themselves and may be "
