@@ -6,6 +6,7 @@ Responsible for images (built by scripts/images.sh), `helm install` and its end;
 from __future__ import annotations
 
 import json
+import shutil
 import subprocess
 import time
 from collections.abc import Callable, Iterator
@@ -100,7 +101,8 @@ class Release:
             },
         }  # fmt: skip
         directory = self.cluster.state / "broker"
-        directory.mkdir(exist_ok=True)
+        shutil.rmtree(directory, ignore_errors=True)
+        directory.mkdir()
         directory.chmod(0o777)  # kubelet gives a hostPath's owner to no pod
         self.cluster.apply(json.dumps(value))
 
