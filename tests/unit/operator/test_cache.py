@@ -59,7 +59,7 @@ def test_deletion_is_told_once(cache, changes):
 
 
 def test_resync_finds_what_a_watch_missed(cache):
-    gone = []
+    gone: list[Ref] = []
     cache.finding_gone = gone.append
     cache.put(resources.POLICIES, obj("deleted", 1))
     api = Api({resources.POLICIES: [obj("new", 5)], resources.FINDINGS: [obj("kept", 3, "shop")]})
