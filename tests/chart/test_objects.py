@@ -43,7 +43,7 @@ def test_kinds_and_names():
         *(f"{kind}/{F}-{x}" for kind in ("Role", "RoleBinding") for x in ("operator", "uninstall")),
         *(f"ClusterRole/{F}-{x}" for x in ("view", "edit")),
         *(f"NetworkPolicy/{F}-{x}" for x in (
-            "default-deny", "operator", "identity", "analytics", "sensor", "nats", "uninstall", "check",
+            "default-deny", "operator", "identity", "analytics", "sensor", "nats", "uninstall", "check", "cli",
         )),
         f"Job/{F}-uninstall",
         f"Pod/{F}-check",
@@ -328,10 +328,18 @@ def test_everything_is_closed_first():
         ("analytics", {("any", 8080)}, {("nats", 4222)}),
         ("sensor", set(), {("nats", 4222)}),
         ("uninstall", set(), {("world", 443), ("world", 6443)}),
+        ("cli", set(), {("world", 443), ("world", 6443), ("nats", 4222)}),
         ("check", set(), {("operator", 8080), ("identity", 8080), ("analytics", 8080)}),
         (
             "nats",
-            {("operator", 4222), ("identity", 4222), ("analytics", 4222), ("sensor", 4222), ("nats", 6222)},
+            {
+                ("operator", 4222),
+                ("identity", 4222),
+                ("analytics", 4222),
+                ("sensor", 4222),
+                ("cli", 4222),
+                ("nats", 6222),
+            },
             {("nats", 6222)},
         ),
     ],
@@ -348,7 +356,7 @@ def test_what_is_open(name, ingress, egress):
 )
 def test_a_broker_of_ones_own_is_reached_by_its_port(url, port):
     named = render(f"nats.external.url={url}", USERS)
-    for name in ("operator", "identity", "analytics", "sensor"):
+    for name in ("operator", "identity", "analytics", "sensor", "cli"):
         assert ("world", port) in rules(named, name, "egress")
 
 

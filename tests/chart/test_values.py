@@ -188,6 +188,7 @@ def test_every_value_does_something(tmp_path):
         ("sensor.spoolMaxBytes=lots", "at '/sensor/spoolMaxBytes': got string, want integer"),
         ("sensor.spoolMaxBytes=1", "at '/sensor/spoolMaxBytes': minimum: got 1, want"),
         ("sensor.spool=1", "at '/sensor': additional properties 'spool' not allowed"),
+        ("sensor.affinity.nodeAffinity=x", "at '/sensor': additional properties 'affinity' not allowed"),
         ("sensors.privileged=true", "at '': additional properties 'sensors' not allowed"),
         ("sensor.hostPaths.spool=var/lib", "at '/sensor/hostPaths/spool': 'var/lib' does not match pattern"),
         ("sensor.updateMaxUnavailable=0%", "at '/sensor/updateMaxUnavailable'"),

@@ -186,7 +186,7 @@ async def test_findings_become_objects_counts_and_one_event(
             await publish(operator, finding(1, pod=pod), finding(2, pod=pod), finding(2, pod=pod), finding(3))
             found = await until("Finding", lambda: policies.findings(SHOP, pod="checkout"), 5)
             assert time.monotonic() - began < 5
-            await until("counted", lambda: policies.findings(SHOP, pod="checkout")[0]["status"]["count"] == 2, 5)
+            await until("counted", lambda: policies.findings(SHOP, pod="checkout")[0]["status"]["count"] == 2, 10)
             name = found[0]["metadata"]["name"]
             events = await until("Event", lambda: _events(operator.cluster, SHOP, "checkout"), 5)
             assert len(events) == 1

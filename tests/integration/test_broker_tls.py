@@ -15,11 +15,11 @@ import pytest
 from daemoneye import subjects
 from daemoneye.broker import values
 from daemoneye.broker.admin import ensure_streams
+from daemoneye.broker.bucket import Bucket
 from daemoneye.broker.roles import ROLES
 from daemoneye.errors import DaemonEyeError
 from daemoneye.streams import buckets, declared
 from daemoneye_operator import pki
-from daemoneye_operator.identity.bucket import Bucket
 from tests.support.broker import BINARY, Broker, heard, running, until
 
 pytestmark = pytest.mark.integration
@@ -132,7 +132,7 @@ async def test_nobody_listens_to_anothers_answers(broker: Broker, role: str):
 async def test_a_pods_document_goes_from_publisher_to_sensor_and_leaves_nothing_behind(broker: Broker):
     await make_streams(broker)
     identity, sensor, operator = [await broker.connect(role) for role in ("identity", "sensor", "operator")]
-    bucket = Bucket(identity)
+    bucket = Bucket(identity, subjects.NODES_BUCKET)
     seen: asyncio.Queue = asyncio.Queue()
     await sensor.subscribe(subjects.key_value(subjects.NODES_BUCKET, "node-1_2eexample.>"), cb=seen.put)
     await heard(sensor)
@@ -141,13 +141,13 @@ async def test_a_pods_document_goes_from_publisher_to_sensor_and_leaves_nothing_
     await bucket.write(KEY, b"two")
     assert await values.read(sensor, subjects.NODES_BUCKET, KEY) == b"two"
     assert await bucket.read(KEY) == b"two"
-    assert await bucket.keys() == {KEY}
+    assert await bucket.keys("*.pod.*") == {KEY}
     await bucket.remove(KEY)
     async with asyncio.timeout(10):
         assert [values.value(await seen.get()) for _ in range(3)] == [b"one", b"two", None]
     assert await bucket.read(KEY) is None
     assert await values.read(sensor, subjects.NODES_BUCKET, KEY) is None
-    assert await bucket.keys() == set()
+    assert await bucket.keys("*.pod.*") == set()
     assert (await operator.jetstream().stream_info(NODES)).state.messages == 0
     for client in (identity, sensor, operator):
         await client.close()
@@ -155,12 +155,18 @@ async def test_a_pods_document_goes_from_publisher_to_sensor_and_leaves_nothing_
 
 async def test_before_the_operator_has_made_the_bucket_each_question_fails_and_nothing_is_lost(broker: Broker):
     identity = await broker.connect("identity")
-    bucket = Bucket(identity)
-    for question in (bucket.created(), bucket.keys(), bucket.read(KEY), bucket.write(KEY, b"x"), bucket.remove(KEY)):
+    bucket = Bucket(identity, subjects.NODES_BUCKET)
+    for question in (
+        bucket.created(),
+        bucket.keys("*.pod.*"),
+        bucket.read(KEY),
+        bucket.write(KEY, b"x"),
+        bucket.remove(KEY),
+    ):
         with pytest.raises((nats.errors.Error, TimeoutError)):
             await question
     await make_streams(broker)
-    assert await bucket.keys() == set()
+    assert await bucket.keys("*.pod.*") == set()
     assert await bucket.created()
     await identity.close()
 
@@ -176,15 +182,15 @@ async def stored(bucket: Bucket, key: str, value: bytes) -> bool:
 async def test_a_full_bucket_refuses_and_lets_go(broker: Broker):
     operator, identity = [await broker.connect(role) for role in ("operator", "identity")]
     await ensure_streams(operator.jetstream(timeout=20), buckets(nodes_max_bytes=64 << 10))
-    bucket = Bucket(identity)
+    bucket = Bucket(identity, subjects.NODES_BUCKET)
     keys = [subjects.node_pod("node-1", f"uid-{i}") for i in range(10)]
     refused = [key for key in keys if not await stored(bucket, key, b"x" * (10 << 10))]
     assert refused
-    kept = await bucket.keys()
+    kept = await bucket.keys("*.pod.*")
     assert kept == set(keys) - set(refused)
     await bucket.remove(keys[0])
     await bucket.write(keys[-1], b"x")
-    assert await bucket.keys() == (kept - {keys[0]}) | {keys[-1]}
+    assert await bucket.keys("*.pod.*") == (kept - {keys[0]}) | {keys[-1]}
     for client in (operator, identity):
         await client.close()
 
@@ -192,7 +198,7 @@ async def test_a_full_bucket_refuses_and_lets_go(broker: Broker):
 async def test_more_keys_than_an_answer_holds_by_default(broker: Broker):
     await make_streams(broker)
     identity = await broker.connect("identity")
-    bucket = Bucket(identity)
+    bucket = Bucket(identity, subjects.NODES_BUCKET)
     keys = {subjects.node_pod(f"node-{i % 7}", f"uid-{i}") for i in range(3000)}
 
     async def write(some: list[str]) -> None:
@@ -201,7 +207,7 @@ async def test_more_keys_than_an_answer_holds_by_default(broker: Broker):
 
     ordered = sorted(keys)
     await asyncio.gather(*(write(ordered[i::64]) for i in range(64)))
-    assert await bucket.keys() == keys
+    assert await bucket.keys("*.pod.*") == keys
     await identity.close()
 
 
@@ -249,7 +255,7 @@ async def test_three_servers_form_a_cluster_by_tls_that_does_without_one_of_them
 
         broker.stop(2)
         identity = await broker.connect("identity", 1)
-        bucket = Bucket(identity)
+        bucket = Bucket(identity, subjects.NODES_BUCKET)
         for attempt in range(100):
             try:
                 await bucket.write(KEY, b"x")
@@ -257,5 +263,5 @@ async def test_three_servers_form_a_cluster_by_tls_that_does_without_one_of_them
             except (nats.errors.Error, TimeoutError):
                 assert attempt < 99
                 await asyncio.sleep(0.1)
-        assert await bucket.keys() == {KEY}
+        assert await bucket.keys("*.pod.*") == {KEY}
         await identity.close()

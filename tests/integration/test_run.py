@@ -143,12 +143,17 @@ def test_live_and_both_kinds_of_replay_give_the_same_findings(runs: Callable[...
     assert [e["argv"] for e in native.events()] == [e["argv"] for e in live.events()]
 
 
+def let_others_in(path: Path) -> None:
+    """Pytest keeps its directories to their owner; a user without privileges has to come through."""
+    for directory in (path, *path.parents):
+        if directory.stat().st_uid == os.getuid() and str(directory).startswith("/tmp/"):
+            directory.chmod(0o755)
+
+
 def test_the_shipped_recording_replays_without_privileges(tmp_path: Path) -> None:
     home = tmp_path / "home"
     home.mkdir()
-    for directory in (tmp_path, *tmp_path.parents):
-        if directory.stat().st_uid == os.getuid() and str(directory).startswith("/tmp/"):
-            directory.chmod(0o755)
+    let_others_in(tmp_path)
     home.chmod(0o777)
     recording = tmp_path / "demo.jsonl"
     shutil.copy(REPOSITORY / "examples/one-machine/recording.jsonl", recording)
@@ -200,6 +205,7 @@ def test_a_truncated_native_recording_gives_what_is_whole_and_then_says_so(
 
 def test_without_privileges_it_says_what_is_missing_and_offers_the_replay(tmp_path: Path) -> None:
     state = tmp_path / "state"
+    let_others_in(tmp_path)
     tmp_path.chmod(0o777)
     done = subprocess.run(
         ["setpriv", "--reuid=65534", "--regid=65534", "--clear-groups", COMMAND, "run", "--state", state],

@@ -7,6 +7,7 @@ import contextlib
 import os
 import time
 from collections.abc import AsyncIterator
+from dataclasses import replace
 from pathlib import Path
 
 import nats
@@ -214,6 +215,16 @@ async def test_a_sensor_without_anything_to_do_says_so_and_answers_within_a_seco
         await broker.put(subjects.NODES_BUCKET, subjects.node_config(NODE), b"nonsense")
         await until(lambda: broker.answer.problem[0] == "BadConfiguration", "the problem")
         assert broker.answer.hash == config.hash
+        # A newer operator's document, whole and with the right name, of which this release cannot run a part.
+        strange = replace(config, kernel={"enable_ebpf": True, "events": ["process_exec"]})
+        odd = config_of(policy("odd", network={"enable_packet_capture": True, "max_packet_size": "whole"}))
+        for skewed, message in ((strange, "kernel: "), (odd, "policy 'odd': ")):
+            await broker.configure(skewed)
+            await until(lambda: message in broker.answer.problem[1], f"the problem with {message}")  # noqa: B023 - awaited at once
+            assert broker.answer.problem[0] == "BadConfiguration"
+            assert "the former configuration goes on" in broker.answer.problem[1]
+            assert broker.answer.hash == config.hash
+            assert sensor.returncode is None
         assert broker.heartbeats[-1][1]["source"] == {"name": "ebpf"}, "no program was loaded for this"
         leave = NodeConfig(remove=True)
         await broker.configure(leave)

@@ -257,6 +257,25 @@ async def test_leaving_a_node_leaves_nothing_and_the_process_can_come_back(broke
     assert sensor.returncode is None
 
 
+async def test_rows_that_wait_for_a_document_go_out_before_a_change_and_before_the_node_is_left(
+    broker: NodeBroker, sensor: Sensor, pods: Any
+) -> None:
+    first = configuration(policy("first"))
+    await broker.configure(first)
+    await broker.answered(first, lambda answer: answer.programs and answer.policies)
+    last = configuration(policy("last"))
+    for n, config in enumerate((last, configuration(remove=True))):
+        # A second at most lies between: nobody ever hears of this pod.
+        await pods(f"till-{n}").run(f"waiting-{n}")
+        await broker.configure(config)
+        await broker.answered(config)
+        event, row = await broker.executed(f"waiting-{n}")
+        assert event["identity"] == "partial"
+        assert row["policies"] == [("first", "last")[n]], "judged by the configuration of its time"
+    await until(lambda: broker.heartbeats[-1][1]["state"] == "removed", "the node is left")
+    assert broker.arguments().count("waiting-0") == 1
+
+
 async def test_programs_that_cannot_run_are_refused_and_the_sensor_heals(
     broker: NodeBroker, sensor: Sensor, tmp_path: Path
 ) -> None:

@@ -13,7 +13,9 @@ import sys
 from collections.abc import Mapping, Sequence
 from contextlib import AsyncExitStack
 from pathlib import Path
-from typing import Any
+from typing import Any, Final
+
+from nats.aio.client import Client
 
 from daemoneye import health
 from daemoneye.broker.link import Link
@@ -37,6 +39,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
         print(f"daemoneye-analytics: {error}", file=sys.stderr)  # noqa: T201 - one line for a person
         return error.exit_code
     return 0
+
+
+_STALE_EVERY_S: Final = 5.0
 
 
 async def serve(settings: Settings) -> None:
@@ -76,7 +81,20 @@ async def serve(settings: Settings) -> None:
             known=known,
         )
         link.on_reconnect = consumer.replace
+        watching = asyncio.create_task(_until_stale(link, client, stop))
         try:
             await consumer.run()
         finally:
+            watching.cancel()
             await link.close(client)
+        if watching.done() and not watching.cancelled():
+            raise DaemonEyeError(
+                "the broker wants other credentials, or closed the connection for good: the process is started anew"
+            )
+
+
+async def _until_stale(link: Link, client: Client, stop: asyncio.Event) -> None:
+    """Have the process end when its connection is of no use any more: what it had not stored is read again."""
+    while not link.stale(client):  # noqa: ASYNC110 - files and another process' connection have no event
+        await asyncio.sleep(_STALE_EVERY_S)
+    stop.set()

@@ -7,9 +7,7 @@ A child shares DaemonEye's exit status: 2 and 3 say that another start would end
 from __future__ import annotations
 
 import asyncio
-import os
 import signal
-import sys
 from collections import deque
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -118,11 +116,7 @@ class Child:
     async def _run_once(self) -> int:
         self._tail.clear()
         self.process = process = await asyncio.create_subprocess_exec(
-            sys.executable,
-            "-IS",
-            tether.__file__,
-            str(os.getpid()),
-            *self._argv,
+            *tether.command(self._argv),
             stdin=asyncio.subprocess.DEVNULL,
             stdout=asyncio.subprocess.PIPE,
             stderr=asyncio.subprocess.STDOUT,

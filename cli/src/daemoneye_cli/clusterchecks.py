@@ -106,7 +106,7 @@ def of_nodes(kube: Kubectl) -> Iterator[Check]:
     yield Check(
         "nodes",
         bool(linux),
-        f"{len(linux)} of {len(told)} run Linux{beside}",
+        f"{len(linux)} of {len(told)} {'runs' if len(linux) == 1 else 'run'} Linux{beside}",
         "" if linux else "add a Linux node: DaemonEye watches those",
     )
     yield kernels(linux)

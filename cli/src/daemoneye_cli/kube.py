@@ -14,7 +14,6 @@ import re
 import shutil
 import signal
 import subprocess
-import sys
 from collections.abc import AsyncIterator, Sequence
 from pathlib import Path
 from typing import Any, Final
@@ -110,11 +109,7 @@ class Kubectl:
     async def running(self, *arguments: str) -> AsyncIterator[asyncio.subprocess.Process]:
         """Run kubectl in the background; it ends with the context, and with us whatever happens to us."""
         process = await asyncio.create_subprocess_exec(
-            sys.executable,
-            "-IS",
-            tether.__file__,
-            str(os.getpid()),
-            *self._command(*arguments),
+            *tether.command(self._command(*arguments)),
             stdin=asyncio.subprocess.DEVNULL,
             stdout=asyncio.subprocess.PIPE,
             stderr=asyncio.subprocess.PIPE,

@@ -11,8 +11,14 @@ import ctypes
 import os
 import signal
 import sys
+from collections.abc import Sequence
 
 _PR_SET_PDEATHSIG = 1
+
+
+def command(program: Sequence[str]) -> list[str]:
+    """Give the command line that runs a program so; its first word is a path."""
+    return [sys.executable, "-IS", __file__, str(os.getpid()), *program]
 
 
 def main(argv: list[str]) -> None:

@@ -1,6 +1,6 @@
-"""The way to the cluster's broker: through the API server (``kubectl port-forward``), or straight where we run inside.
+"""The way to the cluster's broker: through the API server (``kubectl port-forward``), or straight where we run inside or it is outside.
 
-Responsible for the credentials, the certificate's check and a port-forward that comes back and goes with us; not for
+Responsible for where it is, the credentials, the certificate's check and a port-forward that comes back and goes with us; not for
 what is read then.
 """
 
@@ -10,28 +10,73 @@ import asyncio
 import base64
 import binascii
 import contextlib
+import json
 import re
 import ssl
 from collections.abc import AsyncIterator, Callable
+from dataclasses import dataclass
 from typing import Any, Final
+from urllib.parse import urlsplit
 
 from daemoneye.errors import DaemonEyeError, MachineError
 from daemoneye_cli.errors import NotThere
 from daemoneye_cli.kube import Kubectl, ended, inside
-from daemoneye_cli.release import Release
+from daemoneye_cli.release import COMPONENT, Release
 
 PORT: Final = 4222
 
 _FORWARDING: Final = re.compile(rb"^Forwarding from 127\.0\.0\.1:(\d+) -> ")
 _READY_S: Final = 30.0
 _RETRY_S: Final = 1.0
-_KEYS: Final = ("user", "password", "inbox_prefix", "ca.crt")
+_KEYS: Final = ("user", "password", "inbox_prefix")
+_DOCTOR: Final = "kubectl daemoneye doctor says what is wrong"
+_EXTERNAL_FIX: Final = (
+    "it is the release's nats.external.url: run the command where that can be reached; its certificate is checked "
+    "against nats.external.tlsSecretRef's authorities, without one against those of this machine"
+)
 
 Access = dict[str, Any]
 
 
-def credentials(kube: Kubectl, release: Release) -> Access:
+@dataclass(frozen=True, slots=True)
+class Broker:
+    """Where the installation has its broker; ``external`` means that it is the user's own."""
+
+    url: str
+    external: bool
+
+    @property
+    def host(self) -> str:
+        """Its name, which its certificate bears."""
+        return urlsplit(self.url).hostname or ""
+
+
+def broker(kube: Kubectl, release: Release) -> Broker:
+    """Give what the operator was told of the broker.
+
+    Raises:
+        MachineError: Its ConfigMap is not there, may not be read or does not say.
+    """
+    name = f"{release.fullname}-operator"
+    fix = "helm upgrade the release: the chart makes it"
+    try:
+        configmap = kube.get("configmap", name, release.namespace)
+    except NotThere:
+        raise MachineError(f"the ConfigMap {name} is not in namespace {release.namespace}", fix=fix) from None
+    try:
+        nats = json.loads(configmap["data"]["operator.json"])["nats"]
+        found = Broker(str(nats["url"]), bool(nats.get("external")))
+    except (KeyError, TypeError, AttributeError, ValueError):
+        raise MachineError(f"the ConfigMap {name} does not say where the broker is", fix=fix) from None
+    if not found.host:
+        raise MachineError(f"the ConfigMap {name} says that the broker is at {found.url}, which is no address", fix=fix)
+    return found
+
+
+def credentials(kube: Kubectl, release: Release, where: Broker) -> Access:
     """Give user, password, inbox_prefix and TLS of the role ``cli``.
+
+    A broker of the user's own may come without authorities: then the system's are meant.
 
     Raises:
         MachineError: There is no such Secret, it may not be read, or it does not hold together.
@@ -44,37 +89,39 @@ def credentials(kube: Kubectl, release: Release) -> Access:
         raise MachineError(message, fix="kubectl daemoneye status shows whether the operator is ready") from None
     broken = MachineError(f"the Secret {name} is not whole", fix="delete it: the operator makes it anew")
     try:
-        values = {key: base64.b64decode(secret["data"][key], validate=True).decode() for key in _KEYS}
-    except (KeyError, TypeError, binascii.Error, UnicodeDecodeError):
+        values = {key: base64.b64decode(value, validate=True).decode() for key, value in secret["data"].items()}
+        access: Access = {key: values[key] for key in _KEYS}
+    except (KeyError, TypeError, AttributeError, binascii.Error, UnicodeDecodeError):
         raise broken from None
-    try:
-        context = ssl.create_default_context(cadata=values.pop("ca.crt"))
-    except (ssl.SSLError, ValueError):
-        raise broken from None
-    return {
-        **values,
-        "tls": context,
-        "tls_hostname": host(release),
-        "fix": "kubectl daemoneye doctor says what is wrong",
-    }
-
-
-def host(release: Release) -> str:
-    """Give the broker's name, which its certificate bears."""
-    return f"{release.fullname}-nats.{release.namespace}.svc"
+    authorities = values.get("ca.crt")
+    if not (authorities or where.external):
+        raise broken
+    if authorities or where.url.startswith("tls://"):
+        try:
+            access["tls"] = ssl.create_default_context(cadata=authorities)
+        except (ssl.SSLError, ValueError):
+            raise broken from None
+    return access
 
 
 @contextlib.asynccontextmanager
 async def access(kube: Kubectl, release: Release, *, on_trouble: Callable[[str], None]) -> AsyncIterator[Access]:
     """Give what :func:`daemoneye_cli.client.connect` takes, for as long as the context lasts."""
-    secret = await asyncio.to_thread(credentials, kube, release)
+    where = await asyncio.to_thread(broker, kube, release)
+    secret = await asyncio.to_thread(credentials, kube, release, where)
+    if where.external:
+        yield {**secret, "url": where.url, "fix": _EXTERNAL_FIX}
+        return
     if inside() and kube.context is None and kube.kubeconfig is None:
-        yield {**secret, "url": f"tls://{host(release)}:{PORT}"}
+        labels = f"{release.selector},{COMPONENT}=cli"
+        fix = f"NetworkPolicies let pods of namespace {release.namespace} with the labels {labels} pass; {_DOCTOR}"
+        yield {**secret, "url": where.url, "fix": fix}
         return
     forward = _Forward(kube, release, on_trouble)
     port = await forward.start()
     try:
-        yield {**secret, "url": f"tls://127.0.0.1:{port}"}
+        url = f"tls://127.0.0.1:{port}"
+        yield {**secret, "url": url, "tls_hostname": where.host, "fix": _DOCTOR}
     finally:
         await forward.stop()
 

@@ -11,18 +11,21 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import asdict, dataclass, field
 from typing import Any, Final, Self
 
 from daemoneye.errors import CorruptData
 
 MAX_BYTES: Final = 16 * 1024
-"""Largest document, as JSON; labels are dropped, longest first, until a pod fits."""
+"""Largest document, as JSON. Until a pod fits, the longest images are left out, then the longest of its labels, at last its namespace's: a pod
+writes its own labels, and must not push out by them what others say of it."""
+_NAMESPACE_NAME: Final = "kubernetes.io/metadata.name"
 _CONFIG_HASH: Final = "kubernetes.io/config.hash"
+_CONFIG_MIRROR: Final = "kubernetes.io/config.mirror"
 _TEMPLATE_HASH: Final = "pod-template-hash"
 _CRON_SUFFIX: Final = re.compile(r"-\d{8,}$")
-_KEY: Final = re.compile(r"[A-Za-z0-9_-]+")
+_FILE_HASH: Final = re.compile(r"[0-9a-f]{32}")
 
 
 @dataclass(frozen=True, slots=True)
@@ -31,10 +34,11 @@ class PodIdentity:
 
     Attributes:
         uid: UID of the object.
-        images: Container name → image, as the spec names it; init and ephemeral containers too.
+        owner_kind: Deployment, DaemonSet, StatefulSet, CronJob, Job, Node (static pod), or Pod for a bare one.
         labels: Labels of the pod.
         namespace_labels: Labels of its namespace.
-        owner_kind: Deployment, DaemonSet, StatefulSet, CronJob, Job, Node (static pod), or Pod for a bare one.
+        images: Container name → image, as the spec names it; init and ephemeral containers too.
+        cut: Labels had to be left out: what selects by them cannot tell.
     """
 
     namespace: str
@@ -46,6 +50,7 @@ class PodIdentity:
     labels: Mapping[str, str] = field(default_factory=dict)
     namespace_labels: Mapping[str, str] = field(default_factory=dict)
     images: Mapping[str, str] = field(default_factory=dict)
+    cut: bool = False
 
     def workload(self, container: str) -> str:
         """`namespace/ownerKind/ownerName/container`."""
@@ -54,14 +59,18 @@ class PodIdentity:
     def encode(self) -> bytes:
         """JSON of at most MAX_BYTES."""
         value = asdict(self)
-        labels = value["labels"]
-        while len(data := json.dumps(value, sort_keys=True, separators=(",", ":")).encode()) > MAX_BYTES:
-            tables = [t for t in (labels, value["namespace_labels"], value["images"]) if t]
-            if not tables:
+        data = _json(value)
+        size = len(data)
+        if size <= MAX_BYTES:
+            return data
+        for name, key in _dispensable(value):
+            if size <= MAX_BYTES:
                 break
-            largest = max(tables, key=lambda t: max(len(k) + len(v) for k, v in t.items()))
-            del largest[max(largest, key=lambda k: len(k) + len(largest[k]))]
-        return data
+            table = value[name]
+            # Computed, for an object may have ten thousand labels; the last entry of a table has no comma.
+            size -= _length(key, table.pop(key)) + bool(table)
+            value["cut"] |= name != "images"
+        return _json(value)
 
     @classmethod
     def decode(cls, data: bytes) -> Self:
@@ -110,6 +119,30 @@ def owner(metadata: Mapping[str, Any]) -> tuple[str, str]:
 
 
 def cgroup_uid(metadata: Mapping[str, Any]) -> str:
-    """UID in the name of the pod's cgroup: a static pod's is the hash of its file."""
-    uid: str = (metadata.get("annotations") or {}).get(_CONFIG_HASH) or metadata["uid"]
-    return uid if _KEY.fullmatch(uid) else metadata["uid"]
+    """UID in the name of the pod's cgroup: a static pod's is the hash of its file.
+
+    Whoever makes a pod annotates it as they like. So the hash is believed of a mirror pod only, as a kubelet makes them of its static pods, and
+    only in a form that no UID of the API has: nobody takes another pod's key. A static pod whose file names a UID has no document by this.
+    """
+    annotations = metadata.get("annotations") or {}
+    uid: str = metadata["uid"]
+    said: str = annotations.get(_CONFIG_HASH, "")
+    of_node = any(r.get("controller") and r.get("kind") == "Node" for r in metadata.get("ownerReferences") or ())
+    return said if _CONFIG_MIRROR in annotations and of_node and _FILE_HASH.fullmatch(said) else uid
+
+
+def _dispensable(value: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
+    """Tables and keys of a document in the order in which they are left out; the name that a namespace cannot change comes last."""
+    for name in ("images", "labels", "namespace_labels"):
+        table: Mapping[str, str] = value[name]
+        last = _NAMESPACE_NAME if name == "namespace_labels" else None
+        order = sorted((key == last, -_length(key, text), key) for key, text in table.items())
+        yield from ((name, key) for _, _, key in order)
+
+
+def _length(key: str, text: str) -> int:
+    return len(_json({key: text})) - len("{}")
+
+
+def _json(value: Mapping[str, Any]) -> bytes:
+    return json.dumps(value, sort_keys=True, separators=(",", ":")).encode()

@@ -20,6 +20,7 @@ from nats.js.errors import APIError
 
 from daemoneye import streams, subjects
 from daemoneye.broker.admin import ensure_streams
+from daemoneye.broker.bucket import Bucket
 from daemoneye.broker.link import TRANSIENT, Link
 from daemoneye.errors import CorruptData, DaemonEyeError
 from daemoneye_operator.reconcile.nodes import Heartbeats, NodeReport
@@ -29,7 +30,6 @@ _ANALYTICS: Final = "analytics"
 _ACK_S: Final = 5.0
 _RETRY_S: Final = 2.0
 _MINUTE: Final = 60.0
-_PURGE: Final = {"KV-Operation": "PURGE", "Nats-Rollup": "sub"}
 
 _log = logging.getLogger(__name__)
 
@@ -43,6 +43,7 @@ class Bus:
         listening_since: Since when heartbeats are heard, seconds since 1970.
         analytics_heard: When analytics was last heard of; None when never.
         analytics_problems: What it then said that it left out of which policy.
+        connections: How often the broker was found ready: another number means that it may have lost what it held.
         trouble: Why the bus is not ready, one sentence.
     """
 
@@ -52,6 +53,7 @@ class Bus:
         self.listening_since = time.time()
         self.analytics_heard: float | None = None
         self.analytics_problems: Mapping[str, str] = {}
+        self.connections = 0
         self.trouble = "not connected to the broker yet"
         self._settings = settings
         self._heartbeats = heartbeats
@@ -75,59 +77,45 @@ class Bus:
         return self.client.jetstream(timeout=_ACK_S)
 
     async def run(self, link: Link) -> None:
-        """Connect, make the streams, listen; until cancelled, or the link gives up because the process ends."""
-        client = await link.connect()
-        if client is None:
-            return
-        self.client = client
+        """Hold a connection until cancelled, or until the link gives up because the process ends."""
         link.on_reconnect = self._reconnected
-        try:
-            await client.subscribe(subjects.status("x").removesuffix("x") + "*", cb=self._heartbeat)
-            await client.subscribe(subjects.component(_ANALYTICS), cb=self._component)
-            self.listening_since = time.time()
-            while True:
-                await self._make_streams()
-                while self.ready.is_set():
-                    await asyncio.sleep(_RETRY_S)
-                    if not client.is_connected and not self.trouble:
-                        self.trouble = "the connection to the broker is lost"
-                        self._changed()
-        finally:
-            self.ready.clear()
-            self.client = None
-            await link.close(client)
+        while (client := await link.connect()) is not None:
+            self.client = client
+            try:
+                await client.subscribe(subjects.status("x").removesuffix("x") + "*", cb=self._heartbeat)
+                await client.subscribe(subjects.component(_ANALYTICS), cb=self._component)
+                self.listening_since = time.time()
+                await self._hold(link, client)
+            except TRANSIENT as error:
+                self._complain(f"the broker is away: {error!r}")
+            finally:
+                self.ready.clear()
+                self.client = None
+                await link.close(client)
 
-    async def put(self, bucket: str, key: str, data: bytes) -> None:
-        """Store a value of a bucket.
+    async def _hold(self, link: Link, client: Client) -> None:
+        """Until the connection is of no use any more: closed, or away while credentials have changed."""
+        while not link.stale(client):
+            if not self.ready.is_set():
+                await self._make_streams(link, client)
+            await asyncio.sleep(_RETRY_S)
+            if not client.is_connected and not self.trouble:
+                self.trouble = "the connection to the broker is lost"
+                self._changed()
 
-        Raises:
-            TRANSIENT: The broker did not take it now.
-        """
-        await self.jetstream.publish(subjects.key_value(bucket, key), data, timeout=_ACK_S)
-
-    async def remove(self, bucket: str, key: str) -> None:
-        """Remove a key: subscribers see a marker, then nothing of it is left.
-
-        Raises:
-            TRANSIENT: The broker did not take it now.
-        """
-        subject = subjects.key_value(bucket, key)
-        await self.jetstream.publish(subject, b"", timeout=_ACK_S, headers=dict(_PURGE))
-        await self.jetstream.purge_stream(f"KV_{bucket}", subject=subject)
-
-    async def keys(self, bucket: str, pattern: str) -> list[str]:
-        """Keys of a bucket that fit a pattern of subject tokens.
+    def bucket(self, name: str) -> Bucket:
+        """A KV bucket.
 
         Raises:
-            TRANSIENT: The broker does not answer.
+            DaemonEyeError: There is no connection.
         """
-        prefix = subjects.key_value(bucket, "")
-        info = await self.jetstream.stream_info(f"KV_{bucket}", subjects_filter=f"{prefix}{pattern}")
-        return [subject.removeprefix(prefix) for subject in (info.state.subjects or {})]
+        if self.client is None:
+            raise DaemonEyeError("there is no connection to the broker")
+        return Bucket(self.client, name)
 
-    async def _make_streams(self) -> None:
+    async def _make_streams(self, link: Link, client: Client) -> None:
         """Try until every stream is there; a broker that has just started may not be ready for it."""
-        while True:
+        while not link.stale(client):
             try:
                 await ensure_streams(self.jetstream, self._declared(), replicas=self._settings.streams.replicas)
             except DaemonEyeError as error:
@@ -136,6 +124,7 @@ class Bus:
                 self._complain(f"the broker does not make the streams: {error!r}")
             else:
                 self.trouble = ""
+                self.connections += 1
                 self.ready.set()
                 self._changed()
                 return

@@ -1,7 +1,7 @@
 """Our resources as the operator last saw them.
 
 Responsible for holding them and for telling who waits for changes; filled by kopf's handlers and by the list of each resync, which puts right
-whatever a broken watch has missed.
+whatever a broken watch has missed. Findings are not held here: the aggregation has what it needs of them.
 """
 
 from __future__ import annotations
@@ -11,28 +11,29 @@ from typing import Any, Final
 
 from daemoneye_operator import resources
 from daemoneye_operator.kube import Kube
-from daemoneye_operator.reconcile.findingobject import Ref
 
 Object = Mapping[str, Any]
 Key = tuple[str, str]
 
+_OPAQUE: Final = 1 << 62
 KINDS: Final = (resources.POLICIES, resources.PEERS, resources.EXCEPTIONS)
-"""Kinds that are held whole; of Findings the aggregation holds what it needs."""
 
 
 class Cache:
     """Objects of our kinds by plural and (namespace, name).
 
     Attributes:
-        finding_gone: Called with each Finding that somebody else deleted.
+        revision: Counts the changes of each kind, so that what follows from its objects is computed once a change.
     """
 
     def __init__(self, changed: Callable[[], None]) -> None:
-        self.finding_gone: Callable[[Ref], None] = lambda _: None
+        self.revision = dict.fromkeys(KINDS, 0)
         self._changed = changed
         self._objects: dict[str, dict[Key, Object]] = {plural: {} for plural in KINDS}
+        # What went while a list was on its way; None while there is none.
+        self._going: dict[str, set[Key] | None] = dict.fromkeys(KINDS)
 
-    def of(self, plural: str) -> dict[Key, Object]:
+    def of(self, plural: str) -> Mapping[Key, Object]:
         """The objects of a kind."""
         return self._objects[plural]
 
@@ -42,32 +43,56 @@ class Cache:
 
     def put(self, plural: str, obj: Object) -> None:
         """An object was made or changed; one that is older than what is held is left alone."""
-        held = self._objects[plural]
-        key = _key(obj)
-        if _version(obj) >= _version(held.get(key)):
+        held, key = self._objects[plural], _key(obj)
+        version = _version(obj)
+        if version > _version(held.get(key)) or version == _OPAQUE:
             held[key] = obj
-            self._changed()
+            self._news(plural)
+
+    def written(self, plural: str, obj: Object) -> None:
+        """What the API server made of our own write: unless the object went meanwhile, or is another one by now."""
+        held = self._objects[plural].get(_key(obj))
+        if held is not None and held["metadata"]["uid"] == obj["metadata"]["uid"]:
+            self.put(plural, obj)
 
     def gone(self, plural: str, obj: Object) -> None:
         """An object was deleted."""
-        if plural == resources.FINDINGS:
-            self.finding_gone(Ref(*_key(obj)))
-        elif self._objects[plural].pop(_key(obj), None) is not None:
-            self._changed()
+        key = _key(obj)
+        going = self._going[plural]
+        if going is not None:
+            going.add(key)
+        if self._objects[plural].pop(key, None) is not None:
+            self._news(plural)
 
-    async def resync(self, kube: Kube, findings: Callable[[], set[Ref]]) -> None:
-        """Read everything anew; `findings` gives those that are held to exist.
+    async def resync(self, kube: Kube) -> None:
+        """Read everything anew.
 
         Raises:
             ApiError: The API server did not answer.
         """
         for plural in KINDS:
-            self._objects[plural] = {_key(obj): obj async for obj in kube.list(resources.ours(plural))}
-        held = findings()
-        path = resources.ours(resources.FINDINGS)
-        there = {Ref(*_key(obj)) async for obj in kube.list(path, names_only=True)}
-        for ref in held - there:
-            self.finding_gone(ref)
+            going: set[Key] = set()
+            self._going[plural] = going
+            try:
+                objects, version = await kube.list(resources.ours(plural))
+            finally:
+                self._going[plural] = None
+            listed = {_key(obj): obj for obj in objects}
+            self._merge(plural, {key: obj for key, obj in listed.items() if key not in going}, version)
+
+    def _merge(self, plural: str, listed: dict[Key, Object], version: int) -> None:
+        """Take a list, which is of this version, for all that there is, but for what was heard of while it was on its way."""
+        held = self._objects[plural]
+        for key, obj in held.items():
+            since = _version(listed[key]) if key in listed else version
+            if since < _version(obj) < _OPAQUE:
+                listed[key] = obj
+        if {k: _version(o) for k, o in held.items()} != {k: _version(o) for k, o in listed.items()}:
+            self._objects[plural] = listed
+            self._news(plural)
+
+    def _news(self, plural: str) -> None:
+        self.revision[plural] += 1
         self._changed()
 
 
@@ -80,4 +105,4 @@ def _version(obj: Object | None) -> int:
     if obj is None:
         return -1
     version = obj["metadata"].get("resourceVersion", "")
-    return int(version) if version.isdigit() else 1 << 62
+    return int(version) if version.isdigit() else _OPAQUE

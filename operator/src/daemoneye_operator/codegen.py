@@ -5,17 +5,15 @@ Responsible for their form; their words, defaults and bounds are those of `daemo
 
 from __future__ import annotations
 
-import argparse
 import json
-import sys
 import textwrap
 from collections.abc import Callable, Iterator, Mapping
-from pathlib import Path
 from typing import Any, Final
 
 import yaml
 from pydantic import BaseModel
 
+from daemoneye.codegen import files
 from daemoneye_operator.chartvalues import ChartValues, ContainerResources, Pod
 
 _SOURCE: Final = "operator/src/daemoneye_operator/chartvalues.py"
@@ -170,25 +168,9 @@ FILES: Final[dict[str, Callable[[], str]]] = {
 
 def main(argv: list[str] | None = None) -> int:
     """Exit status 1 when `--check` finds a stale file."""
-    parser = argparse.ArgumentParser(
-        prog="python -m daemoneye_operator.codegen", description="Write the chart's generated files."
+    return files.run(
+        FILES, argv, prog="python -m daemoneye_operator.codegen", description="Write the chart's generated files."
     )
-    parser.add_argument("--check", action="store_true", help="write nothing; say which files are stale")
-    parser.add_argument("root", nargs="?", type=Path, default=Path.cwd(), help="root of the repository")
-    arguments = parser.parse_args(argv)
-    stale = []
-    for name, render in FILES.items():
-        path = arguments.root / name
-        text = render()
-        if path.exists() and path.read_text() == text:
-            continue
-        stale.append(name)
-        if not arguments.check:
-            path.parent.mkdir(parents=True, exist_ok=True)
-            path.write_text(text)
-    for name in stale:
-        sys.stderr.write(f"{name}: {'stale; run `make generate`' if arguments.check else 'written'}\n")
-    return 1 if arguments.check and stale else 0
 
 
 if __name__ == "__main__":

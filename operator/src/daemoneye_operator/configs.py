@@ -23,15 +23,11 @@ _UNUSED_S: Final = 120.0
 
 
 class ConfigPublisher:
-    """What the broker holds, as far as we know; after `forget` everything is read and written anew."""
+    """What the broker holds, as far as we know; after each connection everything is looked at and written anew, for it may have lost it."""
 
     def __init__(self, bus: Bus) -> None:
         self._bus = bus
-        self.forget()
-
-    def forget(self) -> None:
-        """The broker may have lost what it held."""
-        self._known = False
+        self._connection = -1
         self._configs: dict[str, float] = {}
         self._pointers: dict[str, str] = {}
         self._analytics: bytes | None = None
@@ -43,44 +39,47 @@ class ConfigPublisher:
             TRANSIENT: The broker did not take all of it; what it took is remembered.
         """
         now = time.monotonic()
-        if not self._known:
+        if self._connection != self._bus.connections:
             await self._look(now)
+        # Room first: a full bucket takes nothing new.
+        unused = [h for h, used in self._configs.items() if h not in plan.configs and now - used > _UNUSED_S]
+        await _together(self._remove_config(h) for h in unused)
         await _together(
             self._put_config(h, plan.configs[h].encode(), now) for h in plan.configs.keys() - self._configs.keys()
         )
         for used in plan.configs:
             self._configs[used] = now
         if analytics is not None and analytics != self._analytics:
-            await self._bus.put(CONFIGS_BUCKET, ANALYTICS_CONFIG, analytics)
+            await self._bus.bucket(CONFIGS_BUCKET).write(ANALYTICS_CONFIG, analytics)
             self._analytics = analytics
         wanted = {subjects.node_config(node): config for node, config in plan.nodes.items()}
         await _together(self._point(key, h) for key, h in wanted.items() if self._pointers.get(key) != h)
         await _together(self._unpoint(key) for key in self._pointers.keys() - wanted.keys())
-        unused = [h for h, used in self._configs.items() if now - used > _UNUSED_S]
-        await _together(self._remove_config(h) for h in unused)
 
     async def _look(self, now: float) -> None:
         """Keys that a former operator wrote: they are written over, or removed."""
-        self._pointers = dict.fromkeys(await self._bus.keys(NODES_BUCKET, "*.config"), "")
-        held = await self._bus.keys(CONFIGS_BUCKET, "*")
-        # Hashes name contents: what is there needs no second writing.
-        self._configs = {key: now for key in held if key != ANALYTICS_CONFIG}
-        self._known = True
+        connection = self._bus.connections
+        self._pointers = dict.fromkeys(await self._bus.bucket(NODES_BUCKET).keys("*.config"), "")
+        held = await self._bus.bucket(CONFIGS_BUCKET).keys("*")
+        # Hashes name contents: what is there needs no second writing, and is as old as it was.
+        self._configs = {key: self._configs.get(key, now) for key in held if key != ANALYTICS_CONFIG}
+        self._analytics = None
+        self._connection = connection
 
     async def _put_config(self, config_hash: str, data: bytes, now: float) -> None:
-        await self._bus.put(CONFIGS_BUCKET, config_hash, data)
+        await self._bus.bucket(CONFIGS_BUCKET).write(config_hash, data)
         self._configs[config_hash] = now
 
     async def _remove_config(self, config_hash: str) -> None:
-        await self._bus.remove(CONFIGS_BUCKET, config_hash)
+        await self._bus.bucket(CONFIGS_BUCKET).remove(config_hash)
         del self._configs[config_hash]
 
     async def _point(self, key: str, config_hash: str) -> None:
-        await self._bus.put(NODES_BUCKET, key, NodePointer(config_hash).encode())
+        await self._bus.bucket(NODES_BUCKET).write(key, NodePointer(config_hash).encode())
         self._pointers[key] = config_hash
 
     async def _unpoint(self, key: str) -> None:
-        await self._bus.remove(NODES_BUCKET, key)
+        await self._bus.bucket(NODES_BUCKET).remove(key)
         del self._pointers[key]
 
 

@@ -24,6 +24,7 @@ from daemoneye_operator.errors import ApiError
 from daemoneye_operator.kube import Kube
 from daemoneye_operator.reconcile import analytics, daemonset, policies, selection, sensorpods
 from daemoneye_operator.reconcile.exception import Exceptions
+from daemoneye_operator.reconcile.findingobject import Ref
 from daemoneye_operator.reconcile.merge import cluster_conflicts
 from daemoneye_operator.reconcile.nodes import Heartbeats
 from daemoneye_operator.reconcile.policies import Policies
@@ -33,7 +34,7 @@ from daemoneye_operator.reconcile.tally import Tallies
 from daemoneye_operator.sensors import Sensors
 from daemoneye_operator.settings import OperatorSettings
 from daemoneye_operator.statuses import Statuses
-from daemoneye_operator.watch import Watch
+from daemoneye_operator.watch import DELETED, Watch
 
 UNINSTALL_ANNOTATION: Final = "daemoneye.io/uninstall"
 _PAUSE_S: Final = 0.1
@@ -43,9 +44,15 @@ _log = logging.getLogger(__name__)
 
 
 class Watches:
-    """What is followed beside our own kinds, in the release's namespace but for the nodes."""
+    """What is followed without kopf: nodes, Findings, and what is in the release's namespace.
+
+    Attributes:
+        finding_gone: Called with each Finding that was deleted, by whomever.
+    """
 
     def __init__(self, kube: Kube, settings: OperatorSettings, changed: Callable[[], None]) -> None:
+        self._installed = False
+        self.finding_gone: Callable[[Ref], None] = lambda _: None
         base = f"{resources.APPS}/namespaces/{settings.namespace}"
         labels = ",".join(f"{key}={value}" for key, value in daemonset.selector_labels(settings).items())
         self.nodes = Watch(kube.api, f"{resources.CORE}/nodes", project=_node, on_change=changed)
@@ -56,6 +63,9 @@ class Watches:
             kube.api, f"{base}/deployments", fields=f"metadata.name={settings.fullname}-operator", project=_deployment,
             on_change=changed,
         )  # fmt: skip
+        self.findings = Watch(
+            kube.api, resources.ours(resources.FINDINGS), project=lambda _: None, on_event=self._finding
+        )  # fmt: skip
         self.pods = Watch(
             kube.api, f"{resources.CORE}/namespaces/{settings.namespace}/pods", labels=labels,
             project=sensorpods.project, on_change=changed,
@@ -64,7 +74,11 @@ class Watches:
     @property
     def all(self) -> tuple[Watch, ...]:
         """Every one of them."""
-        return self.nodes, self.daemonset, self.deployment, self.pods
+        return self.nodes, self.daemonset, self.deployment, self.pods, self.findings
+
+    def _finding(self, kind: str, key: tuple[str, str], _: Any) -> None:
+        if kind == DELETED:
+            self.finding_gone(Ref(*key))
 
     def owner(self) -> dict[str, Any] | None:
         """The operator's Deployment as an ownerReference; None outside of a cluster."""
@@ -74,8 +88,10 @@ class Watches:
         return {"apiVersion": "apps/v1", "kind": "Deployment", "name": found["name"], "uid": found["uid"]}
 
     def uninstalling(self) -> bool:
-        """Whether the release is about to go."""
-        return any(found["uninstall"] for found in self.deployment.objects.values())
+        """Whether the release is about to go: so it says, or its Deployment is gone already, which outlives our pod by nothing."""
+        found = list(self.deployment.objects.values())
+        self._installed = self._installed or bool(found)
+        return any(one["uninstall"] for one in found) or (self._installed and not found)
 
 
 @dataclass(frozen=True, slots=True)
@@ -118,6 +134,7 @@ class Controller:
         self._tallies = ledger.tallies
         self._configs = ConfigPublisher(bus)
         self._statuses = Statuses(kube, cache)
+        self._policies, self._policies_of, self._exceptions_of = Policies(), -1, -1
         self._wake = asyncio.Event()
         self._logged = float("-inf")
 
@@ -128,8 +145,11 @@ class Controller:
     def resynced(self) -> None:
         """Everything was read anew: children are applied again, too."""
         self._sensors.forget()
-        self._configs.forget()
         self.changed()
+
+    async def finish(self) -> None:
+        """Write what statuses have not said yet: counts wait up to a minute otherwise."""
+        await self._statuses.write_counts(self._read()[0], self._tallies)
 
     async def run(self) -> None:
         """Pass after pass until cancelled. Without changes there is one a heartbeat: silence is news that nobody sends."""
@@ -159,12 +179,9 @@ class Controller:
             ApiError: The API server did not take something.
             TRANSIENT: The broker did not.
         """
-        objects = list(self._cache.of(resources.POLICIES).values())
-        read = policies.read_all(objects)
-        self._exceptions.load(self._cache.of(resources.EXCEPTIONS).values())
-        self._tallies.know(read.valid, lambda name: (self._cache.policy(name) or {}).get("status"))
+        read, known = self._read()
         there = next(iter(self._watches.daemonset.objects.values()), None)
-        wanted = bool(objects) and not self._watches.uninstalling()
+        wanted = known and not self._watches.uninstalling()
         tolerations = selection.tolerations(read.valid)
         plan = self._plan(read, tolerations) if wanted else self._removal(there)
         trouble: list[Exception] = []
@@ -175,15 +192,29 @@ class Controller:
             await _tried(self._sensors.apply(tolerations, self._watches.owner(), there), trouble)
         elif there is not None:
             await _tried(self._leave(plan), trouble)
-        await self._statuses.write(read, plan, self._heartbeats.reports, self._world(there), self._tallies, now)
-        await self._statuses.write_others(self._exceptions, now)
+        reports, world = self._heartbeats.reports, self._world(there)
+        await _tried(self._statuses.write(read, plan, reports, world, self._tallies, now), trouble)
+        await _tried(self._statuses.write_others(self._exceptions, now), trouble)
         if trouble:
             raise trouble[0]
+
+    def _read(self) -> tuple[Policies, bool]:
+        """The policies, read once a change, and whether there is any object at all; exceptions likewise."""
+        revision = self._cache.revision
+        objects = self._cache.of(resources.POLICIES)
+        if revision[resources.POLICIES] != self._policies_of:
+            self._policies, self._policies_of = policies.read_all(objects.values()), revision[resources.POLICIES]
+            self._tallies.know(self._policies.valid, lambda name: (self._cache.policy(name) or {}).get("status"))
+        if revision[resources.EXCEPTIONS] != self._exceptions_of:
+            self._exceptions.load(self._cache.of(resources.EXCEPTIONS).values())
+            self._exceptions_of = revision[resources.EXCEPTIONS]
+        return self._policies, bool(objects)
 
     def _plan(self, read: Policies, tolerations: list[dict[str, Any]]) -> Plan:
         sensor = self._settings.sensor
         tolerated = daemonset.all_tolerations(self._settings, tolerations)
-        able = selection.sensor_nodes(self._watches.nodes.objects.values(), sensor.node_selector, tolerated)
+        running = {pod["node"] for pod in self._watches.pods.objects.values()}
+        able = selection.sensor_nodes(self._watches.nodes.objects.values(), sensor.node_selector, tolerated, running)
         self._heartbeats.keep({name for _, name in self._watches.nodes.objects})
         return selection.plan(read.valid, able)
 

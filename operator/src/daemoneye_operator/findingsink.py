@@ -11,6 +11,7 @@ import contextlib
 import logging
 import time
 from collections.abc import Callable
+from dataclasses import replace
 from typing import Final
 
 from nats.aio.client import Client
@@ -35,7 +36,9 @@ CONSUMER: Final = "operator"
 _ACK_WAIT_S: Final = 60.0
 _LOOK_S: Final = 1.0
 _RETRY_S: Final = 1.0
-_MAX_PENDING: Final = 1024
+_MAX_PENDING: Final = 256
+COUNT_EVERY_S: Final = 5.0
+"""Seconds between two writes of one Finding that change its count alone; well below `_ACK_WAIT_S`."""
 _UNACKNOWLEDGED: Final = 2048
 _MINUTE: Final = 60.0
 
@@ -65,8 +68,9 @@ class FindingSink:
         self._exceptions = exceptions
         self._tallies = tallies
         self._changed = changed
-        self._unacknowledged: list[Msg] = []
+        self._unacknowledged: list[tuple[Msg, Ref | None]] = []
         self._gone: set[Ref] = set()
+        self._written: dict[Ref, float] = {}
         self._logged = float("-inf")
 
     def counters(self) -> dict[str, int]:
@@ -74,20 +78,25 @@ class FindingSink:
         return {"suppressed": self._aggregation.suppressed, "lost": self.lost, "corrupt": self.corrupt}
 
     async def run(self, client: Client) -> None:
-        """Read until cancelled; a broker or API server that is away is waited for."""
+        """Read until the connection is closed; a broker or API server that is away is waited for."""
         puller: Puller | None = None
-        while True:
+        while not client.is_closed:
             try:
                 if puller is None or puller.gone:
+                    if puller is not None:
+                        await puller.close()
                     puller = await self._place(client)
                 room = len(self._unacknowledged) < _UNACKNOWLEDGED
                 self._take(await puller.get(_LOOK_S) if room else [])
-                if await self.flush():
-                    await self._acknowledge()
-                else:
+                done = await self.flush()
+                await self._acknowledge()
+                if not done or not room:
                     await asyncio.sleep(_RETRY_S)
             except (*TRANSIENT, APIError, NotFoundError) as error:
                 self._complain(f"cannot read {subjects.FINDINGS}: {error!r}")
+                if puller is not None:
+                    with contextlib.suppress(*TRANSIENT):
+                        await puller.close()
                 puller = None
                 await asyncio.sleep(_RETRY_S)
 
@@ -109,14 +118,16 @@ class FindingSink:
     def _take(self, messages: list[Msg]) -> None:
         now = time.time()
         for message in messages:
-            self._unacknowledged.append(message)
+            ref = None
             try:
-                finding = Finding.decode(message.data)
+                outcome = self._aggregation.add(Finding.decode(message.data), self._exceptions, now)
             except CorruptData as error:
                 self.corrupt += 1
                 self._complain(f"a message of {subjects.FINDINGS} is no finding: {error}")
-                continue
-            self._tallies.add(self._aggregation.add(finding, self._exceptions, now))
+            else:
+                self._tallies.add(outcome)
+                ref = outcome.ref
+            self._unacknowledged.append((message, ref))
         if messages:
             self._changed()
 
@@ -125,10 +136,15 @@ class FindingSink:
         self._gone.add(ref)
 
     async def flush(self) -> bool:
-        """Write everything that is due; whether all of it was done."""
+        """Write everything that is due; whether all of it was done.
+
+        An object that only counts on is written every few seconds at most: a noisy workload must not become a load for the API server.
+        """
         now = time.time()
         await self._look_for(self._gone)
-        writes = self._aggregation.pending(now)[:_MAX_PENDING]
+        self._written = {ref: at for ref, at in self._written.items() if 0 <= now - at < COUNT_EVERY_S}
+        pending = self._aggregation.pending(now)
+        writes = [w for w in pending if w.obj is not None or w.ref not in self._written][:_MAX_PENDING]
         gone = self._aggregation.deletions(now)
         done = await asyncio.gather(*map(self._write, writes), *map(self._delete, gone))
         if gone:
@@ -159,14 +175,26 @@ class FindingSink:
             identity = {"apiVersion": "daemoneye.io/v1alpha1", "kind": "Finding"}
             metadata = {"name": write.ref.name, "namespace": write.ref.namespace}
             await self._kube.apply(f"{path}/status", {**identity, "metadata": metadata, "status": write.status})
-            if write.event is not None:
-                meta = write.event["metadata"]
-                await self._kube.apply(
-                    path_of(resources.EVENTS, "events", meta["name"], meta["namespace"]), write.event
-                )
         except ApiError as error:
             return self._failed(write, error)
-        self._aggregation.stored(write, time.time())
+        done = write if await self._event(write) else replace(write, event=None)
+        self._written[write.ref] = time.time()
+        self._aggregation.stored(done, time.time())
+        return True
+
+    async def _event(self, write: Write) -> bool:
+        """The Event beside a Finding; one that is refused, by a webhook say, does not undo the object."""
+        if write.event is None:
+            return False
+        meta = write.event["metadata"]
+        path = path_of(resources.EVENTS, "events", meta["name"], meta["namespace"])
+        try:
+            await self._kube.apply(path, write.event)
+        except ApiError as error:
+            self._complain(str(error))
+            if not error.transient:
+                self._aggregation.event_failed(write)
+            return False
         return True
 
     def _failed(self, write: Write, error: ApiError) -> bool:
@@ -179,6 +207,9 @@ class FindingSink:
             # The object was deleted by somebody while it was counted: it is made anew at the next turn.
             self._aggregation.vanished(write.ref)
             return False
+        if write.obj is None:
+            self._complain(str(error))
+            return False
         self.lost += 1
         self._complain(f"finding {write.ref.namespace}/{write.ref.name} becomes no object: {error}")
         self._aggregation.deleted(write.ref)
@@ -189,15 +220,21 @@ class FindingSink:
             await self._kube.delete(resources.finding(ref))
         except ApiError as error:
             self._complain(str(error))
-            return not error.transient
+            return False
         self._aggregation.deleted(ref)
         return True
 
     async def _acknowledge(self) -> None:
-        done, self._unacknowledged = self._unacknowledged, []
-        for message in done:
+        """Messages whose objects are as they should be; one that cannot be written holds up its own alone."""
+        dirty = self._aggregation.dirty()
+        waiting: list[tuple[Msg, Ref | None]] = []
+        for message, ref in self._unacknowledged:
+            if ref in dirty:
+                waiting.append((message, ref))
+                continue
             with contextlib.suppress(*TRANSIENT):
                 await message.ack()
+        self._unacknowledged = waiting
 
     def _complain(self, text: str) -> None:
         if time.monotonic() - self._logged >= _MINUTE:

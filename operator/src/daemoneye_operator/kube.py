@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import json
-from collections.abc import AsyncIterator, Mapping
+from collections.abc import Mapping
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any, Final, cast
 from urllib.parse import quote, urlencode
@@ -25,7 +25,6 @@ MANAGER: Final = "daemoneye-operator"
 """Field manager of everything that the operator applies."""
 _TIMEOUT: Final = (5.0, 30.0)
 _PAGE: Final = 500
-_NAMES: Final = "application/json;as=PartialObjectMetadataList;g=meta.k8s.io;v=v1,application/json"
 _MAX_MESSAGE: Final = 500
 
 
@@ -109,17 +108,19 @@ class Kube:
                 return None
             raise
 
-    async def list(self, path: str, *, names_only: bool = False) -> AsyncIterator[dict[str, Any]]:
-        """Every object of a list, page by page; with `names_only` their metadata alone travel."""
+    async def list(self, path: str) -> tuple[list[dict[str, Any]], int]:
+        """Every object of a list, and the list's version (0 where that is no number)."""
         query = {"limit": str(_PAGE)}
-        headers = {"Accept": _NAMES} if names_only else None
+        items: list[dict[str, Any]] = []
+        version = ""
         while True:
-            page = await self._json("GET", path, query, headers=headers)
-            for item in page.get("items") or ():
-                yield item
+            page = await self._json("GET", path, query)
+            items += page.get("items") or ()
+            # Later pages are of the first one's version.
+            version = version or page["metadata"].get("resourceVersion", "")
             more = page["metadata"].get("continue")
             if not more:
-                return
+                return items, int(version) if version.isdigit() else 0
             query["continue"] = more
 
     async def apply(self, path: str, obj: Mapping[str, Any]) -> dict[str, Any]:

@@ -19,7 +19,7 @@ from typing import Any, Final
 import kopf
 
 from daemoneye import health
-from daemoneye.broker.link import Link
+from daemoneye.broker.link import TRANSIENT, Link
 from daemoneye.errors import DaemonEyeError
 from daemoneye_operator import handlers, kube, resources, secretstore
 from daemoneye_operator.bus import Bus
@@ -37,6 +37,7 @@ from daemoneye_operator.watch import Watch
 _RETRY_S: Final = 2.0
 _BLIND_S: Final = 900.0
 _SECRETS_EVERY_S: Final = 3600.0
+_FINISH_S: Final = 5.0
 _CANCELLATIONS: Final = 10
 _CANCEL_S: Final = 1.0
 _log = logging.getLogger(__name__)
@@ -54,8 +55,10 @@ async def serve(settings: OperatorSettings) -> None:
     for number in (signal.SIGTERM, signal.SIGINT):
         loop.add_signal_handler(number, stop.set)
     api = Kube(kube.client())
+    operator = _Operator(settings, api, stop)
     try:
-        await _until(stop, _Operator(settings, api, stop).run())
+        await _until(stop, operator.run())
+        await operator.finish()
     finally:
         api.close()
 
@@ -70,6 +73,7 @@ class _Operator:
         self._controller: Controller | None = None
         self._bus: Bus | None = None
         self._sink: FindingSink | None = None
+        self._secrets = secretstore.Secrets({})
         self._watches: tuple[Watch, ...] = ()
         self._starting = "waiting for the API server"
 
@@ -79,6 +83,13 @@ class _Operator:
             asyncio.TaskGroup() as group,
         ):
             await self._start(group)
+
+    async def finish(self) -> None:
+        """What is still to be said before the process ends, for seconds at most."""
+        if self._controller is not None:
+            with contextlib.suppress(DaemonEyeError, TimeoutError, *TRANSIENT):
+                async with asyncio.timeout(_FINISH_S):
+                    await self._controller.finish()
 
     async def _start(self, group: asyncio.TaskGroup) -> None:
         settings, api = self._settings, self._api
@@ -90,7 +101,7 @@ class _Operator:
         self._watches = watches.all
         for watch in watches.all:
             group.create_task(watch.run())
-        await self._patiently("our resources", lambda: cache.resync(api, set))
+        await self._patiently("our resources", lambda: cache.resync(api))
         aggregation = Aggregation(
             Limits(settings.findings.max_objects, settings.findings.max_age, settings.findings.creations_per_minute),
             settings.namespace,
@@ -105,14 +116,18 @@ class _Operator:
             sensors=Sensors(api, settings, cluster_uid), ledger=ledger,
         )  # fmt: skip
         changed.target = controller.changed
-        sink = self._sink = FindingSink(api, aggregation, ledger.exceptions, ledger.tallies, changed)
-        cache.finding_gone = sink.gone
+        # Its own threads: a flood of findings must not keep statuses and sensors waiting.
+        sink = self._sink = FindingSink(
+            Kube(api.api, at_once=4), aggregation, ledger.exceptions, ledger.tallies, changed
+        )
+        watches.finding_gone = sink.gone
         made = await self._patiently("the broker's Secrets", lambda: secretstore.ensure(api, settings, watches.owner()))
-        link = Link(secretstore.access(settings, made, "operator"), "daemoneye-operator", self._stop)
+        self._secrets = made
+        link = Link(lambda: secretstore.access(settings, self._secrets, "operator"), "daemoneye-operator", self._stop)
         group.create_task(bus.run(link))
         group.create_task(controller.run())
         group.create_task(_findings(bus, sink))
-        group.create_task(self._resync(cache, aggregation, controller))
+        group.create_task(self._resync(cache, controller))
         group.create_task(self._keep_secrets(watches))
         group.create_task(self._kopf(cache))
         self._starting = ""
@@ -122,13 +137,14 @@ class _Operator:
         return str(found["metadata"]["uid"]) if found else "unknown"
 
     async def _seed(self, aggregation: Aggregation) -> None:
-        aggregation.seed([obj async for obj in self._api.list(resources.ours(resources.FINDINGS))])
+        objects, _ = await self._api.list(resources.ours(resources.FINDINGS))
+        aggregation.seed(objects)
 
-    async def _resync(self, cache: Cache, aggregation: Aggregation, controller: Controller) -> None:
+    async def _resync(self, cache: Cache, controller: Controller) -> None:
         while True:
             await asyncio.sleep(self._settings.resync_seconds)
             with contextlib.suppress(ApiError):  # the next one will do
-                await cache.resync(self._api, aggregation.existing)
+                await cache.resync(self._api)
                 controller.resynced()
 
     async def _keep_secrets(self, watches: Watches) -> None:
@@ -136,7 +152,7 @@ class _Operator:
         while True:
             await asyncio.sleep(_SECRETS_EVERY_S)
             with contextlib.suppress(DaemonEyeError):  # said when it was tried, and the next time
-                await secretstore.ensure(self._api, self._settings, watches.owner())
+                self._secrets = await secretstore.ensure(self._api, self._settings, watches.owner())
 
     async def _kopf(self, cache: Cache) -> None:
         """Kopf's thread, as a task that ends with it.
@@ -181,9 +197,9 @@ class _Operator:
                 await asyncio.sleep(_RETRY_S)
 
     def _alive(self) -> dict[str, Any]:
-        """Dead is who sees nothing: a watch that heard neither an event nor a bookmark is blind."""
+        """Dead is who sees nothing: a watch that neither heard anything nor asked is blind. An API server that is away is no reason to end."""
         now = time.monotonic()
-        blind = sum(now - watch.last_heard > _BLIND_S for watch in self._watches)
+        blind = sum(now - watch.last_tried > _BLIND_S for watch in self._watches)
         return {"ok": not blind, "blind": blind}
 
     def _ready(self) -> dict[str, Any]:
@@ -211,9 +227,11 @@ class _Later:
 
 
 async def _findings(bus: Bus, sink: FindingSink) -> None:
-    await bus.ready.wait()
-    if bus.client is not None:
-        await sink.run(bus.client)
+    while True:
+        await bus.ready.wait()
+        if bus.client is not None:
+            await sink.run(bus.client)
+        await asyncio.sleep(_RETRY_S)
 
 
 async def _until(stop: asyncio.Event, work: Coroutine[Any, Any, None]) -> None:

@@ -42,14 +42,19 @@ async def ensure(kube: Kube, settings: OperatorSettings, owner: Mapping[str, Any
     """
     roles = [brokersecrets.role_name(settings, role) for role in ROLES]
     wanted = dict.fromkeys((*brokersecrets.sources(settings), *roles))
-    found = {name: _data(obj) for name in wanted if (obj := await kube.get(_path(settings, name))) is not None}
+    objects = {name: obj for name in wanted if (obj := await kube.get(_path(settings, name))) is not None}
+    found = {name: _data(obj) for name, obj in objects.items()}
     plan = brokersecrets.desired(settings, found, datetime.now(UTC))
+    server = brokersecrets.server_name(settings)
+    # The servers' pods must be of this configuration; written with the Secret itself, so that no crash comes between.
+    running = plan.digest if plan.restart else _annotation(objects.get(server))
     for name, data in plan.secrets.items():
         if found.get(name) != data:
-            await kube.apply(_path(settings, name), _object(settings, name, data, owner))
+            annotations = {RESTART_ANNOTATION: running} if name == server and running else {}
+            await kube.apply(_path(settings, name), _object(settings, name, data, owner, annotations))
             _log.info("Secret %s %s", name, "renewed" if name in found else "made")
-    if plan.digest:
-        await _restart(kube, settings, plan.digest, changed=plan.restart)
+    if running:
+        await _restart(kube, settings, running)
     return Secrets(plan.secrets)
 
 
@@ -69,22 +74,20 @@ def access(settings: OperatorSettings, secrets: Secrets, role: str) -> Access:
     )
 
 
-async def _restart(kube: Kube, settings: OperatorSettings, digest: str, *, changed: bool) -> None:
-    """NATS reads its files at its start; another annotation of the template replaces its pods, one after the other.
-
-    The first configuration needs none. One that was written by an operator that died before it came here is told by the annotation.
-    """
+async def _restart(kube: Kube, settings: OperatorSettings, digest: str) -> None:
+    """NATS reads its files at its start; another annotation of the template replaces its pods, one after the other."""
     name = brokersecrets.server_name(settings)
     path = path_of(resources.APPS, "statefulsets", name, settings.namespace)
     found = await kube.get(path)
-    if found is None:
-        return
-    annotations = found["spec"]["template"]["metadata"].get("annotations") or {}
-    said = annotations.get(RESTART_ANNOTATION)
-    if said == digest or (said is None and not changed):
+    if found is None or _annotation(found["spec"]["template"]) == digest:
         return
     _log.info("the broker's configuration or certificate changed: StatefulSet %s is restarted", name)
     await kube.merge(path, {"spec": {"template": {"metadata": {"annotations": {RESTART_ANNOTATION: digest}}}}})
+
+
+def _annotation(obj: Mapping[str, Any] | None) -> str:
+    found = ((obj or {}).get("metadata") or {}).get("annotations") or {}
+    return str(found.get(RESTART_ANNOTATION, ""))
 
 
 def _path(settings: OperatorSettings, name: str) -> str:
@@ -102,7 +105,11 @@ def _data(obj: Mapping[str, Any]) -> dict[str, bytes]:
 
 
 def _object(
-    settings: OperatorSettings, name: str, data: Mapping[str, bytes], owner: Mapping[str, Any] | None
+    settings: OperatorSettings,
+    name: str,
+    data: Mapping[str, bytes],
+    owner: Mapping[str, Any] | None,
+    annotations: Mapping[str, str],
 ) -> dict[str, Any]:
     labels = {
         "app.kubernetes.io/name": "daemoneye",
@@ -111,6 +118,8 @@ def _object(
         "app.kubernetes.io/managed-by": "daemoneye-operator",
     }
     metadata: dict[str, Any] = {"name": name, "namespace": settings.namespace, "labels": labels}
+    if annotations:
+        metadata["annotations"] = dict(annotations)
     if owner is not None:
         metadata["ownerReferences"] = [dict(owner)]
     encoded = {key: base64.b64encode(value).decode() for key, value in sorted(data.items())}

@@ -163,7 +163,6 @@ class Sensor(_Model):
         default={"kubernetes.io/os": "linux"},
         description="Labels of the nodes that a sensor may run on. Linux by default.",
     )
-    affinity: dict[str, Any] = Field(default={}, description="Affinity of the sensor's pods. None by default.")
     priority_class_name: str = Field(
         default="system-node-critical",
         description="Priority class: a node under pressure keeps its sensor. system-node-critical by default.",

@@ -83,6 +83,24 @@ class Statuses:
     def _live(self, plural: str) -> list[Object]:
         return [obj for obj in self._cache.of(plural).values() if not obj["metadata"].get("deletionTimestamp")]
 
+    async def write_counts(self, read: Policies, tallies: Tallies) -> None:
+        """Findings that were counted since the last write, and nothing else: for the end, when nobody is heard of any more.
+
+        Raises:
+            ApiError: One of them was not taken; the others were written.
+        """
+        writes = []
+        for policy in read.valid:
+            obj = self._cache.policy(policy.name)
+            old = (obj or {}).get("status")
+            if (
+                obj is not None
+                and old
+                and status.changed(old, new := {**old, "findings": tallies.of(policy).to_json()})
+            ):
+                writes.append(self._apply(resources.POLICIES, obj, new))
+        await _all(writes)
+
     async def _write(self, plural: str, obj: Object, new: dict[str, Any], now: float) -> None:
         old, uid = obj.get("status"), obj["metadata"]["uid"]
         if not status.changed(old, new):
@@ -104,7 +122,7 @@ class Statuses:
             if error.status == 404:
                 return  # deleted meanwhile; the watch will say so
             raise
-        self._cache.put(plural, written)
+        self._cache.written(plural, written)
 
 
 def _key(obj: Object) -> Key:

@@ -74,6 +74,7 @@ class Watch:
         objects: (namespace, name) → projection; to be read in the loop only.
         synced: Set after the first whole list.
         last_heard: Monotonic seconds of the last list, event or bookmark; at first, of the making.
+        last_tried: Monotonic seconds of the last sign of life of the thread: what it heard, or that it asked. Blind is who does neither.
     """
 
     def __init__(
@@ -100,7 +101,7 @@ class Watch:
         """
         self.objects: dict[Key, Any] = {}
         self.synced = asyncio.Event()
-        self.last_heard = time.monotonic()
+        self.last_heard = self.last_tried = time.monotonic()
         self._api = api
         self._path = path
         self._project = project
@@ -118,7 +119,7 @@ class Watch:
             with suppress(RuntimeError):  # the loop was closed before the thread noticed
                 loop.call_soon_threadsafe(function, *values)
 
-        reader = _Reader(self._api, self._path, self._selectors, self._project)
+        reader = _Reader(self._api, self._path, self._selectors, self._project, self._tried)
 
         def read() -> None:
             try:
@@ -142,6 +143,9 @@ class Watch:
         for error in failure:
             raise error
 
+    def _tried(self) -> None:
+        self.last_tried = time.monotonic()
+
     # ── in the loop ─────────────────────────────────────────────────────────────────────────────────────────────────
 
     def _listed(self, objects: dict[Key, Any]) -> None:
@@ -157,7 +161,7 @@ class Watch:
 
     def _apply(self, events: list[tuple[str, Key, Any]]) -> bool:
         """Whether anything changed. What is known decides between ADDED and MODIFIED: after a list, an event may tell what it told."""
-        self.last_heard = time.monotonic()
+        self.last_heard = self.last_tried = time.monotonic()
         changed = False
         for kind, key, projection in events:
             known = key in self.objects
@@ -177,7 +181,15 @@ class Watch:
 class _Reader:
     """What happens in the thread."""
 
-    def __init__(self, api: ApiClient, path: str, selectors: list[tuple[str, str]], project: Project) -> None:
+    def __init__(
+        self,
+        api: ApiClient,
+        path: str,
+        selectors: list[tuple[str, str]],
+        project: Project,
+        tried: Callable[[], None],
+    ) -> None:
+        self._tried = tried
         self._api = api
         self._path = path
         self._selectors = selectors
@@ -201,6 +213,7 @@ class _Reader:
     ) -> None:
         """List and watch until `end`."""
         while not self._end.is_set():
+            self._tried()
             try:
                 if not self._version:
                     objects, version = self._list()

@@ -1,10 +1,12 @@
 """The sensor in a cluster: runs what the broker says, changes it without a restart, and answers how that went.
 
 Responsible for the order of things: documents come (:mod:`daemoneye_sensor.configuration`), source, pipeline and spool are brought to them,
-heartbeats say the rest. Nothing that a configuration says ends the process: what cannot run here is refused with its reason, and tried again.
+heartbeats say the rest. Nothing that a configuration says ends the process: one that this release cannot read leaves the former
+(:func:`daemoneye_sensor.answers.check`), what cannot run here is refused with its reason, and tried again.
 
-A change never restarts the flow: rows that the rings hold at that moment are judged by the former configuration, then selectors and the
-programs' switch change at once.
+A change never restarts the flow: rows that the rings hold at that moment are judged by the former configuration, also those that wait for
+their pod's document, then selectors and the programs' switch change at once. At the end, too, nothing waits any more: with the programs the rings
+may go.
 """
 
 from __future__ import annotations
@@ -81,7 +83,7 @@ class Agent:
 
     async def run(self) -> int:
         """Until told to stop; raises what makes it useless (a spool that cannot be written, credentials that cannot be read)."""
-        procfs.enter_host_cgroups()
+        procfs.see_host_cgroups()
         loop = asyncio.get_running_loop()
         for number in (signal.SIGTERM, signal.SIGINT):
             loop.add_signal_handler(number, self.stop)
@@ -183,7 +185,9 @@ class Agent:
     def _switch(self, wanted: Configured) -> None:
         """Another configuration from this moment on."""
         if self._pipeline is not None:
+            self._identities.waits = False
             self._pipeline.turn()
+            self._identities.waits = True
         self._selection = Selection(wanted.config)
         self._identities.select(self._selection)
         self._events = answers.events_of(wanted.config)
@@ -219,6 +223,7 @@ class Agent:
         for entry, reason in self._unsaid:
             pipeline.refused(entry, reason)
         self._unsaid.clear()
+        self._identities.waits = True
         self._identities.prefetch()
         self._flow = asyncio.create_task(pipeline.run(), name="pipeline")
 
@@ -249,6 +254,7 @@ class Agent:
     async def _end_flow(self) -> None:
         if self._flow is None or self._pipeline is None:
             return
+        self._identities.waits = False
         self._pipeline.stop()
         await self._flow
         self._flow = None

@@ -9,12 +9,33 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Final
 
+from daemoneye.errors import CorruptData
 from daemoneye.nodeconfig import REFUSED, NodeAnswer, NodeConfig, NodePolicy, PolicyAnswer
 from daemoneye_sensor.settings import wanted_events
 
 BAD_FILTER: Final = "BadFilter"
 BAD_SELECTOR: Final = "InvalidSpec"
 _DEFAULT_SNAPLEN: Final = 1500
+
+
+def check(config: NodeConfig) -> None:
+    """See that a configuration, which may be another release's, holds what is taken for granted later. Selectors may be wrong: Selection says so.
+
+    Raises:
+        CorruptData: A value is of another kind than this release reads.
+    """
+    about = "kernel"
+    try:
+        wanted_events(config.kernel)
+        for policy in config.policies:
+            about = f"policy {policy.name!r}"
+            values: tuple[tuple[object, type], ...] = ((policy.name, str), (policy.uid, str), (policy.generation, int))
+            if not all(isinstance(value, kind) for value, kind in values):
+                raise TypeError("name and UID are texts, the generation is a number")
+            asks_for_kernel(policy)
+            filter_of(policy)
+    except (ValueError, TypeError, AttributeError, ArithmeticError) as error:
+        raise CorruptData(f"the configuration cannot be run by this release: {about}: {error}") from error
 
 
 def asks_for_kernel(policy: NodePolicy) -> bool:

@@ -32,6 +32,7 @@ from daemoneye.broker import values
 from daemoneye.broker.link import TRANSIENT
 from daemoneye.errors import CorruptData
 from daemoneye.nodeconfig import MAX_BYTES, MAX_POLICIES, NodeConfig, NodePointer
+from daemoneye_sensor import answers
 from daemoneye_sensor.enrich.pods import Pods
 
 BAD_CONFIGURATION: Final = "BadConfiguration"
@@ -62,7 +63,7 @@ def read(data: bytes, expected: str | None = None) -> Configured:
         expected: Its name, the hash of its bytes, where there is one to compare.
 
     Raises:
-        CorruptData: It is too large, no such document, or not the one that was asked for.
+        CorruptData: It is too large, no such document, not the one that was asked for, or nothing that this release can run.
     """
     if len(data) > MAX_BYTES:
         raise CorruptData(f"the configuration has {len(data)} bytes; at most {MAX_BYTES} are read")
@@ -71,6 +72,7 @@ def read(data: bytes, expected: str | None = None) -> Configured:
         raise CorruptData(f"the configuration {expected} has other bytes than its name says")
     try:
         config = NodeConfig.decode(data)
+        answers.check(config)
     except RecursionError as error:
         raise CorruptData("not a node's configuration: nested too deep") from error
     if len(config.policies) > MAX_POLICIES:

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import contextlib
 import ctypes
+import logging
 import os
 import time
 from pathlib import Path
@@ -29,6 +30,8 @@ _NAMESPACES: Final = {
 }
 _ARGV: Final = 4096
 _CLONE_NEWCGROUP: Final = 0x02000000  # include/uapi/linux/sched.h
+
+_log = logging.getLogger(__name__)
 
 
 def snapshot(
@@ -96,10 +99,26 @@ def cgroup_paths(raw: bytes) -> tuple[str, str]:
     return v2, v1
 
 
-def enter_host_cgroups(proc: Path = Path("/proc")) -> bool:
-    """See cgroups by their paths on the host from now on, in this thread and in those that it starts; whether that could be done.
+def see_host_cgroups(proc: Path = Path("/proc")) -> None:
+    """`enter_host_cgroups`, and one line in the log where that matters and cannot be done."""
+    if enter_host_cgroups(proc) or not only_cgroup_v2(_read(proc / "self/cgroup")):
+        return
+    _log.info(
+        "cgroups of processes that run already are told by paths relative to this container's own, which is itself taken for the host: "
+        "to enter the host's cgroup namespace takes CAP_SYS_ADMIN (a privileged container)"
+    )
 
-    A pod on a node with cgroup v2 has a cgroup namespace of its own, in which /proc shows paths from the pod's own cgroup on.
+
+def only_cgroup_v2(raw: bytes) -> bool:
+    """Whether the text of /proc/PID/cgroup names the v2 hierarchy and no other."""
+    return bool(raw) and all(line.startswith(b"0::") for line in raw.splitlines())
+
+
+def enter_host_cgroups(proc: Path = Path("/proc")) -> bool:
+    """See cgroups by their paths on the host from now on, in this thread and in those that it starts; whether they are seen so.
+
+    A pod on a node with cgroup v2 has a cgroup namespace of its own, in which /proc shows paths from the pod's own cgroup on. Leaving it takes
+    CAP_SYS_ADMIN, which the sensor has only in a privileged container.
     """
     for pid in (1, 2):  # init, or kthreadd where init is closed to us
         try:
@@ -107,8 +126,12 @@ def enter_host_cgroups(proc: Path = Path("/proc")) -> bool:
         except OSError:
             continue
         try:
+            if os.fstat(fd).st_ino == (proc / "self/ns/cgroup").stat().st_ino:
+                return True
             if ctypes.CDLL(None, use_errno=True).setns(fd, _CLONE_NEWCGROUP) == 0:
                 return True
+        except OSError:
+            continue
         finally:
             os.close(fd)
     return False

@@ -16,6 +16,7 @@ from tests.unit.cli.fakekubectl import (
     part,
     parts,
     policy,
+    told,
 )
 
 
@@ -45,4 +46,5 @@ def installed(kubectl: Kubectl) -> Kubectl:
     kubectl.lists("get findings.daemoneye.io*", finding("fileless-1"))
     kubectl.gives("get findings.daemoneye.io*jsonpath*", stdout="high 3\n")
     kubectl.lists("get events*")
+    kubectl.gives("get configmap eye-daemoneye-operator --namespace security *", told())
     return kubectl

@@ -159,6 +159,12 @@ def daemonset(desired: int = 2, ready: int = 2) -> dict[str, Any]:
     return value
 
 
+def told(nats: Any = None) -> dict[str, Any]:
+    """The operator's ConfigMap: its release has a broker of its own unless something else is said."""
+    own = {"url": "tls://eye-daemoneye-nats.security.svc:4222", "external": False}
+    return {"kind": "ConfigMap", "data": {"operator.json": json.dumps({"nats": own if nats is None else nats})}}
+
+
 def pod(component: str, where: str = "node-1", waiting: dict[str, Any] | None = None) -> dict[str, Any]:
     metadata = {"name": f"eye-daemoneye-{component}-{where}", "namespace": "security", "labels": labels(component)}
     conditions = [{"type": "Ready", "status": "False" if waiting else "True"}]

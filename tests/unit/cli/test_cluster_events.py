@@ -12,9 +12,10 @@ from daemoneye.broker.admin import ensure_streams
 from daemoneye.envelope import Envelope
 from daemoneye.events import jsonread
 from daemoneye.streams import declared
+from daemoneye_cli import client
 from daemoneye_cli.main import main
 from tests.support.broker import Broker, running
-from tests.unit.cli.fakekubectl import Kubectl, part, started
+from tests.unit.cli.fakekubectl import Kubectl, part, started, told
 
 pytestmark = pytest.mark.integration
 HOSTILE = "\x1b[31m\u202e\r"
@@ -62,18 +63,34 @@ async def broker(tmp_path):
 
 
 @pytest.fixture
-def forwarded(installed: Kubectl, broker: Broker) -> Kubectl:
+def release(installed: Kubectl, broker: Broker) -> Kubectl:
+    """A release whose names are those in the broker's certificate; nothing leads to it yet."""
     operator = part("operator")
     operator["metadata"]["name"] = "daemoneye-operator"
     installed.lists("get deployments.apps --all-namespaces*", operator)
     installed.gives(
         "get secret daemoneye-broker-cli --namespace security*", secret(broker.secrets.secrets["daemoneye-broker-cli"])
     )
-    told = f"Forwarding from 127.0.0.1:{broker.clients[0]} -> 4222\n"
-    installed.gives(
-        "port-forward --namespace security --address 127.0.0.1 service/daemoneye-nats*:4222", stdout=told, stays=True
-    )
     return installed
+
+
+@pytest.fixture
+def forwarded(release: Kubectl, broker: Broker) -> Kubectl:
+    own = {"url": "tls://daemoneye-nats.security.svc:4222", "external": False}
+    release.gives("get configmap daemoneye-operator --namespace security*", told(own))
+    begun = f"Forwarding from 127.0.0.1:{broker.clients[0]} -> 4222\n"
+    release.gives(
+        "port-forward --namespace security --address 127.0.0.1 service/daemoneye-nats*:4222", stdout=begun, stays=True
+    )
+    return release
+
+
+@pytest.fixture
+def external(release: Kubectl, broker: Broker) -> Kubectl:
+    """The same broker, run by somebody else and reached without a port-forward."""
+    nats = {"url": f"tls://localhost:{broker.clients[0]}", "external": True}
+    release.gives("get configmap daemoneye-operator --namespace security*", told(nats))
+    return release
 
 
 async def run(*arguments: str) -> tuple[int, str, str]:
@@ -169,6 +186,76 @@ def test_a_service_that_is_not_there(installed, broker, capsys):
     installed.fails("port-forward*", 'Error from server (NotFound): services "eye-daemoneye-nats" not found')
     assert main(["-k", "events"]) == 3
     assert 'services "eye-daemoneye-nats" not found' in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("authorities", ["of the Secret", "of the system"])
+async def test_a_broker_of_ones_own_is_reached_directly(external, broker, authorities, monkeypatch):
+    if authorities == "of the system":
+        data = dict(broker.secrets.secrets["daemoneye-broker-cli"])
+        (broker.directory / "system.crt").write_bytes(data.pop("ca.crt"))
+        external.gives("get secret daemoneye-broker-cli --namespace security*", secret(data))
+        monkeypatch.setenv("SSL_CERT_FILE", str(broker.directory / "system.crt"))
+    status, out, err = await run("events", "-o", "json")
+    assert (status, err) == (0, "")
+    assert [json.loads(line)["pid"] for line in out.splitlines()] == [7, 8, 9]
+    assert not [call for call in external.calls if "port-forward" in call]
+
+
+def test_a_broker_of_ones_own_that_cannot_be_reached(external, monkeypatch, capsys):
+    monkeypatch.setattr(client, "_FIRST_S", 1.0)
+    nats = {"url": "tls://localhost:1", "external": True}
+    external.gives("get configmap daemoneye-operator --namespace security*", told(nats))
+    assert main(["-k", "events"]) == 3
+    error = capsys.readouterr().err
+    assert "the broker at tls://localhost:1 does not answer: " in error
+    assert "it is the release's nats.external.url: run the command where that can be reached" in error
+
+
+@pytest.fixture
+def in_a_pod(release, monkeypatch, tmp_path) -> Kubectl:
+    monkeypatch.setenv("KUBERNETES_SERVICE_HOST", "10.0.0.1")
+    monkeypatch.setenv("HOME", str(tmp_path))  # which holds no kubeconfig
+    return release
+
+
+async def test_a_pod_of_the_cluster_goes_straight_to_the_service(in_a_pod, broker):
+    own = {"url": f"tls://localhost:{broker.clients[0]}", "external": False}
+    in_a_pod.gives("get configmap daemoneye-operator --namespace security*", told(own))
+    status, out, err = await run("events", "-o", "json")
+    assert (status, err) == (0, "")
+    assert [json.loads(line)["pid"] for line in out.splitlines()] == [7, 8, 9]
+    assert not [call for call in in_a_pod.calls if "port-forward" in call]
+
+
+def test_a_pod_that_is_not_let_through_is_told_the_labels(in_a_pod, monkeypatch, capsys):
+    monkeypatch.setattr(client, "_FIRST_S", 1.0)
+    own = {"url": "tls://localhost:1", "external": False}
+    in_a_pod.gives("get configmap daemoneye-operator --namespace security*", told(own))
+    assert main(["-k", "events"]) == 3
+    labels = "app.kubernetes.io/name=daemoneye,app.kubernetes.io/instance=eye,app.kubernetes.io/component=cli"
+    assert f"NetworkPolicies let pods of namespace security with the labels {labels} pass" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("answer", "words"),
+    [
+        (
+            {"stderr": 'Error from server (NotFound): configmaps "x" not found\n', "status": 1},
+            "the ConfigMap eye-daemoneye-operator is not in namespace security",
+        ),
+        ({"value": {"data": {}}}, "does not say where the broker is"),
+        ({"value": {"data": {"operator.json": "{"}}}, "does not say where the broker is"),
+        ({"value": told([])}, "does not say where the broker is"),
+        ({"value": told({"url": "nonsense"})}, "nonsense, which is no address"),
+    ],
+    ids=["missing", "empty", "broken", "no-mapping", "no-address"],
+)
+def test_a_configmap_that_does_not_say_where_the_broker_is(installed, answer, words, capsys):
+    installed.gives("get configmap*", **answer)
+    assert main(["-k", "events"]) == 3
+    error = capsys.readouterr().err
+    assert words in error
+    assert "helm upgrade the release" in error
 
 
 @pytest.mark.parametrize("pod", ["till", "a/b/c", "/x", "shop/"])

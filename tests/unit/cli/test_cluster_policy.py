@@ -79,7 +79,7 @@ def test_what_refuses_it(installed, capsys):
     installed.lists("get daemoneyepolicies*", value)
     assert main(["-k", "policy", "explain", "a"]) == 0
     words = " ".join(capsys.readouterr().out.split())
-    assert "Nodes: 1 of 3 run it as it is now. 2 nodes refuse it; first node-2: MissingBTF: no BTF" in words
+    assert "Nodes: 1 of 3 runs it as it is now. 2 nodes refuse it; first node-2: MissingBTF: no BTF" in words
     assert "ProgramsLoaded Unknown, Pending: wait" in words
 
 

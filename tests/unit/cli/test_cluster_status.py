@@ -29,6 +29,17 @@ def test_everything_is_ready(installed, capsys):
     assert max(map(len, shown.splitlines())) <= 80
 
 
+def test_one_of_one(installed, capsys):
+    installed.lists("get nodes*", node("node-1"))
+    others = [one for one in parts() if "sensor" not in one["metadata"]["name"]]
+    installed.lists(KINDS, *others, daemonset(1, 1), pod("sensor", "node-1"))
+    installed.gives("get findings.daemoneye.io*jsonpath*", stdout="high 1\n")
+    assert main(["-k", "status"]) == 0
+    shown = capsys.readouterr().out
+    assert "Nodes: 1 of 1 has a sensor that runs\n" in shown
+    assert "Findings: 1 (1 high), seen once\n" in shown
+
+
 def test_what_is_not_ready_is_said_with_its_reason(installed, capsys):
     refused = {"desired": 2, "ready": 1, "display": "1/2", "refused": 1, "firstRefusedNode": "node-2",
                "refusedReason": "BadFilter", "refusedMessage": "syntax error in filter expression"}  # fmt: skip
@@ -53,7 +64,7 @@ def test_what_is_not_ready_is_said_with_its_reason(installed, capsys):
     assert "shop False 1/2 3 BadFilter 1 of 2 nodes refuses it; first node-2: BadFilter: syntax error" in shown
     assert shown.count("syntax error") == 1
     assert "spec.networkMonitoring.enablePacketCapture is inactive: packet capture arrives" in shown
-    assert "Nodes: 1 of 2 have a sensor that runs; without: node-2: failing: ImagePullBackOff" in shown
+    assert "Nodes: 1 of 2 has a sensor that runs; without: node-2: failing: ImagePullBackOff" in shown
     assert "Not ready: analytics 0/1; sensors 1/2; policy shop: BadFilter" in shown
 
 

@@ -3,8 +3,14 @@
 from __future__ import annotations
 
 import json
+import string
+import time
+from dataclasses import replace
+from typing import Any
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from daemoneye import subjects
 from daemoneye.errors import ConfigError, CorruptData
@@ -89,6 +95,9 @@ def test_answer_is_bounded_whatever_a_node_says():
         NodeAnswer.from_json(value)
 
 
+VICTIM = "0a1b2c3d-1111-4222-8333-0123456789ab"
+
+
 def _metadata(kind, name, **more):
     return {"name": "pod", "uid": "u", "ownerReferences": [{"kind": kind, "name": name, "controller": True}], **more}
 
@@ -124,17 +133,95 @@ def test_pod_becomes_an_identity():
     assert PodIdentity.decode(identity.encode()) == identity
 
 
-def test_identity_stays_small_with_hostile_labels():
-    labels = {f"label-{n}": "x" * 63 for n in range(2000)}
-    data = PodIdentity("ns", "pod", "uid", labels=labels).encode()
+NAMESPACE = {"kubernetes.io/metadata.name": "shop"}
+
+
+def test_a_pods_padding_pushes_out_nothing_that_others_say_of_it():
+    labels = {f"label-{n:05}": "x" * 63 for n in range(15_000)} | {"app": "till"}
+    whole = PodIdentity("shop", "pod", "uid", labels=labels, namespace_labels=NAMESPACE, images={"main": "till:1"})
+    begun = time.process_time()
+    data = whole.encode()
+    assert time.process_time() - begun < 2, "who makes such an object makes one, and keeps nobody busy"
+    assert MAX_BYTES - 100 < len(data) <= MAX_BYTES
+    read = PodIdentity.decode(data)
+    assert read.cut
+    assert (read.namespace_labels, read.labels["app"], read.images) == (NAMESPACE, "till", {})
+    later = replace(read, namespace_labels={**NAMESPACE, "team": "shop"})
+    again = PodIdentity.decode(later.encode())
+    assert again.cut, "a document that was cut once stays so"
+    assert again.namespace_labels == later.namespace_labels
+
+
+def test_images_go_first_and_without_them_labels_are_whole():
+    whole = PodIdentity("shop", "pod", "uid", labels={"app": "till"}, images={f"c{n}": "i" * 200 for n in range(90)})
+    read = PodIdentity.decode(whole.encode())
+    assert 0 < len(read.images) < 90
+    assert (read.labels, read.cut) == (whole.labels, False)
+
+
+texts = st.text(string.ascii_letters + '/."ä', min_size=1, max_size=60)
+tables = st.dictionaries(texts, texts, max_size=8)
+padding = st.integers(0, 30).map(lambda n: {f"pad-{i}": "x" * (600 + i) for i in range(n)})
+
+
+@given(labels=tables, pad=padding, namespace=tables, namespace_pad=padding, images=tables, image_pad=padding)
+def test_what_is_left_out_first(labels: Any, pad: Any, namespace: Any, namespace_pad: Any, images: Any, image_pad: Any):
+    whole = PodIdentity(
+        "shop", "pod", "uid", labels=labels | pad, namespace_labels=namespace | namespace_pad | NAMESPACE, images=images | image_pad
+    )  # fmt: skip
+    data = whole.encode()
     assert len(data) <= MAX_BYTES
-    assert PodIdentity.decode(data).name == "pod"
+    read = PodIdentity.decode(data)
+    names = ("images", "labels", "namespace_labels")
+    kept = {name: getattr(read, name) for name in names}
+    gone = {name: {k: v for k, v in getattr(whole, name).items() if k not in kept[name]} for name in names}
+    for name in names:
+        assert {**kept[name], **gone[name]} == getattr(whole, name), "nothing is changed"
+    assert read.namespace_labels["kubernetes.io/metadata.name"] == "shop"
+    assert not gone["labels"] or not kept["images"]
+    assert not gone["namespace_labels"] or not kept["labels"]
+    assert read.cut is bool(gone["labels"] or gone["namespace_labels"])
+    for name in names:
+        lengths = [[len(json.dumps(k) + json.dumps(v)) for k, v in t[name].items() if k not in NAMESPACE] for t in (kept, gone)]  # fmt: skip
+        assert not all(lengths) or max(lengths[0]) <= min(lengths[1])
+    last = next((name for name in reversed(names) if gone[name]), None)
+    if last is None:
+        assert read == whole
+    else:
+        shortest = min(gone[last].items(), key=lambda entry: len(json.dumps(entry[0]) + json.dumps(entry[1])))
+        more: Any = {last: dict([*kept[last].items(), shortest])}
+        fuller = replace(read, **more)
+        # To the letter: `true` has one less than `false`, which stood there before.
+        assert fuller.encode() == data or len(fuller.encode()) == MAX_BYTES, "no more than needed"
+
+
+HASH = "d0cf" * 8
+MIRROR = {"kubernetes.io/config.hash": HASH, "kubernetes.io/config.mirror": HASH}
+NODE = [{"kind": "Node", "name": "n1", "controller": True}]
 
 
 def test_static_pod_is_known_by_the_hash_of_its_file():
     assert cgroup_uid({"uid": "u"}) == "u"
-    assert cgroup_uid({"uid": "u", "annotations": {"kubernetes.io/config.hash": "abc123"}}) == "abc123"
-    assert cgroup_uid({"uid": "u", "annotations": {"kubernetes.io/config.hash": "a.>"}}) == "u"
+    assert cgroup_uid({"uid": "u", "annotations": MIRROR, "ownerReferences": NODE}) == HASH
+
+
+@pytest.mark.parametrize(
+    "hostile",
+    [
+        {"annotations": {"kubernetes.io/config.hash": VICTIM}},
+        {"annotations": {"kubernetes.io/config.hash": HASH}},
+        {"annotations": {"kubernetes.io/config.hash": HASH}, "ownerReferences": NODE},
+        {"annotations": MIRROR},
+        {"annotations": MIRROR, "ownerReferences": [{"kind": "Node", "name": "n1"}]},
+        {"annotations": MIRROR, "ownerReferences": [{"kind": "ReplicaSet", "name": "n1", "controller": True}]},
+        {"annotations": MIRROR | {"kubernetes.io/config.hash": VICTIM}, "ownerReferences": NODE},
+        {"annotations": MIRROR | {"kubernetes.io/config.hash": "a.>"}, "ownerReferences": NODE},
+        {"annotations": MIRROR | {"kubernetes.io/config.hash": HASH + "\n"}, "ownerReferences": NODE},
+        {"annotations": MIRROR | {"kubernetes.io/config.hash": ""}, "ownerReferences": NODE},
+    ],
+)
+def test_a_pod_takes_no_other_pods_key_by_an_annotation(hostile):
+    assert cgroup_uid({"uid": "own", **hostile}) == "own"
 
 
 def test_keys_begin_with_the_node_and_nothing_widens_them():

@@ -104,15 +104,14 @@ def test_what_the_sensor_is_told():
 
 
 def test_names_pull_secrets_and_rollout():
-    daemonset = desired_daemonset(
-        settings(imagePullSecrets=[{"name": "pull"}], updateMaxUnavailable=2, affinity={"nodeAffinity": {}}), [], None
-    )
+    daemonset = desired_daemonset(settings(imagePullSecrets=[{"name": "pull"}], updateMaxUnavailable=2), [], None)
     assert daemonset["metadata"]["name"] == "daemoneye-sensor"
     assert daemonset["metadata"]["namespace"] == "security"
     assert "ownerReferences" not in daemonset["metadata"]
     assert daemonset["spec"]["updateStrategy"]["rollingUpdate"] == {"maxUnavailable": 2, "maxSurge": 0}
     spec = daemonset["spec"]["template"]["spec"]
     assert spec["imagePullSecrets"] == [{"name": "pull"}]
-    assert spec["affinity"] == {"nodeAffinity": {}}
+    # Which nodes are selected is computed from nodeSelector and taints: nothing else may keep a sensor off one.
+    assert "affinity" not in spec
     assert spec["priorityClassName"] == "system-node-critical"
     assert spec["terminationGracePeriodSeconds"] == 30

@@ -247,7 +247,10 @@ def test_what_is_counted_while_its_object_vanishes_is_a_new_objects():
     assert write.status["count"] == 1
     assert write.event is not None
     assert "series" not in write.event
+    one.vanished(first.ref)  # told twice: by the write that failed and by the watch
+    assert one.dirty() == {first.ref}
     store(one, NOW + 1)
+    assert not one.dirty()
     one.vanished(first.ref)
     assert not one.pending(NOW + 2)
     assert len(one) == 0

@@ -30,6 +30,7 @@ from tests.support.kubeapi import OBJECTS, KubeApi, serving
 
 PODS, NAMESPACES = OBJECTS["pods"], OBJECTS["namespaces"]
 NODE = "node-1.example"
+FILE = "c0ffee00" * 4
 
 
 @pytest.fixture
@@ -60,7 +61,15 @@ def pod(api: KubeApi, name: str, uid: str | None = None, node: str = NODE, **met
     uid = uid or f"uid-{name}"
     spec = {"nodeName": node, "serviceAccountName": "sa", "containers": [{"name": "main", "image": "img:1"}]}
     api.put(PODS, name, "shop", metadata={"uid": uid, **metadata}, spec=spec)
-    return subjects.node_pod(node, metadata.get("annotations", {}).get("kubernetes.io/config.hash", uid))
+    return subjects.node_pod(node, uid)
+
+
+def static_pod(api: KubeApi, name: str, uid: str, **metadata: Any) -> str:
+    """Put a static pod's mirror, as its kubelet does; its key."""
+    annotations = {"kubernetes.io/config.hash": FILE, "kubernetes.io/config.mirror": FILE}
+    owners = [{"kind": "Node", "name": NODE, "controller": True}]
+    pod(api, name, uid, annotations=annotations, ownerReferences=owners, **metadata)
+    return subjects.node_pod(NODE, FILE)
 
 
 class Follower:
@@ -185,13 +194,12 @@ async def test_a_pod_that_is_gone_stays_known_for_its_last_events(
 
 
 async def test_a_static_pod_that_is_made_anew_keeps_its_key(broker: Broker, api: KubeApi, sensor: Follower):
-    annotations = {"kubernetes.io/config.hash": "c0ffee"}
-    key = pod(api, "etcd", "uid-1", annotations=annotations)
+    key = static_pod(api, "etcd", "uid-1")
     async with publishing(broker, api) as settings:
         await ready(settings)
         await until("the document", lambda: sensor.of_key(key))
         api.take(PODS, "etcd", "shop")
-        pod(api, "etcd", "uid-2", annotations=annotations)
+        static_pod(api, "etcd", "uid-2")
         gone = pod(api, "gone")
         await until("the second", lambda: len(sensor.of_key(key)) == 2 and sensor.of_key(gone))
         api.take(PODS, "gone", "shop")
@@ -201,6 +209,33 @@ async def test_a_static_pod_that_is_made_anew_keeps_its_key(broker: Broker, api:
         found = await sensor.value(key)
         assert found is not None
         assert found.uid == "uid-2"
+
+
+async def test_a_tenants_pod_takes_no_other_pods_document(broker: Broker, api: KubeApi, sensor: Follower):
+    victim, static = pod(api, "victim"), static_pod(api, "etcd", "uid-etcd")
+    async with publishing(broker, api) as settings:
+        await ready(settings)
+        await until("both", lambda: sensor.of_key(victim) and sensor.of_key(static))
+        own = pod(api, "annotated", annotations={"kubernetes.io/config.hash": "uid-victim"})
+        await until("its own document", lambda: sensor.of_key(own))
+        # Who forges all that a kubelet says of a static pod comes too late for its key, and his end ends nobody else.
+        static_pod(api, "forged", "uid-forged")
+        static_pod(api, "etcd", "uid-etcd", labels={"new": "label"})
+        await until("the static pod's new label", lambda: len(sensor.of_key(static)) == 2)
+        api.take(PODS, "forged", "shop")
+        api.take(PODS, "annotated", "shop")
+        await until("the other's removal", lambda: None in sensor.of_key(own))
+        assert len(sensor.of_key(victim)) == 1
+        assert [PodIdentity.decode(value or b"").name for value in sensor.of_key(static)] == ["etcd", "etcd"]
+        # And where it came first, the other has its key when it is gone.
+        static_pod(api, "late", "uid-late")
+        api.take(PODS, "etcd", "shop")
+        await until("the heir's document", lambda: len(sensor.of_key(static)) == 3)
+        found = await sensor.value(static)
+        assert found is not None
+        assert found.name == "late"
+        api.take(PODS, "late", "shop")
+        await until("its removal", lambda: sensor.of_key(static)[-1] is None)
 
 
 async def test_a_restart_writes_what_changed_and_removes_what_is_gone(broker: Broker, api: KubeApi, sensor: Follower):

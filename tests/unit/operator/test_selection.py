@@ -102,3 +102,9 @@ def test_sensors_run_where_the_daemonset_has_a_pod():
     assert list(sensor_nodes(nodes, {"os": "linux"}, tolerated)) == ["a", "d", "e"]
     everything = [{"operator": "Exists"}]
     assert list(sensor_nodes(nodes, {}, everything)) == ["a", "b", "c", "d", "e", "f"]
+
+
+def test_a_taint_that_forbids_to_schedule_leaves_a_running_sensor_where_it_is():
+    nodes = [node("a", {}, ("k", "v", "NoSchedule")), node("b", {}, ("k", "v", "NoExecute"))]
+    assert list(sensor_nodes(nodes, {}, [])) == []
+    assert list(sensor_nodes(nodes, {}, [], running={"a", "b"})) == ["a"]

@@ -43,6 +43,7 @@ def test_what_has_no_default_is_named(tmp_path, required):
         ({"logLevel": "loud"}, "logLevel is"),
         ({"streams": {"replicas": 2}}, "streams.replicas"),
         ({"sensor": {"image": ""}}, "sensor.image is"),
+        ({"sensor": {"image": "x", "affinity": {}}}, "sensor.affinity is no setting"),
         ({"sensor": {"image": "x", "updateMaxUnavailable": "0%"}}, "sensor.updateMaxUnavailable is '0%'"),
         ({"sensor": {"image": "x", "updateMaxUnavailable": 0}}, "sensor.updateMaxUnavailable is 0"),
         ({"sensor": {"image": "x", "resources": {"limits": {"cpu": "lots", "memory": "1Gi"}}}}, "sensor.resources.limits.cpu is 'lots'"),

@@ -58,6 +58,13 @@ CONTAINERS = [
         "containerd",
         UID,
     ),
+    # relative to the cgroup namespace of a pod
+    (f"/../../kubepods.slice/kubepods-pod{UNDERSCORED}.slice/cri-containerd-{ID}.scope", "", "containerd", UID),
+    (f"/../../kubepods-burstable-pod{UNDERSCORED}.slice/crio-{ID}.scope", "", "cri-o", UID),
+    (f"/../../../pod{UID}/{ID}", "", "", UID),
+    (f"/../../pod{STATIC}/{ID}/..data", "", "", STATIC),
+    (f"/../../../../../docker/{ID}", "", "docker", ""),
+    (f"/../cri-containerd-{ID}.scope", "", "containerd", ""),
     # hybrid: v2 holds nothing, v1 the container
     ("/system.slice/containerd.service", f"/kubepods/pod{UID}/{ID}", "", UID),
 ]
@@ -82,6 +89,11 @@ HOSTS = [
     ("/", "/", "host/cgroup/"),
     ("/", "/batch/job-7", "host/cgroup/batch/job-7"),
     ("/custom/group", "", "host/cgroup/custom/group"),
+    ("/../../../../system.slice/ssh.service", "", "host/systemd/ssh.service"),
+    ("/../../batch/job-7", "", "host/cgroup/batch/job-7"),
+    ("/../..", "", "host/cgroup/"),
+    ("/..", "/batch/job-7", "host/cgroup/batch/job-7"),
+    ("/..hidden/job", "", "host/cgroup/..hidden/job"),
     # CRI-O's monitor belongs to the host
     (f"/system.slice/crio-conmon-{ID}.scope", "", f"host/systemd/crio-conmon-{ID}.scope"),
     # hex that is no container id

@@ -6,6 +6,7 @@ import json
 import os
 import stat
 from pathlib import Path
+from typing import Any
 
 import pytest
 from hypothesis import given
@@ -13,8 +14,10 @@ from hypothesis import strategies as st
 
 from daemoneye.errors import CorruptData
 from daemoneye.nodeconfig import MAX_BYTES, NodeConfig, NodePolicy
+from daemoneye.podidentity import PodIdentity
 from daemoneye_sensor import answers, filters
 from daemoneye_sensor.configuration import Store, read
+from daemoneye_sensor.enrich.selection import Selection
 
 ON, OFF = {"enable_ebpf": True}, {"enable_ebpf": False}
 POLICY = NodePolicy("p", "u", 3, kernel=ON)
@@ -66,6 +69,71 @@ def test_what_a_newer_operator_adds_is_kept_and_named_by_its_bytes() -> None:
 def test_what_cannot_be_run_is_refused(data: bytes, message: str) -> None:
     with pytest.raises(CorruptData, match=message):
         read(data)
+
+
+@pytest.mark.parametrize(
+    ("policy", "kernel"),
+    [
+        ({"network": {"enable_packet_capture": True, "max_packet_size": "whole"}}, {}),
+        ({"network": {"enable_packet_capture": True, "max_packet_size": [96]}}, {}),
+        ({"network": {"enable_packet_capture": True, "max_packet_size": float("inf")}}, {}),
+        ({"network": ["enable_packet_capture"]}, {}),
+        ({"kernel": None}, {}),
+        ({"name": 7}, {}),
+        ({"uid": ["u"]}, {}),
+        ({"generation": "3"}, {}),
+        ({}, {"enable_ebpf": True, "events": ["process_exec"]}),
+        ({}, {"events": "all"}),
+    ],
+)
+def test_a_newer_operators_words_that_mean_something_else_are_refused(
+    tmp_path: Path, policy: dict[str, Any], kernel: dict[str, Any]
+) -> None:
+    value = json.loads(CONFIG.encode()) | {"kernel": kernel}
+    value["policies"][0] |= policy
+    data = json.dumps(value).encode()
+    with pytest.raises(CorruptData, match=r"cannot be run by this release: (kernel|policy 'p'|policy 7): "):
+        read(data)
+    (tmp_path / "configuration.json").write_bytes(data)
+    assert Store(tmp_path).load() is None
+
+
+anything: st.SearchStrategy[Any] = st.recursive(
+    st.none() | st.booleans() | st.integers() | st.floats() | st.text(max_size=4),
+    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text(max_size=4), inner, max_size=3),
+    max_leaves=4,
+)
+SETTINGS = ("enable_ebpf", "events", "enable_packet_capture", "capture_filter", "max_packet_size")
+words = st.fixed_dictionaries({}, optional=dict.fromkeys(SETTINGS, anything))
+odd_policies = st.fixed_dictionaries(
+    {"name": st.just("p") | anything, "uid": st.just("u") | anything, "generation": st.just(1) | anything},
+    optional={
+        "kernel": words | anything,
+        "network": words | anything,
+        "host": anything,
+        "pod_selector": anything | st.fixed_dictionaries({}, optional={"matchLabels": anything, "matchExpressions": anything}),
+        "from_the_future": anything,
+    },
+)  # fmt: skip
+
+
+@given(st.lists(odd_policies, max_size=2), words | anything, anything)
+def test_what_is_read_can_be_run_whatever_it_says(policies: Any, kernel: Any, network: Any) -> None:
+    data = json.dumps({"policies": policies, "kernel": kernel, "network": network}).encode()
+    try:
+        config = read(data).config
+    except CorruptData:
+        return
+    selection = Selection(config)
+    selection.of(PodIdentity("ns", "pod", "uid", labels={"a": "1"}))
+    selection.names(selection.everyone)
+    answers.events_of(config)
+    asked = {place for policy in config.policies if (place := answers.filter_of(policy)) is not None}
+    json.dumps(sorted(asked))
+    answer = answers.answer(
+        "h", config, programs=("", ""), filters=dict.fromkeys(asked, "no"), selectors=selection.broken
+    )
+    assert len(json.loads(json.dumps(answer.to_json()))["policies"]) == len(policies)
 
 
 def test_another_documents_bytes_are_refused() -> None:

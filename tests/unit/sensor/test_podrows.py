@@ -131,6 +131,29 @@ def test_belonging(tmp_path: Path) -> None:
     assert [row["policies"] for row in node.rows(HOST, POD)] == ["", ""]
 
 
+def test_a_pod_that_pads_its_labels_gets_rid_of_no_policy(tmp_path: Path) -> None:
+    node = Node(tmp_path, TILL)
+    node.pods.take(UID, document(app="other"))
+    assert node.excluded(POD) == [POD]
+    padding = {f"label-{n}": "x" * 63 for n in range(1000)}
+    node.pods.take(UID, document(app="other", **padding))
+    assert node.excluded(POD) == []
+    (row,) = node.rows(POD)
+    assert (row["state"], row["pod"], row["policies"]) == ("2", "till-1", "till\0")
+    node.pods.take(UID, document(app="other"))
+    assert node.excluded(POD) == [POD], "without them it is judged by its labels again"
+
+
+def test_a_last_look_holds_nothing_and_takes_what_waits(tmp_path: Path, clock: Clock) -> None:
+    node = Node(tmp_path, TILL)
+    assert node.holds(POD)
+    node.identities.waits = False
+    assert not node.holds(POD)
+    assert node.excluded(POD) == [], "rather too much than nothing"
+    node.identities.waits = True
+    assert node.holds(POD), "it had not its time yet"
+
+
 def test_rows_of_a_pod_wait_for_its_document_once_and_a_second_at_most(tmp_path: Path, clock: Clock) -> None:
     node = Node(tmp_path, ALL)
     assert not node.holds(HOST, NEVER)
@@ -227,6 +250,9 @@ def test_documents_are_bounded_and_deleted_pods_go_first() -> None:
         b'{"namespace": "n", "name": "p", "uid": "u", "labels": ["a"]}',
         b'{"namespace": "n", "name": "p", "uid": "u", "labels": {"a": 1}}',
         b'{"namespace": "n", "name": "p", "uid": "u", "owner_kind": {}}',
+        b'{"namespace": "n", "name": "p", "uid": "u", "cut": "no"}',
+        b'{"namespace": "n", "name": "p", "uid": "u", "cut": {}}',
+        b'{"namespace": "n", "name": true, "uid": "u"}',
         b'{"namespace": "n", "name": "' + b"x" * 20_000 + b'", "uid": "u"}',
         b'{"labels": ' + b"[" * 10_000,
     ],

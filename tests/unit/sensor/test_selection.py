@@ -38,6 +38,10 @@ def test_labels_of_pod_and_namespace_decide_and_the_host_belongs_to_whoever_sele
     assert named(selection, selection.of(other)) == ["all", "till"]
     relabelled = PodIdentity("shop", "p", "u1", labels={}, namespace_labels={"team": "shop"})
     assert named(selection, selection.of(relabelled)) == ["all", "shop"], "another document of the same pod"
+    padded = PodIdentity("bank", "p", "u3", cut=True)
+    assert named(selection, selection.of(padded)) == ["all", "till", "shop"], (
+        "the label that decides may be one of those left out"
+    )
 
 
 def test_a_selector_that_means_nothing_selects_nothing_and_is_named() -> None:

@@ -54,7 +54,8 @@ def status_lines(survey: Survey) -> Iterator[str]:
     yield from _nodes(survey)
     kinds = ", ".join(f"{count} {name}" for name, count in survey.findings.items())
     objects = sum(survey.findings.values())
-    yield wrap(f"Findings: {objects}{f' ({kinds}), seen {survey.occurrences} times' if objects else ''}", 0, 2)
+    seen = "once" if survey.occurrences == 1 else f"{survey.occurrences} times"
+    yield wrap(f"Findings: {objects}{f' ({kinds}), seen {seen}' if objects else ''}", 0, 2)
     for note in survey.notes:
         yield wrap(f"Note: {note}", 0, 2)
     if troubles:
@@ -126,7 +127,8 @@ def _nodes(survey: Survey) -> Iterator[str]:
         return
     unwell = [node for node in survey.nodes if node.sensor != "ready"]
     ready = len(survey.nodes) - len(unwell)
-    yield f"Nodes: {ready} of {len(survey.nodes)} have a sensor that runs{'; without:' if unwell else ''}"
+    has = "has" if ready == 1 else "have"
+    yield f"Nodes: {ready} of {len(survey.nodes)} {has} a sensor that runs{'; without:' if unwell else ''}"
     yield from (wrap(_node(node), 2, 2) for node in unwell[:_SHOWN_NODES])
     if len(unwell) > _SHOWN_NODES:
         yield f"  … and {len(unwell) - _SHOWN_NODES} more (-o json has all)"

@@ -25,7 +25,7 @@ def policy_lines(policy: PolicyState, overlaps: Sequence[Overlap], settings: Seq
             told = ": ".join(str(condition[key]) for key in ("reason", "message") if condition.get(key))
             yield wrap(f"{condition.get('type')} {condition.get('status')}, {told}", 2, 2)
     ready, desired = (int(policy.sensors.get(key) or 0) for key in ("ready", "desired"))
-    yield wrap(f"Nodes: {ready} of {desired} run it as it is now.", 2, 2)
+    yield wrap(f"Nodes: {ready} of {desired} {'runs' if ready == 1 else 'run'} it as it is now.", 2, 2)
     yield from refusal(policy.sensors)
     last = f", the last at {policy.last_finding}" if policy.last_finding else ""
     yield wrap(f"Findings: {policy.findings}{last}.", 2, 2)

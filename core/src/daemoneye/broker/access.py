@@ -6,6 +6,8 @@ Responsible for reading these from a configuration file and for turning them int
 
 from __future__ import annotations
 
+import contextlib
+import hashlib
 import re
 import ssl
 from collections.abc import Mapping
@@ -73,6 +75,18 @@ class Access:
             tls_cert=cert,
             tls_key=key,
         )
+
+    def fingerprint(self) -> str:
+        """Changes with whatever a connection would be made with; a file that cannot be read counts as empty."""
+        digest = hashlib.sha256(repr((self.urls, self.user, self.password, self.inbox_prefix)).encode())
+        files = (self.user_file, self.password_file, self.inbox_prefix_file, self.tls_ca, self.tls_cert, self.tls_key)
+        for path in files:
+            content = b""
+            if path is not None:
+                with contextlib.suppress(OSError):
+                    content = path.read_bytes()
+            digest.update(len(content).to_bytes(8, "big") + content)
+        return digest.hexdigest()
 
     def options(self) -> dict[str, Any]:
         """Arguments for nats-py's ``connect``.

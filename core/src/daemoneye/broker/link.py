@@ -30,10 +30,17 @@ _log = logging.getLogger(__name__)
 class Link:
     """One process's connection."""
 
-    def __init__(self, access: Access, name: str, stop: asyncio.Event) -> None:
-        """Nothing happens before `connect`; `name` is what the broker's monitoring shows, `stop` ends every wait."""
+    def __init__(self, access: Access | Callable[[], Access], name: str, stop: asyncio.Event) -> None:
+        """Nothing happens before `connect`.
+
+        Args:
+            access: How to reach the broker, or what says so at each new connection.
+            name: What the broker's monitoring shows.
+            stop: Ends every wait.
+        """
         self.on_reconnect: Callable[[], None] = lambda: None
-        self._access = access
+        self._access = access if callable(access) else lambda: access
+        self._used = ""
         self._name = name
         self._stop = stop
         self._logged = float("-inf")
@@ -45,7 +52,9 @@ class Link:
             ConfigError: The settings are unusable.
         """
         while not self._stop.is_set():
-            attempt = asyncio.ensure_future(self._attempt(self._access.options()))
+            access = self._access()
+            self._used = access.fingerprint()
+            attempt = asyncio.ensure_future(self._attempt(access.options()))
             stop = asyncio.ensure_future(self._stop.wait())
             await asyncio.wait({attempt, stop}, return_when=asyncio.FIRST_COMPLETED)
             stop.cancel()
@@ -56,6 +65,10 @@ class Link:
             if client is not None:
                 return client
         return None
+
+    def stale(self, client: Client) -> bool:
+        """Whether a connection is of no use any more: nats-py closed it for good, or it is away and would come back with former credentials."""
+        return client.is_closed or (not client.is_connected and self._access().fingerprint() != self._used)
 
     async def close(self, client: Client) -> None:
         """Flush and close; with the broker away there is nothing left to say."""
@@ -88,7 +101,7 @@ class Link:
     async def _error(self, error: Exception) -> None:
         if time.monotonic() - self._logged >= _MINUTE:
             self._logged = time.monotonic()
-            _log.warning("broker %s: %s", self._access.url, str(error) or repr(error))
+            _log.warning("broker %s: %s", self._access().url, str(error) or repr(error))
 
     async def _reconnected(self) -> None:
         _log.info("connected to the broker again")

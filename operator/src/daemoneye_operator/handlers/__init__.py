@@ -16,7 +16,8 @@ from daemoneye_operator import resources
 from daemoneye_operator.cache import Cache
 
 _WATCH_S: Final = 290
-_KINDS: Final = (resources.POLICIES, resources.PEERS, resources.EXCEPTIONS, resources.FINDINGS)
+_KINDS: Final = (resources.POLICIES, resources.PEERS, resources.EXCEPTIONS)
+"""Not Findings: kopf keeps a worker and whole objects for each, and of those we want to know one thing, that they are gone."""
 
 
 class Across:
@@ -53,7 +54,8 @@ def settings() -> kopf.OperatorSettings:
     chosen.watching.client_timeout = _WATCH_S + 10
     chosen.watching.connect_timeout = 10
     chosen.networking.request_timeout = 30
-    chosen.queueing.worker_limit = 64
+    # A worker waits so long for its object's next event before it ends; with kopf's five seconds each status of ours would keep one.
+    chosen.queueing.idle_timeout = 0.5
     logging.getLogger("kopf").setLevel(logging.WARNING)
     # It warns that signals do not reach its thread: they are main's.
     logging.getLogger("kopf._core.reactor.running").setLevel(logging.ERROR)
@@ -65,7 +67,7 @@ def _follow(handlers: kopf.OperatorRegistry, cache: Across, plural: str) -> None
         obj = event["object"]
         if event["type"] == "DELETED":
             cache.gone(plural, obj)
-        elif plural != resources.FINDINGS:
+        else:
             cache.put(plural, obj)
 
     kopf.on.event("daemoneye.io", "v1alpha1", plural, registry=handlers, id=f"follow-{plural}")(follow)

@@ -1,8 +1,8 @@
 """The identity publisher: what Kubernetes knows of each pod, on its way to the pod's node before the pod's first process runs.
 
 Responsible for the process: two watches, one connection, health, and their end; not for the document (:mod:`daemoneye.podidentity`) nor for
-making the bucket, which is the operator's. One publisher an installation; a second one at the same time, as in a rolling update, does no harm:
-both write the same.
+making the bucket, which is the operator's. One publisher an installation, one at a time (the chart's Deployment is `Recreate`): of two, the one
+whose watch is behind could write over what the other said, and neither would notice before the pod changes again.
 
 ========= =====================================================
 module    is about
@@ -22,10 +22,11 @@ from typing import Any, Final
 
 from kubernetes.client import ApiClient
 
+from daemoneye import subjects
 from daemoneye.broker.access import Access
+from daemoneye.broker.bucket import Bucket
 from daemoneye.broker.link import Link
 from daemoneye.health import serving
-from daemoneye_operator.identity.bucket import Bucket
 from daemoneye_operator.identity.publisher import Publisher
 from daemoneye_operator.settings import OperatorSettings
 
@@ -76,7 +77,7 @@ async def _keep(link: Link, publisher: Publisher) -> None:
     """A connection for the publisher; a new one where the former stays away."""
     while (client := await link.connect()) is not None:
         _log.info("connected to the broker")
-        publisher.bucket = Bucket(client)
+        publisher.bucket = Bucket(client, subjects.NODES_BUCKET)
         publisher.look()
         try:
             heard = time.monotonic()
@@ -90,7 +91,7 @@ async def _keep(link: Link, publisher: Publisher) -> None:
 
 
 def _alive(publisher: Publisher) -> dict[str, Any]:
-    silent = time.monotonic() - min(publisher.pods.last_heard, publisher.namespaces.last_heard)
+    silent = time.monotonic() - min(publisher.pods.last_tried, publisher.namespaces.last_tried)
     return {"ok": silent < _SILENT_S, "silent_s": round(silent)}
 
 

@@ -26,9 +26,9 @@ import nats.errors
 from kubernetes.client import ApiClient
 
 from daemoneye import subjects
+from daemoneye.broker.bucket import Bucket
 from daemoneye.broker.link import TRANSIENT
 from daemoneye.podidentity import PodIdentity, cgroup_uid
-from daemoneye_operator.identity.bucket import Bucket
 from daemoneye_operator.watch import DELETED, Key, Watch
 
 GRACE_S: Final = 60.0
@@ -73,6 +73,9 @@ def _labels(namespace: Mapping[str, Any]) -> dict[str, str]:
     return {sys.intern(key): sys.intern(value) for key, value in labels.items()}
 
 
+_PODS: Final = "*.pod.*"
+
+
 class Publisher:
     """Keeps the bucket as the pods are.
 
@@ -89,6 +92,7 @@ class Publisher:
         self.namespaces = Watch(api, "/api/v1/namespaces", project=_labels, on_event=self._on_namespace)
         self._keys: dict[Key, str] = {}
         self._wanted: dict[str, Key] = {}
+        self._rivals: dict[str, dict[Key, None]] = {}  # pods that say they have a key that another has
         self._written: dict[str, bytes] = {}
         self._leaving: dict[str, float] = {}
         self._queues: list[asyncio.Queue[str]] = [asyncio.Queue() for _ in range(_WORKERS)]
@@ -126,15 +130,33 @@ class Publisher:
     def _on_pod(self, kind: str, name: Key, pod: Pod) -> None:
         before = self._keys.pop(name, None)
         key = None if kind == DELETED or not pod.key else pod.key
-        # A static pod that was made anew has the key of the one before it, whose end may be told later.
-        if before and before != key and self._wanted.get(before) == name:
-            del self._wanted[before]
-            self._leave(before)
+        if before and before != key:
+            self._release(before, name)
         if key:
             self._keys[name] = key
-            self._wanted[key] = name
-            self._leaving.pop(key, None)
-            self._mark(key)
+            self._claim(key, name)
+
+    def _claim(self, key: str, name: Key) -> None:
+        # Only who forges a mirror pod says to have a static pod's key; the kubelet takes such a pod away. Who has the key keeps it.
+        if self._wanted.setdefault(key, name) != name:
+            self._rivals.setdefault(key, {})[name] = None
+            return
+        self._leaving.pop(key, None)
+        self._mark(key)
+
+    def _release(self, key: str, name: Key) -> None:
+        rivals = self._rivals.get(key, {})
+        rivals.pop(name, None)
+        if self._wanted.get(key) == name:
+            del self._wanted[key]
+            if rivals:
+                heir = next(iter(rivals))
+                del rivals[heir]
+                self._claim(key, heir)
+            else:
+                self._leave(key)
+        if not rivals:
+            self._rivals.pop(key, None)
 
     def _on_namespace(self, kind: str, name: Key, _: Mapping[str, str]) -> None:
         if kind != DELETED and self.compared:
@@ -214,7 +236,7 @@ class Publisher:
                 bucket = self._bucket()
                 created = await bucket.created()
                 if asked or created != self._created or time.monotonic() - compared > _COMPARE_S:
-                    self._compare(await bucket.keys(), anew=created != self._created)
+                    self._compare(await bucket.keys(_PODS), anew=created != self._created)
                     self._created, compared, asked = created, time.monotonic(), False
             except TRANSIENT as error:
                 self._complain(error)

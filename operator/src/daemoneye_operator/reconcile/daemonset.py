@@ -168,8 +168,6 @@ def _pod(settings: OperatorSettings, tolerations: list[dict[str, Any]]) -> dict[
     }
     if sensor.priority_class_name:
         spec["priorityClassName"] = sensor.priority_class_name
-    if sensor.affinity:
-        spec["affinity"] = sensor.affinity
     if sensor.image_pull_secrets:
         spec["imagePullSecrets"] = [secret.model_dump() for secret in sensor.image_pull_secrets]
     return spec
@@ -210,7 +208,7 @@ def _security(*, privileged: bool) -> dict[str, Any]:
         "privileged": False,
         "allowPrivilegeEscalation": False,
         "capabilities": {"drop": ["ALL"], "add": list(CAPABILITIES)},
-        # The runtime's default profiles allow bpf, perf_event_open and setns by capability, but AppArmor's denies ptrace of others.
+        # The runtime's default profiles allow bpf and perf_event_open by capability, but AppArmor's denies ptrace of others.
         "seccompProfile": {"type": "RuntimeDefault"},
         "appArmorProfile": {"type": "Unconfined"},
     }

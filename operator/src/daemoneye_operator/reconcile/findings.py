@@ -5,7 +5,8 @@ Responsible for aggregation, for the bounds on number, age and rate of creation,
 
 The caller adds what it reads from the stream, writes what `pending` and `deletions` say, reports with `stored` and `deleted` what it did, and
 only then acknowledges the messages. A write that fails is simply pending still. Delivery is at least once: ids that were counted are remembered,
-the newest `MEMORY` of them, and each object's last one in its status, which outlives the operator.
+the newest `MEMORY` of them, and each object's last one in its status, which outlives the operator. So after a crash between a write and its
+acknowledgement what was in flight, seconds of findings, may be counted twice.
 """
 
 from __future__ import annotations
@@ -187,9 +188,15 @@ class Aggregation:
             entry.event = {key: value for key, value in write.event.items() if key != "series"}
             entry.event_at, entry.draft = now, None
 
-    def existing(self) -> set[Ref]:
-        """Objects that are there, as far as we know."""
-        return {ref for ref, entry in self._entries.items() if entry.exists}
+    def dirty(self) -> set[Ref]:
+        """Objects that are not yet written as they are to be."""
+        return {entry.ref for entry in self._entries.values() if entry.version != entry.written}
+
+    def event_failed(self, write: Write) -> None:
+        """The Event of a write was refused for good: it is not tried again before the next is due."""
+        entry = self._entries.get(write.ref)
+        if entry is not None:
+            entry.draft = None
 
     def deletions(self, now: float) -> list[Ref]:
         """Objects that are to be deleted: too many, or not seen for too long."""
@@ -206,7 +213,9 @@ class Aggregation:
         """The same, found out late: what was counted since the last write is a new object's."""
         entry = self._entries.get(ref)
         fresh = entry.version - max(entry.written, 0) if entry else 0
-        if entry is None or not entry.exists or fresh <= 0:
+        if entry is not None and not entry.exists:
+            return  # it is about to be made, and whoever tells us is late
+        if entry is None or fresh <= 0:
             self.deleted(ref)
             return
         entry.count, entry.first, entry.exists, entry.replace = fresh, entry.last, False, False

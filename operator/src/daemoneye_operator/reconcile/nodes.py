@@ -28,7 +28,7 @@ class NodeReport:
     """One heartbeat.
 
     Attributes:
-        node: Plain name of the node, taken from the subject, which the broker vouches for.
+        node: Plain name of the node, taken from the subject. In this release all sensors share one user of the broker, so it is what a sensor says.
         received: When it came, seconds since 1970 by the operator's clock.
         answer: What the node runs.
         state: `ready`, `removed`, or what else the sensor says.

@@ -7,7 +7,7 @@ sensor can run on at all; not for merging (:mod:`daemoneye_operator.reconcile.me
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Final
 
@@ -98,7 +98,10 @@ def tolerations(policies: Iterable[Policy]) -> list[dict[str, Any]]:
 
 
 def sensor_nodes(
-    nodes: Iterable[Mapping[str, Any]], node_selector: Labels, tolerated: Sequence[Mapping[str, Any]]
+    nodes: Iterable[Mapping[str, Any]],
+    node_selector: Labels,
+    tolerated: Sequence[Mapping[str, Any]],
+    running: Collection[str] = (),
 ) -> dict[str, Labels]:
     """Labels by name of the nodes that the DaemonSet has a pod for: what `plan` is to be asked about.
 
@@ -106,13 +109,16 @@ def sensor_nodes(
         nodes: Node objects; of each metadata.name, metadata.labels and spec.taints are read.
         node_selector: The DaemonSet's own, from the settings.
         tolerated: Tolerations of the DaemonSet, see `daemoneye_operator.reconcile.daemonset.all_tolerations`.
+        running: Nodes that have its pod already: a taint that forbids to schedule leaves it there.
     """
     able: dict[str, Labels] = {}
     for node in nodes:
         labels = node["metadata"].get("labels") or {}
         taints = (node.get("spec") or {}).get("taints") or ()
-        if node_selector.items() <= labels.items() and all(_tolerates(taint, tolerated) for taint in taints):
-            able[node["metadata"]["name"]] = labels
+        name = node["metadata"]["name"]
+        effects = ("NoExecute",) if name in running else ("NoSchedule", "NoExecute")
+        if node_selector.items() <= labels.items() and all(_tolerates(t, tolerated, effects) for t in taints):
+            able[name] = labels
     return able
 
 
@@ -128,9 +134,9 @@ def _alike(policies: Sequence[Policy], nodes: Mapping[str, Labels]) -> Iterable[
         yield names, frozenset(index for index, selector in enumerate(selectors) if selector.items() <= labels.items())
 
 
-def _tolerates(taint: Mapping[str, Any], tolerated: Sequence[Mapping[str, Any]]) -> bool:
+def _tolerates(taint: Mapping[str, Any], tolerated: Sequence[Mapping[str, Any]], effects: Collection[str]) -> bool:
     key, effect = taint["key"], taint.get("effect", "")
-    if effect not in ("NoSchedule", "NoExecute") or key in _ALWAYS:
+    if effect not in effects or key in _ALWAYS:
         return True
     return any(
         toleration.get("effect", "") in ("", effect)

@@ -51,11 +51,16 @@ _PARENT_RUNTIME: Final = {
     "k8s.io": "containerd",
     "default": "containerd",
 }
+_ABOVE: Final = re.compile(r"^(?:/\.\.)+(?:/|$)")
 _UNIT: Final = re.compile(r"^.+\.(service|scope|socket|mount|slice)$")
 
 
 def identify(path_v2: str, path_v1: str = "") -> Identity:
-    """Identity from both hierarchies' paths: the one that names a container wins, v1 first (in hybrid mode the v2 path says nothing)."""
+    """Identity from both hierarchies' paths: the one that names a container wins, v1 first (in hybrid mode the v2 path says nothing).
+
+    A path may be relative to a cgroup namespace, and begin with as many `..` as that is deep: what follows says the same.
+    """
+    path_v2, path_v1 = _ABOVE.sub("/", path_v2), _ABOVE.sub("/", path_v1)
     for path in (path_v1, path_v2):
         if found := _container(path):
             return found

@@ -5,7 +5,7 @@ document is on its way; not for where documents, names and selectors come from.
 
 Whose cgroup it is decides as follows. A cgroup that nobody announced belongs to all policies: rather too much than nothing. One outside of
 pods belongs to the policies without selectors. One of a pod belongs by its labels; while these are not known its rows stay in the rings, for
-HOLD_S at most and once, and then belong to all policies, too.
+HOLD_S at most and once, and then belong to all policies, too. So do those of a pod whose labels are too many for its document.
 """
 
 from __future__ import annotations
@@ -56,12 +56,17 @@ class _Part:
 
 
 class PodIdentities(Identities):
-    """Identities of a node. Nothing belongs to anybody before the first `select`."""
+    """Identities of a node. Nothing belongs to anybody before the first `select`.
+
+    Attributes:
+        waits: Whether rows may be held at all; whoever takes a last look says no, and what is not known then belongs to all policies.
+    """
 
     selective = True
 
     def __init__(self, pods: Pods, bundles: Bundles) -> None:
         super().__init__()
+        self.waits = True
         self._pods = pods
         self._bundles = bundles
         self._selection = Selection(NodeConfig())
@@ -87,6 +92,9 @@ class PodIdentities(Identities):
 
         All that waits at one time waits as long as the first of it, so that one new pod after the other cannot keep rows for ever.
         """
+        if not self.waits:
+            self._until = None
+            return False
         missing = self._judge(pairs).missing
         fresh = [pair for pair in missing if pair not in self._waited]
         coming = [self._pods.ask(uid) for uid in dict.fromkeys(missing.values())]

@@ -9,7 +9,7 @@ A pod that was deleted keeps its document until others need its place: its last 
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import fields
 from typing import Final
 
@@ -17,7 +17,8 @@ from daemoneye.errors import CorruptData
 from daemoneye.podidentity import MAX_BYTES, PodIdentity
 
 MAX_PODS: Final = 4096
-_TABLES: Final = frozenset({"labels", "namespace_labels", "images"})
+# Of the fields that are no text.
+_KINDS: Final[Mapping[str, type]] = {"labels": dict, "namespace_labels": dict, "images": dict, "cut": bool}
 
 _log = logging.getLogger(__name__)
 
@@ -91,7 +92,7 @@ def _read(data: bytes) -> PodIdentity:
         raise CorruptData("not a pod's identity: nested too deep") from error
     for field in fields(document):
         value = getattr(document, field.name)
-        texts = value.values() if field.name in _TABLES and isinstance(value, dict) else (value,)
-        if not all(isinstance(text, str) for text in texts) or (field.name in _TABLES) is not isinstance(value, dict):
+        texts = value.values() if isinstance(value, dict) else ()
+        if not isinstance(value, _KINDS.get(field.name, str)) or not all(isinstance(text, str) for text in texts):
             raise CorruptData(f"not a pod's identity: {field.name} is {type(value).__name__}")
     return document

@@ -47,11 +47,11 @@ class Selection:
                 self.host |= 1 << place
 
     def of(self, pod: PodIdentity) -> int:
-        """Mask of the policies that a pod belongs to."""
+        """Mask of the policies that a pod belongs to: all of them where labels are missing, or a pod could get rid of a policy by labels."""
         kept = self._masks.get(pod.uid)
         if kept is not None and kept[0] is pod:
             return kept[1]
-        mask = 0
+        mask = self.everyone if pod.cut else 0
         for bit, namespaces, pods in self._selectors:
             if namespaces.matches(pod.namespace_labels) and pods.matches(pod.labels):
                 mask |= bit

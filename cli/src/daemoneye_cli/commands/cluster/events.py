@@ -5,16 +5,15 @@ from __future__ import annotations
 import argparse
 import asyncio
 from collections.abc import Callable
-from typing import Any, Final
+from typing import Any
 
 from daemoneye import subjects
 from daemoneye.errors import ConfigError
+from daemoneye.podidentity import cgroup_uid
 from daemoneye_cli.commands.cluster.options import command, kubectl, release, say
 from daemoneye_cli.commands.options import Subparsers, add_output, add_range
 from daemoneye_cli.errors import NotThere
 from daemoneye_cli.kube import Kubectl
-
-_CONFIG_HASH: Final = "kubernetes.io/config.hash"
 
 
 def add(commands: Subparsers) -> None:
@@ -72,8 +71,7 @@ def _uids(kube: Kubectl, pod: tuple[str, str] | None) -> frozenset[str]:
     except NotThere:
         say(f"there is no pod {pod[0]}/{pod[1]} now: events that bear its name are shown")
         return frozenset()
-    found = (metadata.get("uid"), (metadata.get("annotations") or {}).get(_CONFIG_HASH))
-    return frozenset(str(uid) for uid in found if uid)
+    return frozenset((str(metadata["uid"]), cgroup_uid(metadata))) if metadata.get("uid") else frozenset()
 
 
 def _pod(text: str) -> tuple[str, str]:
