@@ -42,9 +42,20 @@ def wait(what: str, condition: Callable[[], T], seconds: float = 90.0, every: fl
         time.sleep(every)
 
 
-def build_images(*names: str) -> list[Path]:
+@contextmanager
+def revision(name: str, directory: Path) -> Iterator[Path | None]:
+    """A tree of another revision of this repository; None where that has no chart, or where there is no history."""
+    tree = directory / "tree"
+    made = subprocess.run(["git", "worktree", "add", "--detach", str(tree), name], cwd=REPOSITORY, capture_output=True)
+    try:
+        yield tree if made.returncode == 0 and (tree / "charts" / "daemoneye").is_dir() else None
+    finally:
+        subprocess.run(["git", "worktree", "remove", "--force", str(tree)], cwd=REPOSITORY, capture_output=True)
+
+
+def build_images(*names: str, tree: Path = REPOSITORY) -> list[Path]:
     """Archives of the images; quick when nothing changed."""
-    script = REPOSITORY / "scripts" / "images.sh"
+    script = tree / "scripts" / "images.sh"
     done = subprocess.run([script, *(names or IMAGES)], check=True, stdout=subprocess.PIPE, text=True)
     return [Path(word) for line in done.stdout.splitlines() for word in line.split() if word.endswith(".tar")]
 
@@ -100,6 +111,7 @@ class Release:
                 "hostPath": {"path": str(self.cluster.state / "broker"), "type": "DirectoryOrCreate"},
             },
         }  # fmt: skip
+        self.cluster.kubectl("delete", "pv", "broker", "--ignore-not-found", "--wait=true")
         directory = self.cluster.state / "broker"
         shutil.rmtree(directory, ignore_errors=True)
         directory.mkdir()

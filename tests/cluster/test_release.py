@@ -20,7 +20,7 @@ import pytest
 
 from tests.cluster.harness import binaries
 from tests.cluster.harness.cluster import NODE, Cluster
-from tests.cluster.release import CHART, COMPONENTS, PINS, REPOSITORY, Release, build_images, victim_image, wait
+from tests.cluster.release import COMPONENTS, IMAGES, PINS, Release, build_images, revision, victim_image, wait
 
 pytestmark = [pytest.mark.cluster, pytest.mark.slow]
 SHOP = "shop"
@@ -238,9 +238,21 @@ def test_last_policy_takes_everything_off_the_node(release: Release):
 
 
 def test_upgrade_keeps_data_and_goes_on(release: Release, shop: str, tmp_path: Path):
-    """From the chart of the commit before, where that has one."""
-    older = _chart_of("HEAD^", tmp_path)
-    release.install(chart=older)
+    """From chart and images of the commit before; where there is none, from this one's."""
+    release.uninstall()
+    release.volume()
+    with revision("HEAD^", tmp_path) as older:
+        if older is not None:
+            current = build_images()
+            for archive in build_images(tree=older):
+                release.cluster.load_image(archive)
+            for name in IMAGES:
+                release.cluster.tag_image(f"daemoneye/{name}:dev", "before")
+            for archive in current:
+                release.cluster.load_image(archive)
+            release.install("image.tag=before", chart=older / "charts" / "daemoneye")
+        else:
+            release.install()
     release.policy("default")
     release.wait_ready("default")
     with release.pod("kept", shop, "fileless"):
@@ -345,14 +357,3 @@ def _pids(word: bytes, pod_uid: str) -> list[int]:
             except OSError:
                 continue
     return found
-
-
-def _chart_of(revision: str, directory: Path) -> Path:
-    """The chart as a revision has it; ours where it has none, or where there is no history."""
-    archive = subprocess.run(
-        ["git", "archive", "--format=tar", revision, "charts/daemoneye"], cwd=REPOSITORY, capture_output=True
-    )
-    if archive.returncode:
-        return CHART
-    subprocess.run(["tar", "-x", "-C", str(directory)], input=archive.stdout, check=True)
-    return directory / "charts" / "daemoneye"

@@ -76,6 +76,10 @@ class Cluster:
         """Import an archive for the kubelet to use."""
         self._ctr("images", "import", "--no-unpack", str(path))
 
+    def tag_image(self, name: str, tag: str) -> None:
+        """Give an image that was loaded another tag beside its own, which the next one of that name takes."""
+        self._ctr("images", "tag", "--force", f"docker.io/{name}", f"docker.io/{name.rpartition(':')[0]}:{tag}")
+
     def _run(self, command: Sequence[str | Path], text: str | None, *, check: bool = True) -> str:
         done = subprocess.run(list(map(str, command)), input=text, capture_output=True, text=True, timeout=300)
         if check and done.returncode:
