@@ -21,6 +21,8 @@ run: setup ## start everything on this machine with the example policy, and the 
 
 test: setup check ## the checks and all tests, as root where that is possible (ARGS="-k spool")
 	@scripts/setup.sh tests
+	@# Builds of a new machine take longer than any test may; with ARGS each comes when a test asks for it.
+	@cd "$(CURDIR)" && if [[ -z "$(ARGS)" ]]; then $(AS_ROOT) $(BIN)/python -m tests.cluster.prebuild; fi
 	@$(AS_ROOT) $(BIN)/python -m pytest $(ARGS)
 
 check: setup ## the static half: lint, format, types, layers, C format, generated files
