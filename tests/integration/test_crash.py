@@ -72,6 +72,15 @@ async def spawn(broker, directory, mode):
     )
 
 
+async def alive(directory, process):
+    """Wait until a sensor that was just started commits its first batches: a busy machine takes seconds to start Python."""
+    committed = directory / "committed"
+    before = committed.stat().st_size if committed.exists() else 0
+    async with asyncio.timeout(60):
+        while process.returncode is None and (not committed.exists() or committed.stat().st_size == before):
+            await asyncio.sleep(0.01)
+
+
 async def stored(broker):
     """Return (lane, first sequence) -> checksums of the payloads, one for each copy in the stream."""
     client = await broker.connect("cli")
@@ -101,6 +110,7 @@ async def test_killing_broker_and_sensor_loses_nothing(tmp_path):
         victims = ["broker", "sensor"] * KILLS_EACH
         random.shuffle(victims)
         child = await spawn(broker, tmp_path, "run")
+        await alive(tmp_path, child)
         for victim in victims:
             # How long each lives is the experiment, not a wait for something.
             await asyncio.sleep(random.uniform(*BETWEEN_S))
@@ -113,6 +123,7 @@ async def test_killing_broker_and_sensor_loses_nothing(tmp_path):
                 await broker.start()
             else:
                 child = await spawn(broker, tmp_path, "run")
+                await alive(tmp_path, child)
         await asyncio.sleep(random.uniform(*BETWEEN_S))
         os.kill(child.pid, signal.SIGKILL)
         await child.wait()
