@@ -140,7 +140,7 @@ def test_a_silent_node():
     assert told(value)["Ready"] == ("False", "SensorsSilent")
     assert (
         message(value)
-        == "1 of 8 nodes are silent; first node-4, last heard of at 2027-01-15T07:59:29Z. Look at its sensor pod's log"
+        == "1 of 8 nodes is silent; first node-4, last heard of at 2027-01-15T07:59:29Z. Look at its sensor pod's log"
     )
     assert value["sensors"]["display"] == "7/8"
     reports["node-4"] = report(made, "node-4", NOW - 29)
@@ -193,7 +193,7 @@ def test_sensors_that_crash_or_are_not_there():
 def test_programs_that_do_not_run():
     value = status(policy(), change={"node-8": {"programs": False, "problem": ("BadProgram", "R1 invalid mem access")}})
     assert told(value)["ProgramsLoaded"] == told(value)["Ready"] == ("False", "BadProgram")
-    assert message(value) == "1 of 8 nodes lack programs that run; first node-8: BadProgram: R1 invalid mem access"
+    assert message(value) == "1 of 8 nodes lacks programs that run; first node-8: BadProgram: R1 invalid mem access"
 
 
 def test_programs_that_nobody_asks_for():

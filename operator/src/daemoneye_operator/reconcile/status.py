@@ -207,7 +207,7 @@ def _sensors(policy: Policy, nodes: Answers, world: World) -> dict[str, Any]:
         return condition(SENSORS_AVAILABLE, None, "BrokerUnavailable", message)
     if absent and state.waiting_reason in _PULL:
         message = (
-            f"{_some(len(absent), total)} have no sensor, for node {state.waiting_node} cannot pull the image {state.image}: "
+            f"{_some(len(absent), total, 'has', 'have')} no sensor, for node {state.waiting_node} cannot pull the image {state.image}: "
             f"{escape(state.waiting_message) or state.waiting_reason}. Check image.registry, image.tag and imagePullSecrets of the chart"
         )
         return condition(SENSORS_AVAILABLE, False, "ImagePullFailed", message)
@@ -217,17 +217,15 @@ def _sensors(policy: Policy, nodes: Answers, world: World) -> dict[str, Any]:
             if state.exists
             else "the DaemonSet is not there"
         )
-        message = f"{_some(len(absent), total)} have no sensor that runs; {why}. Look with kubectl describe at the pods of component sensor"
+        message = f"{_some(len(absent), total, 'has', 'have')} no sensor that runs; {why}. Look with kubectl describe at the pods of component sensor"
         return condition(SENSORS_AVAILABLE, False, "SensorsMissing", message)
     if nodes.silent:
         node, heard = nodes.silent[0]
-        message = f"{_some(len(nodes.silent), total)} are silent; first {node}, last heard of at {clock.rfc3339(heard)}. Look at its sensor pod's log"
+        message = f"{_some(len(nodes.silent), total, 'is', 'are')} silent; first {node}, last heard of at {clock.rfc3339(heard)}. Look at its sensor pod's log"
         return condition(SENSORS_AVAILABLE, False, "SensorsSilent", message)
     waiting = sorted([*nodes.pending, *nodes.unheard])
     if waiting:
-        message = (
-            f"{_some(len(waiting), total)} have not answered for generation {policy.generation} yet; first {waiting[0]}"
-        )
+        message = f"{_some(len(waiting), total, 'has', 'have')} not answered for generation {policy.generation} yet; first {waiting[0]}"
         return condition(SENSORS_AVAILABLE, False, "SensorsProgressing", message)
     return condition(
         SENSORS_AVAILABLE, True, "AsAsked", f"All {total} selected nodes answer for generation {policy.generation}."
@@ -242,7 +240,9 @@ def _programs(policy: Policy, nodes: Answers) -> dict[str, Any]:
     if not policy.spec.kernel_monitoring.enable_ebpf:
         return condition(PROGRAMS_LOADED, True, "ProgramsOff")
     failing = sorted([*nodes.no_programs, *(trouble for trouble in nodes.refused if trouble.reason in _OF_PROGRAMS)])
-    return _worked(PROGRAMS_LOADED, nodes, failing, "lack programs that run", "Programs run")
+    return _worked(
+        PROGRAMS_LOADED, nodes, failing, ("lacks programs that run", "lack programs that run"), "Programs run"
+    )
 
 
 def _capture(policy: Policy, nodes: Answers, gaps: Sequence[Mapping[str, str]]) -> dict[str, Any]:
@@ -252,16 +252,24 @@ def _capture(policy: Policy, nodes: Answers, gaps: Sequence[Mapping[str, str]]) 
     if gap is not None:
         return condition(CAPTURE_HEALTHY, False, "Inactive", f"{gap['path']} has no effect: {gap['reason']}.")
     failing = sorted([*nodes.no_capture, *(trouble for trouble in nodes.refused if trouble.reason in _OF_CAPTURE)])
-    return _worked(CAPTURE_HEALTHY, nodes, failing, "do not capture as asked", "Packets are captured")
+    return _worked(
+        CAPTURE_HEALTHY,
+        nodes,
+        failing,
+        ("does not capture as asked", "do not capture as asked"),
+        "Packets are captured",
+    )
 
 
-def _worked(kind: str, nodes: Answers, failing: Sequence[Trouble], fails: str, works: str) -> dict[str, Any]:
+def _worked(
+    kind: str, nodes: Answers, failing: Sequence[Trouble], fails: tuple[str, str], works: str
+) -> dict[str, Any]:
     total = len(nodes.selected)
     if not total:
         return condition(kind, None, "NoNodesSelected", "No node is selected.")
     if failing:
         reason, message = _first(failing)
-        return condition(kind, False, reason, f"{_some(len(failing), total)} {fails}; first {message}")
+        return condition(kind, False, reason, f"{_some(len(failing), total, *fails)}; first {message}")
     if len(nodes.running) == total:
         return condition(kind, True, "AsAsked", f"{works} on all {total} selected nodes.")
     running = f"{works} on {len(nodes.running)} of {_count(total, 'selected node')}; the others do not run the policy."
@@ -289,7 +297,7 @@ def _ready(nodes: Answers, others: Sequence[Mapping[str, Any]], gaps: Sequence[M
     total = len(nodes.selected)
     if nodes.refused:
         reason, message = _first(nodes.refused)
-        who = f"{len(nodes.refused)} of {_count(total)} {'refuses' if len(nodes.refused) == 1 else 'refuse'} it"
+        who = f"{_some(len(nodes.refused), total, 'refuses', 'refuse')} it"
         return condition(READY, False, reason, f"{who}; first {message}")
     # A setting that cannot be served anywhere yet is reported, and is no failure of the policy.
     failing = [other for other in others if other["status"] != "True" and other["reason"] != "Inactive"]
@@ -339,8 +347,9 @@ def _first(places: Sequence[Trouble]) -> tuple[str, str]:
     return shared, f"{first.node}: {first.reason}: {first.message}"
 
 
-def _some(count: int, total: int) -> str:
-    return f"{count} of {_count(total)}"
+def _some(count: int, total: int, one: str, many: str) -> str:
+    """`1 of 8 nodes has`, `2 of 8 nodes have`."""
+    return f"{count} of {_count(total)} {one if count == 1 else many}"
 
 
 def _count(count: int, noun: str = "node") -> str:
