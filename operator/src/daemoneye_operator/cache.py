@@ -45,6 +45,8 @@ class Cache:
         """An object was made or changed; one that is older than what is held is left alone."""
         held, key = self._objects[plural], _key(obj)
         version = _version(obj)
+        if (going := self._going[plural]) is not None:
+            going.discard(key)
         if version > _version(held.get(key)) or version == _OPAQUE:
             held[key] = obj
             self._news(plural)

@@ -29,6 +29,7 @@ class ConfigPublisher:
         self._bus = bus
         self._connection = -1
         self._configs: dict[str, float] = {}
+        self._used: frozenset[str] = frozenset()
         self._pointers: dict[str, str] = {}
         self._analytics: bytes | None = None
 
@@ -41,6 +42,8 @@ class ConfigPublisher:
         now = time.monotonic()
         if self._connection != self._bus.connections:
             await self._look(now)
+        for used in self._used & self._configs.keys():
+            self._configs[used] = now  # its time begins when it falls out of use, which may be just now
         # Room first: a full bucket takes nothing new.
         unused = [h for h, used in self._configs.items() if h not in plan.configs and now - used > _UNUSED_S]
         await _together(self._remove_config(h) for h in unused)
@@ -49,6 +52,7 @@ class ConfigPublisher:
         )
         for used in plan.configs:
             self._configs[used] = now
+        self._used = frozenset(plan.configs)
         if analytics is not None and analytics != self._analytics:
             await self._bus.bucket(CONFIGS_BUCKET).write(ANALYTICS_CONFIG, analytics)
             self._analytics = analytics

@@ -51,7 +51,7 @@ class Watches:
     """
 
     def __init__(self, kube: Kube, settings: OperatorSettings, changed: Callable[[], None]) -> None:
-        self._installed = False
+        self._installed = self._uninstalling = False
         self.finding_gone: Callable[[Ref], None] = lambda _: None
         base = f"{resources.APPS}/namespaces/{settings.namespace}"
         labels = ",".join(f"{key}={value}" for key, value in daemonset.selector_labels(settings).items())
@@ -88,10 +88,15 @@ class Watches:
         return {"apiVersion": "apps/v1", "kind": "Deployment", "name": found["name"], "uid": found["uid"]}
 
     def uninstalling(self) -> bool:
-        """Whether the release is about to go: so it says, or its Deployment is gone already, which outlives our pod by nothing."""
+        """Whether the release is about to go, or went while our pod has not ended yet."""
         found = list(self.deployment.objects.values())
-        self._installed = self._installed or bool(found)
-        return any(one["uninstall"] for one in found) or (self._installed and not found)
+        if found:
+            self._installed, self._uninstalling = True, any(one["uninstall"] for one in found)
+        return self._uninstalling
+
+    def orphaned(self) -> bool:
+        """Whether our Deployment is gone without a word: replaced, or removed without hooks. Then nothing is to be made or taken away."""
+        return self._installed and not self.deployment.objects and not self.uninstalling()
 
 
 @dataclass(frozen=True, slots=True)
@@ -179,9 +184,12 @@ class Controller:
             ApiError: The API server did not take something.
             TRANSIENT: The broker did not.
         """
+        uninstalling = self._watches.uninstalling()
+        if self._watches.orphaned():
+            return
         read, known = self._read()
         there = next(iter(self._watches.daemonset.objects.values()), None)
-        wanted = known and not self._watches.uninstalling()
+        wanted = known and not uninstalling
         tolerations = selection.tolerations(read.valid)
         plan = self._plan(read, tolerations) if wanted else self._removal(there)
         trouble: list[Exception] = []

@@ -29,7 +29,7 @@ from daemoneye_operator.errors import ApiError
 from daemoneye_operator.kube import Kube, path_of
 from daemoneye_operator.reconcile.exception import Exceptions
 from daemoneye_operator.reconcile.findingobject import Ref
-from daemoneye_operator.reconcile.findings import Aggregation, Write
+from daemoneye_operator.reconcile.findings import Aggregation, Outcome, Write
 from daemoneye_operator.reconcile.tally import Tallies
 
 CONSUMER: Final = "operator"
@@ -37,6 +37,7 @@ _ACK_WAIT_S: Final = 60.0
 _LOOK_S: Final = 1.0
 _RETRY_S: Final = 1.0
 _MAX_PENDING: Final = 256
+_REMEMBER_S: Final = 60.0
 COUNT_EVERY_S: Final = 5.0
 """Seconds between two writes of one Finding that change its count alone; well below `_ACK_WAIT_S`."""
 _UNACKNOWLEDGED: Final = 2048
@@ -68,9 +69,10 @@ class FindingSink:
         self._exceptions = exceptions
         self._tallies = tallies
         self._changed = changed
-        self._unacknowledged: list[tuple[Msg, Ref | None]] = []
+        # By the message's place in the stream: what is delivered again takes the place of what it repeats.
+        self._unacknowledged: dict[int, tuple[Msg, Outcome | None]] = {}
         self._gone: set[Ref] = set()
-        self._written: dict[Ref, float] = {}
+        self._tried: dict[Ref, float] = {}
         self._logged = float("-inf")
 
     def counters(self) -> dict[str, int]:
@@ -118,18 +120,15 @@ class FindingSink:
     def _take(self, messages: list[Msg]) -> None:
         now = time.time()
         for message in messages:
-            ref = None
+            sequence = message.metadata.sequence.stream
+            outcome: Outcome | None = None
             try:
                 outcome = self._aggregation.add(Finding.decode(message.data), self._exceptions, now)
             except CorruptData as error:
                 self.corrupt += 1
                 self._complain(f"a message of {subjects.FINDINGS} is no finding: {error}")
-            else:
-                self._tallies.add(outcome)
-                ref = outcome.ref
-            self._unacknowledged.append((message, ref))
-        if messages:
-            self._changed()
+            former = self._unacknowledged.get(sequence, (message, None))[1]
+            self._unacknowledged[sequence] = (message, former or outcome)
 
     def gone(self, ref: Ref) -> None:
         """Somebody, perhaps we ourselves, deleted an object: it is looked for before the next write."""
@@ -142,9 +141,11 @@ class FindingSink:
         """
         now = time.time()
         await self._look_for(self._gone)
-        self._written = {ref: at for ref, at in self._written.items() if 0 <= now - at < COUNT_EVERY_S}
-        pending = self._aggregation.pending(now)
-        writes = [w for w in pending if w.obj is not None or w.ref not in self._written][:_MAX_PENDING]
+        self._tried = {ref: at for ref, at in self._tried.items() if 0 <= now - at < _REMEMBER_S}
+        # Who has waited longest comes first: what fails, or repeats all the time, keeps nobody from his turn.
+        pending = sorted(self._aggregation.pending(now), key=lambda write: self._tried.get(write.ref, 0.0))
+        due = [w for w in pending if w.obj is not None or now - self._tried.get(w.ref, 0.0) >= COUNT_EVERY_S]
+        writes = due[:_MAX_PENDING]
         gone = self._aggregation.deletions(now)
         done = await asyncio.gather(*map(self._write, writes), *map(self._delete, gone))
         if gone:
@@ -167,6 +168,7 @@ class FindingSink:
 
     async def _write(self, write: Write) -> bool:
         path = resources.finding(write.ref)
+        self._tried[write.ref] = time.time()
         try:
             if write.replace:
                 await self._kube.delete(path)
@@ -177,24 +179,22 @@ class FindingSink:
             await self._kube.apply(f"{path}/status", {**identity, "metadata": metadata, "status": write.status})
         except ApiError as error:
             return self._failed(write, error)
-        done = write if await self._event(write) else replace(write, event=None)
-        self._written[write.ref] = time.time()
-        self._aggregation.stored(done, time.time())
-        return True
+        return await self._event(write)
 
     async def _event(self, write: Write) -> bool:
-        """The Event beside a Finding; one that is refused, by a webhook say, does not undo the object."""
-        if write.event is None:
-            return False
-        meta = write.event["metadata"]
-        path = path_of(resources.EVENTS, "events", meta["name"], meta["namespace"])
-        try:
-            await self._kube.apply(path, write.event)
-        except ApiError as error:
-            self._complain(str(error))
-            if not error.transient:
-                self._aggregation.event_failed(write)
-            return False
+        """The Event beside a Finding; one that is refused for good, by a webhook say, does not undo the object."""
+        if write.event is not None:
+            meta = write.event["metadata"]
+            path = path_of(resources.EVENTS, "events", meta["name"], meta["namespace"])
+            try:
+                await self._kube.apply(path, write.event)
+            except ApiError as error:
+                self._complain(str(error))
+                if error.transient:
+                    return False
+                self._aggregation.event_failed(write, time.time())
+                write = replace(write, event=None)
+        self._aggregation.stored(write, time.time())
         return True
 
     def _failed(self, write: Write, error: ApiError) -> bool:
@@ -207,10 +207,12 @@ class FindingSink:
             # The object was deleted by somebody while it was counted: it is made anew at the next turn.
             self._aggregation.vanished(write.ref)
             return False
-        if write.obj is None:
-            self._complain(str(error))
-            return False
         self.lost += 1
+        if write.obj is None:
+            # The object is there, and its status will never be taken: it must not hold up every other.
+            self._complain(f"the status of finding {write.ref.namespace}/{write.ref.name} is refused: {error}")
+            self._aggregation.stored(replace(write, event=None), time.time())
+            return True
         self._complain(f"finding {write.ref.namespace}/{write.ref.name} becomes no object: {error}")
         self._aggregation.deleted(write.ref)
         return True
@@ -226,15 +228,18 @@ class FindingSink:
 
     async def _acknowledge(self) -> None:
         """Messages whose objects are as they should be; one that cannot be written holds up its own alone."""
-        dirty = self._aggregation.dirty()
-        waiting: list[tuple[Msg, Ref | None]] = []
-        for message, ref in self._unacknowledged:
-            if ref in dirty:
-                waiting.append((message, ref))
+        dirty, before = self._aggregation.dirty(), len(self._unacknowledged)
+        for sequence, (message, outcome) in list(self._unacknowledged.items()):
+            if outcome is not None and outcome.ref in dirty:
                 continue
             with contextlib.suppress(*TRANSIENT):
                 await message.ack()
-        self._unacknowledged = waiting
+            del self._unacknowledged[sequence]
+            if outcome is not None:
+                # Counted when it is done with: who comes after us reads the rest again.
+                self._tallies.add(outcome)
+        if len(self._unacknowledged) != before:
+            self._changed()
 
     def _complain(self, text: str) -> None:
         if time.monotonic() - self._logged >= _MINUTE:

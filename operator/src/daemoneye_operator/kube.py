@@ -43,7 +43,7 @@ def client() -> ApiClient:
         except (kubernetes.config.ConfigException, OSError) as error:
             raise MachineError(f"no way to the API server: {error}", fix="run in a pod, or set KUBECONFIG") from None
     configuration.retries = urllib3.Retry(total=1, connect=1, read=0, redirect=0, status=0)
-    configuration.connection_pool_maxsize = 16
+    configuration.connection_pool_maxsize = 32
     configuration.keep_alive = True  # a half-open connection is noticed before a watch's time is over
     return ApiClient(configuration)
 

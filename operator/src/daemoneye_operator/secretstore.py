@@ -48,6 +48,8 @@ async def ensure(kube: Kube, settings: OperatorSettings, owner: Mapping[str, Any
     server = brokersecrets.server_name(settings)
     # The servers' pods must be of this configuration; written with the Secret itself, so that no crash comes between.
     running = plan.digest if plan.restart else _annotation(objects.get(server))
+    if plan.digest and server not in objects and await _serves(kube, settings):
+        running = plan.digest  # somebody deleted what the servers run with
     for name, data in plan.secrets.items():
         if found.get(name) != data:
             annotations = {RESTART_ANNOTATION: running} if name == server and running else {}
@@ -64,7 +66,8 @@ def access(settings: OperatorSettings, secrets: Secrets, role: str) -> Access:
     ca: Path | None = None
     if authorities := data.get("ca.crt"):
         ca = Path(tempfile.gettempdir()) / f"daemoneye-{role}-ca.crt"
-        ca.write_bytes(authorities)
+        if not ca.exists() or ca.read_bytes() != authorities:
+            ca.write_bytes(authorities)
     return Access(
         urls=(settings.nats.url,),
         user=data["user"].decode(),
@@ -83,6 +86,13 @@ async def _restart(kube: Kube, settings: OperatorSettings, digest: str) -> None:
         return
     _log.info("the broker's configuration or certificate changed: StatefulSet %s is restarted", name)
     await kube.merge(path, {"spec": {"template": {"metadata": {"annotations": {RESTART_ANNOTATION: digest}}}}})
+
+
+async def _serves(kube: Kube, settings: OperatorSettings) -> bool:
+    """Whether a server runs already: at an installation none can before its Secret is there."""
+    path = path_of(resources.APPS, "statefulsets", brokersecrets.server_name(settings), settings.namespace)
+    found = await kube.get(path)
+    return bool(found and (found.get("status") or {}).get("readyReplicas"))
 
 
 def _annotation(obj: Mapping[str, Any] | None) -> str:

@@ -100,3 +100,14 @@ def test_what_happens_while_a_list_is_on_its_way_is_kept(cache):
 
     asyncio.run(cache.resync(Api({POLICIES: [obj("kept", 1), obj("leaving", 2)]}, 10, meanwhile)))
     assert names(cache) == {"made": 12, "kept": 13}
+
+
+def test_what_is_made_again_while_a_list_is_on_its_way_is_kept(cache):
+    cache.put(POLICIES, obj("p", 2))
+
+    def meanwhile():
+        cache.gone(POLICIES, obj("p", 10))
+        cache.put(POLICIES, obj("p", 11, uid="again"))
+
+    asyncio.run(cache.resync(Api({POLICIES: [obj("p", 11, uid="again")]}, 20, meanwhile)))
+    assert names(cache) == {"p": 11}

@@ -134,3 +134,12 @@ def test_keys_of_a_former_operator_are_put_right(clock):
     broker.tables[NODES_BUCKET][node_config("gone")] = NodePointer("x").encode()
     publish(publisher_of(broker), plan(a=ONE))
     assert list(broker.tables[NODES_BUCKET]) == [node_config("a")]
+
+
+def test_what_was_in_use_until_now_stays_for_who_is_just_reading_it(clock):
+    broker = Broker()
+    publisher = publisher_of(broker)
+    publish(publisher, plan(a=ONE))
+    clock.now += 500  # the broker was away
+    publish(publisher, plan(a=TWO))
+    assert ONE.hash in broker.tables[CONFIGS_BUCKET]

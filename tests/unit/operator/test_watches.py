@@ -36,6 +36,16 @@ def test_a_deployment_that_is_gone_does_not_come_back_with_sensors(watches):
     assert watches.uninstalling()
     watches.deployment.objects.clear()
     assert watches.uninstalling()
+    assert not watches.orphaned()
+
+
+def test_a_deployment_that_is_replaced_empties_no_node(watches):
+    assert not watches.orphaned()
+    watches.deployment.objects.update(deployment(uninstall=False))
+    assert not watches.uninstalling()
+    watches.deployment.objects.clear()
+    assert not watches.uninstalling()
+    assert watches.orphaned()
 
 
 def test_findings_that_are_deleted_are_told(watches):

@@ -40,7 +40,7 @@ class Link:
         """
         self.on_reconnect: Callable[[], None] = lambda: None
         self._access = access if callable(access) else lambda: access
-        self._used = ""
+        self._used = self._url = ""
         self._name = name
         self._stop = stop
         self._logged = float("-inf")
@@ -53,7 +53,7 @@ class Link:
         """
         while not self._stop.is_set():
             access = self._access()
-            self._used = access.fingerprint()
+            self._used, self._url = access.fingerprint(), access.url
             attempt = asyncio.ensure_future(self._attempt(access.options()))
             stop = asyncio.ensure_future(self._stop.wait())
             await asyncio.wait({attempt, stop}, return_when=asyncio.FIRST_COMPLETED)
@@ -101,7 +101,7 @@ class Link:
     async def _error(self, error: Exception) -> None:
         if time.monotonic() - self._logged >= _MINUTE:
             self._logged = time.monotonic()
-            _log.warning("broker %s: %s", self._access().url, str(error) or repr(error))
+            _log.warning("broker %s: %s", self._url, str(error) or repr(error))
 
     async def _reconnected(self) -> None:
         _log.info("connected to the broker again")

@@ -43,7 +43,7 @@ class Outcome:
 
     Attributes:
         kind: `new` object, `repeated` one, `duplicate` that was counted before, `excepted` by a DetectionException, `limited` by the rate.
-        ref: Its object; None unless new or repeated.
+        ref: Its object; None when it is excepted or limited.
         time: When it happened, seconds since 1970, never later than now.
         spec: What its object's spec is or would be.
     """
@@ -150,7 +150,8 @@ class Aggregation:
         """Count a finding; `now` in seconds since 1970."""
         if finding.id in self._seen:
             self._seen.move_to_end(finding.id)
-            return Outcome("duplicate")
+            # Its object may still wait to be written: who acknowledges has to know which it is.
+            return Outcome("duplicate", reference(spec_of(finding), self._namespace))
         self._remember(finding.id)
         spec = spec_of(finding)
         ref = reference(spec, self._namespace)
@@ -192,11 +193,11 @@ class Aggregation:
         """Objects that are not yet written as they are to be."""
         return {entry.ref for entry in self._entries.values() if entry.version != entry.written}
 
-    def event_failed(self, write: Write) -> None:
+    def event_failed(self, write: Write, now: float) -> None:
         """The Event of a write was refused for good: it is not tried again before the next is due."""
         entry = self._entries.get(write.ref)
         if entry is not None:
-            entry.draft = None
+            entry.draft, entry.event_at = None, now
 
     def deletions(self, now: float) -> list[Ref]:
         """Objects that are to be deleted: too many, or not seen for too long."""
