@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import json
+import os
 import re
+import signal
 import stat
 import subprocess
 from pathlib import Path
@@ -203,7 +205,7 @@ def test_broker_keeps_streams_on_a_read_only_root(image):
     command = image("nats").command(
         "nats-server", "--addr", "127.0.0.1", "--port", "-1", "--jetstream", "--store_dir", "/tmp/data"
     )
-    with subprocess.Popen(command, stderr=subprocess.PIPE, text=True) as server:
+    with subprocess.Popen(command, stderr=subprocess.PIPE, text=True, start_new_session=True) as server:
         assert server.stderr
         lines = []
         try:
@@ -212,7 +214,7 @@ def test_broker_keeps_streams_on_a_read_only_root(image):
                 if "Server is ready" in line:
                     break
         finally:
-            server.kill()  # unshare heeds nothing else; the server dies with it
+            os.killpg(server.pid, signal.SIGKILL)  # unshare heeds nothing else, and its child would outlive it
     assert "Server is ready" in lines[-1], "".join(lines)
     assert any("/tmp/data" in line for line in lines)
 
