@@ -15,7 +15,6 @@ from typing import Final
 
 from nats.aio.client import Client
 from nats.aio.msg import Msg
-from nats.js import JetStreamContext
 from nats.js.errors import APIError
 
 from daemoneye import streams, subjects
@@ -65,17 +64,6 @@ class Bus:
         """Whether something can be sent now."""
         return self.client is not None and self.client.is_connected and self.ready.is_set()
 
-    @property
-    def jetstream(self) -> JetStreamContext:
-        """JetStream of the connection.
-
-        Raises:
-            DaemonEyeError: There is none.
-        """
-        if self.client is None:
-            raise DaemonEyeError("there is no connection to the broker")
-        return self.client.jetstream(timeout=_ACK_S)
-
     async def run(self, link: Link) -> None:
         """Hold a connection until cancelled, or until the link gives up because the process ends."""
         link.on_reconnect = self._reconnected
@@ -117,7 +105,9 @@ class Bus:
         """Try until every stream is there; a broker that has just started may not be ready for it."""
         while not link.stale(client):
             try:
-                await ensure_streams(self.jetstream, self._declared(), replicas=self._settings.streams.replicas)
+                await ensure_streams(
+                    client.jetstream(timeout=_ACK_S), self._declared(), replicas=self._settings.streams.replicas
+                )
             except DaemonEyeError as error:
                 self._complain(str(error))
             except (*TRANSIENT, APIError) as error:

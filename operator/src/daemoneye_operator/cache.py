@@ -43,7 +43,7 @@ class Cache:
 
     def put(self, plural: str, obj: Object) -> None:
         """An object was made or changed; one that is older than what is held is left alone."""
-        held, key = self._objects[plural], _key(obj)
+        held, key = self._objects[plural], key_of(obj)
         version = _version(obj)
         if (going := self._going[plural]) is not None:
             going.discard(key)
@@ -53,13 +53,13 @@ class Cache:
 
     def written(self, plural: str, obj: Object) -> None:
         """What the API server made of our own write: unless the object went meanwhile, or is another one by now."""
-        held = self._objects[plural].get(_key(obj))
+        held = self._objects[plural].get(key_of(obj))
         if held is not None and held["metadata"]["uid"] == obj["metadata"]["uid"]:
             self.put(plural, obj)
 
     def gone(self, plural: str, obj: Object) -> None:
         """An object was deleted."""
-        key = _key(obj)
+        key = key_of(obj)
         going = self._going[plural]
         if going is not None:
             going.add(key)
@@ -79,7 +79,7 @@ class Cache:
                 objects, version = await kube.list(resources.ours(plural))
             finally:
                 self._going[plural] = None
-            listed = {_key(obj): obj for obj in objects}
+            listed = {key_of(obj): obj for obj in objects}
             self._merge(plural, {key: obj for key, obj in listed.items() if key not in going}, version)
 
     def _merge(self, plural: str, listed: dict[Key, Object], version: int) -> None:
@@ -98,7 +98,8 @@ class Cache:
         self._changed()
 
 
-def _key(obj: Object) -> Key:
+def key_of(obj: Object) -> Key:
+    """Namespace, empty for what has none, and name."""
     return obj["metadata"].get("namespace") or "", obj["metadata"]["name"]
 
 

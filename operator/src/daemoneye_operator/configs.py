@@ -6,9 +6,7 @@ they say (`reconcile`).
 
 from __future__ import annotations
 
-import asyncio
 import time
-from collections.abc import Awaitable, Iterable
 from typing import Final
 
 from daemoneye import subjects
@@ -16,8 +14,8 @@ from daemoneye.nodeconfig import NodePointer
 from daemoneye.subjects import ANALYTICS_CONFIG, CONFIGS_BUCKET, NODES_BUCKET
 from daemoneye_operator.bus import Bus
 from daemoneye_operator.reconcile.selection import Plan
+from daemoneye_operator.together import together
 
-_AT_ONCE: Final = 64
 _UNUSED_S: Final = 120.0
 """How long a configuration stays after the last pointer to it: a sensor may be between reading the two."""
 
@@ -33,8 +31,8 @@ class ConfigPublisher:
         self._pointers: dict[str, str] = {}
         self._analytics: bytes | None = None
 
-    async def publish(self, plan: Plan, analytics: bytes | None) -> None:
-        """Bring the broker to this plan and this document of analytics' (None leaves what is there).
+    async def publish(self, plan: Plan, analytics: bytes) -> None:
+        """Bring the broker to this plan and this document of analytics'.
 
         Raises:
             TRANSIENT: The broker did not take all of it; what it took is remembered.
@@ -46,19 +44,19 @@ class ConfigPublisher:
             self._configs[used] = now  # its time begins when it falls out of use, which may be just now
         # Room first: a full bucket takes nothing new.
         unused = [h for h, used in self._configs.items() if h not in plan.configs and now - used > _UNUSED_S]
-        await _together(self._remove_config(h) for h in unused)
-        await _together(
+        await together(self._remove_config(h) for h in unused)
+        await together(
             self._put_config(h, plan.configs[h].encode(), now) for h in plan.configs.keys() - self._configs.keys()
         )
         for used in plan.configs:
             self._configs[used] = now
         self._used = frozenset(plan.configs)
-        if analytics is not None and analytics != self._analytics:
+        if analytics != self._analytics:
             await self._bus.bucket(CONFIGS_BUCKET).write(ANALYTICS_CONFIG, analytics)
             self._analytics = analytics
         wanted = {subjects.node_config(node): config for node, config in plan.nodes.items()}
-        await _together(self._point(key, h) for key, h in wanted.items() if self._pointers.get(key) != h)
-        await _together(self._unpoint(key) for key in self._pointers.keys() - wanted.keys())
+        await together(self._point(key, h) for key, h in wanted.items() if self._pointers.get(key) != h)
+        await together(self._unpoint(key) for key in self._pointers.keys() - wanted.keys())
 
     async def _look(self, now: float) -> None:
         """Keys that a former operator wrote: they are written over, or removed."""
@@ -85,17 +83,3 @@ class ConfigPublisher:
     async def _unpoint(self, key: str) -> None:
         await self._bus.bucket(NODES_BUCKET).remove(key)
         del self._pointers[key]
-
-
-async def _together(work: Iterable[Awaitable[None]]) -> None:
-    """All of it, some at once; the first failure is raised when all had their chance."""
-    gate = asyncio.Semaphore(_AT_ONCE)
-
-    async def one(task: Awaitable[None]) -> None:
-        async with gate:
-            await task
-
-    results = await asyncio.gather(*map(one, work), return_exceptions=True)
-    for result in results:
-        if isinstance(result, BaseException):
-            raise result

@@ -121,8 +121,9 @@ class _Operator:
             Kube(api.api, at_once=4), aggregation, ledger.exceptions, ledger.tallies, changed
         )
         watches.finding_gone = sink.gone
-        made = await self._patiently("the broker's Secrets", lambda: secretstore.ensure(api, settings, watches.owner()))
-        self._secrets = made
+        self._secrets = await self._patiently(
+            "the broker's Secrets", lambda: secretstore.ensure(api, settings, watches.owner())
+        )
         link = Link(lambda: secretstore.access(settings, self._secrets, "operator"), "daemoneye-operator", self._stop)
         group.create_task(bus.run(link))
         group.create_task(controller.run())

@@ -5,14 +5,12 @@ Responsible for writing those that say something new, each no more often than it
 
 from __future__ import annotations
 
-import asyncio
-import logging
 from collections.abc import Mapping
 from typing import Any, Final
 
 from daemoneye.api.v1alpha1.common import API_VERSION
 from daemoneye_operator import resources
-from daemoneye_operator.cache import Cache, Key, Object
+from daemoneye_operator.cache import Cache, Object, key_of
 from daemoneye_operator.errors import ApiError
 from daemoneye_operator.kube import Kube
 from daemoneye_operator.reconcile import status
@@ -23,13 +21,13 @@ from daemoneye_operator.reconcile.policies import Policies
 from daemoneye_operator.reconcile.selection import Plan
 from daemoneye_operator.reconcile.status import World
 from daemoneye_operator.reconcile.tally import Tallies
+from daemoneye_operator.together import together
 
 _KINDS: Final = {
     resources.POLICIES: "DaemonEyePolicy",
     resources.PEERS: "FederationPeer",
     resources.EXCEPTIONS: "DetectionException",
 }
-_log = logging.getLogger(__name__)
 
 
 class Statuses:
@@ -66,7 +64,7 @@ class Statuses:
             if obj is not None:
                 writes.append(self._write(resources.POLICIES, obj, status.invalid_status(obj, message, now), now))
         self._counts_written = {uid: at for uid, at in self._counts_written.items() if now - at < status.COUNTS_EVERY}
-        await _all(writes)
+        await together(writes)
 
     async def write_others(self, exceptions: Exceptions, now: float) -> None:
         """Those of peers and exceptions.
@@ -78,7 +76,7 @@ class Statuses:
         silences = [
             (resources.EXCEPTIONS, obj, exceptions.status(obj, now)) for obj in self._live(resources.EXCEPTIONS)
         ]
-        await _all([self._write(plural, obj, new, now) for plural, obj, new in (*peers, *silences)])
+        await together([self._write(plural, obj, new, now) for plural, obj, new in (*peers, *silences)])
 
     def _live(self, plural: str) -> list[Object]:
         return [obj for obj in self._cache.of(plural).values() if not obj["metadata"].get("deletionTimestamp")]
@@ -99,7 +97,7 @@ class Statuses:
                 and status.changed(old, new := {**old, "findings": tallies.of(policy).to_json()})
             ):
                 writes.append(self._apply(resources.POLICIES, obj, new))
-        await _all(writes)
+        await together(writes)
 
     async def _write(self, plural: str, obj: Object, new: dict[str, Any], now: float) -> None:
         old, uid = obj.get("status"), obj["metadata"]["uid"]
@@ -113,7 +111,7 @@ class Statuses:
         await self._apply(plural, obj, new)
 
     async def _apply(self, plural: str, obj: Object, new: dict[str, Any]) -> None:
-        namespace, name = _key(obj)
+        namespace, name = key_of(obj)
         metadata = {"name": name, **({"namespace": namespace} if namespace else {})}
         body = {"apiVersion": API_VERSION, "kind": _KINDS[plural], "metadata": metadata, "status": new}
         try:
@@ -123,14 +121,3 @@ class Statuses:
                 return  # deleted meanwhile; the watch will say so
             raise
         self._cache.written(plural, written)
-
-
-def _key(obj: Object) -> Key:
-    return obj["metadata"].get("namespace") or "", obj["metadata"]["name"]
-
-
-async def _all(writes: list[Any]) -> None:
-    results = await asyncio.gather(*writes, return_exceptions=True)
-    for result in results:
-        if isinstance(result, BaseException):
-            raise result

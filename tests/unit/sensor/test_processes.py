@@ -62,6 +62,16 @@ class Machine:
         self.exits.append(self.row(pid))
         del self.alive[pid]
 
+    def step(self, what: str, which: int, exe: bytes) -> None:
+        """A fork, an execution or an end of one of those alive; anything else is the caller's."""
+        pid = sorted(self.alive)[which % len(self.alive)]
+        if what == "f":
+            self.fork(pid)
+        elif what == "e" and pid != 1:
+            self.execute(pid, exe)
+        elif what == "x":
+            self.end(pid)
+
     def batch(self) -> tuple[list[Section], list[list[bytes]]]:
         sections = [
             made(r, rows)
@@ -98,14 +108,8 @@ def test_a_batch_alone_explains_its_ancestry(steps: list[tuple[str, int, bytes]]
     machine, table = Machine(), ProcessTable()
     table.seed(made(PROCESS_EXEC, [{**machine.row(1), "time": 10, "exe": b"/init"}]))
     for what, which, exe in [*steps, ("b", 0, b"")]:
-        pid = sorted(machine.alive)[which % len(machine.alive)]
-        if what == "f":
-            machine.fork(pid)
-        elif what == "e" and pid != 1:
-            machine.execute(pid, exe)
-        elif what == "x":
-            machine.end(pid)
-        elif what == "b":
+        machine.step(what, which, exe)
+        if what == "b":
             sections, expected = machine.batch()
             context = table.explain(sections)
             assert ancestors_by_reader(sections, context) == expected
@@ -183,14 +187,8 @@ def test_a_batch_without_some_of_its_rows_still_explains_the_others(
     machine, table = Machine(), ProcessTable()
     table.seed(made(PROCESS_EXEC, [{**machine.row(1), "time": 10, "exe": b"/init"}]))
     for what, which, exe in [*steps, ("b", 0, b"")]:
-        pid = sorted(machine.alive)[which % len(machine.alive)]
-        if what == "f":
-            machine.fork(pid)
-        elif what == "e" and pid != 1:
-            machine.execute(pid, exe)
-        elif what == "x":
-            machine.end(pid)
-        elif what == "b":
+        machine.step(what, which, exe)
+        if what == "b":
             sections, expected = machine.batch()
             keep = [~np.isin(section.rows["pid"], list(outside)) for section in sections]
             kept = [section.take(mask) for section, mask in zip(sections, keep, strict=True)]
