@@ -14,7 +14,7 @@ import pytest
 from daemoneye.codegen import crd
 from tests.cluster.harness import leftovers
 from tests.cluster.harness.cluster import NODE, Cluster, CommandError
-from tests.cluster.release import wait
+from tests.cluster.release import Release, build_images, victim_image, wait
 
 CRDS = Path(__file__).parents[2] / "crds"
 
@@ -52,6 +52,25 @@ def crds(cluster: Cluster) -> Iterator[Cluster]:
     wait("discovery", lambda: "daemoneyepolicies" in cluster.kubectl("api-resources", "--api-group=daemoneye.io"))
     yield cluster
     cluster.kubectl("delete", *names, "--wait=true", "--timeout=60s")
+
+
+@pytest.fixture(scope="module")
+def release(cluster: Cluster, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Release]:
+    """The chart with the images of the Dockerfiles, installed as docs/install.md says; once for the tests of a module."""
+    for archive in build_images():
+        cluster.load_image(archive)
+    cluster.load_image(victim_image(tmp_path_factory.mktemp("victim")))
+    installed = Release(cluster)
+    installed.prepare()
+    installed.volume()
+    installed.install()
+    yield installed
+    # A module whose last tests uninstall leaves only what a failed one left.
+    cluster.helm("uninstall", installed.name, "--namespace", installed.namespace, "--wait", check=False)
+    for kind in ("daemoneyepolicies", "findings", "detectionexceptions", "federationpeers"):
+        cluster.kubectl("delete", "crd", f"{kind}.daemoneye.io", "--ignore-not-found", "--timeout=60s", check=False)
+    cluster.kubectl("delete", "namespace", installed.namespace, "--ignore-not-found", "--timeout=90s", check=False)
+    cluster.kubectl("delete", "pv", "broker", "--ignore-not-found", check=False)
 
 
 @pytest.hookimpl(wrapper=True)

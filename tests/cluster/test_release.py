@@ -20,29 +20,10 @@ import pytest
 
 from tests.cluster.harness import binaries
 from tests.cluster.harness.cluster import NODE, Cluster
-from tests.cluster.release import COMPONENTS, IMAGES, PINS, Release, build_images, revision, victim_image, wait
+from tests.cluster.release import COMPONENTS, IMAGES, PINS, Release, build_images, revision, wait
 
 pytestmark = [pytest.mark.cluster, pytest.mark.slow]
 SHOP = "shop"
-
-
-@pytest.fixture(scope="module")
-def release(cluster: Cluster, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Release]:
-    """Installed as docs/install.md says."""
-    for archive in build_images():
-        cluster.load_image(archive)
-    cluster.load_image(victim_image(tmp_path_factory.mktemp("victim")))
-    installed = Release(cluster)
-    installed.prepare()
-    installed.volume()
-    installed.install()
-    yield installed
-    # The module's last tests uninstall; what is left is what a failed one left.
-    cluster.helm("uninstall", installed.name, "--namespace", installed.namespace, "--wait", check=False)
-    for kind in ("daemoneyepolicies", "findings", "detectionexceptions", "federationpeers"):
-        cluster.kubectl("delete", "crd", f"{kind}.daemoneye.io", "--ignore-not-found", "--timeout=60s", check=False)
-    cluster.kubectl("delete", "namespace", installed.namespace, "--ignore-not-found", "--timeout=90s", check=False)
-    cluster.kubectl("delete", "pv", "broker", "--ignore-not-found", check=False)
 
 
 @pytest.fixture(scope="module")

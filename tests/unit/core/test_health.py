@@ -52,3 +52,64 @@ async def test_a_head_without_end_is_cut_off_and_others_are_served(port):
     flood.write(b"GET /" + b"x" * 100_000)
     assert (await ask(port, b"GET /healthz HTTP/1.1\r\n\r\n"))[0] == 200
     flood.close()
+
+
+@pytest.fixture
+async def metered():
+    pages = {"page": b"daemoneye_build_info 1\n"}
+
+    def page():
+        if pages["page"] is None:
+            raise RuntimeError("a counter is broken")
+        return pages["page"]
+
+    async with serving(0, alive=lambda: {"ok": True}, ready=lambda: {"ok": True}, metrics=page, host="127.0.0.1") as it:
+        yield it.sockets[0].getsockname()[1], pages
+
+
+async def test_metrics_are_text_that_prometheus_knows(metered):
+    port, _ = metered
+    reader, writer = await asyncio.open_connection("127.0.0.1", port)
+    writer.write(b"GET /metrics HTTP/1.1\r\nAccept: */*\r\n\r\n")
+    head, _, body = (await reader.read()).partition(b"\r\n\r\n")
+    writer.close()
+    assert b"Content-Type: text/plain; version=0.0.4" in head
+    assert body == b"daemoneye_build_info 1\n"
+
+
+async def test_without_metrics_there_is_no_such_page(port):
+    assert (await ask(port, b"GET /metrics HTTP/1.1\r\n\r\n"))[0] == 404
+
+
+async def test_a_page_that_cannot_be_made_ends_neither_the_process_nor_the_other_pages(metered):
+    port, pages = metered
+    pages["page"] = None
+    assert (await ask(port, b"GET /metrics HTTP/1.1\r\n\r\n"))[0] == 500
+    assert (await ask(port, b"GET /healthz HTTP/1.1\r\n\r\n"))[0] == 200
+
+
+async def test_who_does_not_read_is_let_go_and_costs_nothing_after_that(metered, monkeypatch):
+    monkeypatch.setattr("daemoneye.health._TIMEOUT_S", 0.2)
+    port, pages = metered
+    pages["page"] = b"#" * (32 << 20)  # more than any socket buffers
+    reader, writer = await asyncio.open_connection("127.0.0.1", port, limit=1024)
+    writer.write(b"GET /metrics HTTP/1.1\r\n\r\n")
+    with pytest.raises((ConnectionResetError, asyncio.IncompleteReadError)):
+        async with asyncio.timeout(10):
+            # Not a byte is taken before the server has given up: asyncio reads on by itself only up to its limit.
+            await reader.readexactly(64 << 20)
+    writer.close()
+    assert (await ask(port, b"GET /healthz HTTP/1.1\r\n\r\n"))[0] == 200
+
+
+async def test_many_who_say_nothing_keep_nobody_out_for_long(metered, monkeypatch):
+    monkeypatch.setattr("daemoneye.health._TIMEOUT_S", 0.5)
+    port, _ = metered
+    silent = [await asyncio.open_connection("127.0.0.1", port) for _ in range(40)]
+    # Those beyond the limit are sent away at once.
+    async with asyncio.timeout(10):
+        ends = await asyncio.gather(*(reader.read() for reader, _ in silent), return_exceptions=True)
+    assert len(ends) == 40
+    for _, writer in silent:
+        writer.close()
+    assert (await ask(port, b"GET /healthz HTTP/1.1\r\n\r\n"))[0] == 200

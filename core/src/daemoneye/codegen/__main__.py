@@ -5,11 +5,12 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Final
 
-from daemoneye.codegen import apireference, crd, files, header, reference
+from daemoneye.codegen import apireference, crd, files, header, metricsreference, reference
 
 FILES: Final[dict[str, Callable[[], str]]] = {
     "bpf/include/events.gen.h": header.render,
     "docs/reference/events.md": reference.render,
+    "docs/reference/metrics.md": metricsreference.render,
     "docs/reference/api.md": apireference.fields,
     "docs/reference/conditions.md": apireference.reasons,
     **crd.files("crds"),
