@@ -1,4 +1,4 @@
-"""The broker as the operator configures it: real servers, TLS, users and what each of them may do."""
+"""The broker as the operator configures it: real servers, TLS, users and what each of them may do. What sensors may: test_callout.py."""
 
 from __future__ import annotations
 
@@ -13,14 +13,13 @@ import nats.errors
 import pytest
 
 from daemoneye import subjects
-from daemoneye.broker import values
 from daemoneye.broker.admin import ensure_streams
 from daemoneye.broker.bucket import Bucket
-from daemoneye.broker.roles import ROLES
 from daemoneye.errors import DaemonEyeError
 from daemoneye.streams import buckets, declared
-from daemoneye_operator import pki
-from tests.support.broker import BINARY, Broker, heard, running, until
+from daemoneye_operator import brokerstore, pki
+from daemoneye_operator.brokerconf import PASSWORDS
+from tests.support.broker import BINARY, Broker, running, until
 
 pytestmark = pytest.mark.integration
 STREAMS = (*declared(events_max_bytes=64 << 20, findings_max_bytes=8 << 20), *buckets())
@@ -42,7 +41,7 @@ async def make_streams(broker: Broker, replicas: int = 1) -> None:
 
 
 async def test_every_role_connects_over_tls_and_no_address_is_advertised(broker: Broker):
-    for role in ROLES:
+    for role in PASSWORDS:
         client = await broker.connect(role)
         await client.flush()
         assert client._server_info["tls_required"]
@@ -87,12 +86,10 @@ async def test_the_operator_makes_every_stream_and_again(broker: Broker):
 
 
 FORBIDDEN_PUBLISH = {
-    "sensor reads the streams": ("sensor", f"$JS.API.STREAM.INFO.{NODES}"),
-    "sensor makes a consumer": ("sensor", "$JS.API.CONSUMER.CREATE.DAEMONEYE_EVENTS_0"),
-    "sensor reads events": ("sensor", "$JS.API.STREAM.MSG.GET.DAEMONEYE_EVENTS_0"),
-    "sensor writes a configuration": ("sensor", subjects.key_value(subjects.CONFIGS_BUCKET, "abc")),
-    "sensor writes a pod": ("sensor", subjects.key_value(subjects.NODES_BUCKET, KEY)),
-    "sensor makes a finding": ("sensor", subjects.findings("high")),
+    "callout asks": ("callout", "$SYS.REQ.USER.AUTH"),
+    "callout answers what nobody asked": ("callout", "$SYS._INBOX.x"),
+    "callout writes a finding": ("callout", subjects.findings("high")),
+    "callout uses JetStream": ("callout", "$JS.API.INFO"),
     "identity writes a configuration": ("identity", subjects.key_value(subjects.CONFIGS_BUCKET, "abc")),
     "identity points a node elsewhere": (
         "identity",
@@ -116,11 +113,12 @@ async def test_what_a_role_must_not_do(broker: Broker, role: str, subject: str):
     await client.close()
 
 
-@pytest.mark.parametrize("role", [role for role in ROLES if role != "operator"])
+@pytest.mark.parametrize("role", [role for role in PASSWORDS if role != "operator"])
 async def test_nobody_listens_to_anothers_answers(broker: Broker, role: str):
     errors: list[Exception] = []
     client = await broker.connect(role, errors=errors)
-    for subject in ("_INBOX_operator.>", "_INBOX.>", ">"):
+    questions = () if role == "callout" else ("$SYS.REQ.USER.AUTH",)
+    for subject in ("_INBOX_operator.>", "_INBOX.>", ">", *questions):
         errors.clear()
         await client.subscribe(subject)
         await client.flush()
@@ -129,27 +127,20 @@ async def test_nobody_listens_to_anothers_answers(broker: Broker, role: str):
     await client.close()
 
 
-async def test_a_pods_document_goes_from_publisher_to_sensor_and_leaves_nothing_behind(broker: Broker):
+async def test_a_pods_document_comes_and_goes_and_leaves_nothing_behind(broker: Broker):
     await make_streams(broker)
-    identity, sensor, operator = [await broker.connect(role) for role in ("identity", "sensor", "operator")]
+    identity, operator = [await broker.connect(role) for role in ("identity", "operator")]
     bucket = Bucket(identity, subjects.NODES_BUCKET)
-    seen: asyncio.Queue = asyncio.Queue()
-    await sensor.subscribe(subjects.key_value(subjects.NODES_BUCKET, "node-1_2eexample.>"), cb=seen.put)
-    await heard(sensor)
 
     await bucket.write(KEY, b"one")
     await bucket.write(KEY, b"two")
-    assert await values.read(sensor, subjects.NODES_BUCKET, KEY) == b"two"
     assert await bucket.read(KEY) == b"two"
     assert await bucket.keys("*.pod.*") == {KEY}
     await bucket.remove(KEY)
-    async with asyncio.timeout(10):
-        assert [values.value(await seen.get()) for _ in range(3)] == [b"one", b"two", None]
     assert await bucket.read(KEY) is None
-    assert await values.read(sensor, subjects.NODES_BUCKET, KEY) is None
     assert await bucket.keys("*.pod.*") == set()
     assert (await operator.jetstream().stream_info(NODES)).state.messages == 0
-    for client in (identity, sensor, operator):
+    for client in (identity, operator):
         await client.close()
 
 
@@ -208,6 +199,34 @@ async def test_more_keys_than_an_answer_holds_by_default(broker: Broker):
     ordered = sorted(keys)
     await asyncio.gather(*(write(ordered[i::64]) for i in range(64)))
     assert await bucket.keys("*.pod.*") == keys
+    await identity.close()
+
+
+async def test_streams_of_before_there_were_accounts_are_found_again(
+    broker: Broker, capsys: pytest.CaptureFixture[str]
+):
+    await make_streams(broker)
+    identity = await broker.connect("identity")
+    await Bucket(identity, subjects.NODES_BUCKET).write(KEY, b"kept")
+    await identity.close()
+    broker.stop()
+    store, configuration = broker.directory / "data-0", broker.directory / "nats-0.conf"
+    ours, former = store / "jetstream" / "DAEMONEYE", store / "jetstream" / "$G"
+    ours.rename(former)
+    before = broker.directory / "before.conf"
+    before.write_text("jetstream: {}\n")
+    arguments = ["--store", str(store), "--config"]
+    assert brokerstore.main([*arguments, str(before)]) == 0
+    assert former.exists(), "a server that knows no accounts looks there"
+    for _ in range(2):  # each start of the pod
+        assert brokerstore.main([*arguments, str(configuration)]) == 0
+    assert capsys.readouterr().err.count("moved to the account DAEMONEYE") == 1
+    assert brokerstore.main([*arguments, str(broker.directory / "none")]) == 1
+
+    broker.start()
+    await broker.ready()
+    identity = await broker.connect("identity")
+    assert await Bucket(identity, subjects.NODES_BUCKET).read(KEY) == b"kept"
     await identity.close()
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import datetime as dt
 import os
+import shutil
 import signal
 import socket
 import subprocess
@@ -12,17 +13,21 @@ import sys
 import urllib.request
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, TypeVar
 
 import nats
 from nats.aio.client import Client
 
+from daemoneye import subjects
 from daemoneye.broker.access import Access
-from daemoneye_operator.brokersecrets import BrokerSecrets, desired, role_name, server_name
+from daemoneye_operator.brokerconf import server_name
+from daemoneye_operator.brokersecrets import BrokerSecrets, desired, role_name
 from daemoneye_operator.settings import OperatorSettings
 
 T = TypeVar("T")
+_ONLOOKER = "onlooker"
 BINARY = Path(sys.executable).with_name("nats-server")
 
 
@@ -73,7 +78,7 @@ class Broker:
                 (directory / name / key).write_bytes(value)
 
     def access(self, role: str, server: int = 0) -> Access:
-        """How a pod of this role reaches it."""
+        """How a pod of this role, which has a password, reaches it."""
         mount = self.directory / role_name(self.settings, role)
         return Access(
             urls=(f"tls://localhost:{self.clients[server]}",),
@@ -83,8 +88,12 @@ class Broker:
             tls_ca=mount / "ca.crt",
         )
 
+    def sensor_access(self, token: Path, node: str, server: int = 0) -> Access:
+        """How a sensor does, whose token is in a file."""
+        return replace(self.access("sensor", server), password_file=token, inbox_suffix=subjects.escape_node(node))
+
     async def connect(
-        self, role: str, server: int = 0, errors: list[Exception] | None = None, **options: Any
+        self, role: str | Access, server: int = 0, errors: list[Exception] | None = None, **options: Any
     ) -> Client:
         """A connection that tells its errors and does not come back."""
 
@@ -94,7 +103,12 @@ class Broker:
 
         # Without both, nats-py tries an absent server for ever.
         limits = {"allow_reconnect": False, "max_reconnect_attempts": 1, "reconnect_time_wait": 0}
-        return await nats.connect(**{**self.access(role, server).options(), **limits, "error_cb": note, **options})
+        access = role if isinstance(role, Access) else self.access(role, server)
+        return await nats.connect(**{**access.options(), **limits, "error_cb": note, **options})
+
+    async def onlooker(self, **options: Any) -> Client:
+        """A connection beside the streams that may do anything: nobody's of the product."""
+        return await self.connect("operator", user=_ONLOOKER, password=_ONLOOKER, inbox_prefix=b"_INBOX", **options)
 
     def start(self, server: int = 0) -> None:
         """Start one, or start it again."""
@@ -107,10 +121,13 @@ class Broker:
             ("0.0.0.0:4222", f"127.0.0.1:{self.clients[server]}"),
             ("0.0.0.0:8222", f"127.0.0.1:{self.monitors[server]}"),
             ("0.0.0.0:6222", f"127.0.0.1:{self.routes[server]}"),
+            ('"users": [', f'"users": [{{"user": "{_ONLOOKER}", "password": "{_ONLOOKER}"}},'),
+            ('"auth_users": [', f'"auth_users": ["{_ONLOOKER}",'),
             *((f"{self._pod(i)}.{self._headless}:6222", f"localhost:{port}") for i, port in enumerate(self.routes)),
         ):
             assert old in text or "6222" in old, f"{old} is not in nats.conf"
-            text = text.replace(old, new)
+            # Of the lists of users, the first is of who is beside the streams.
+            text = text.replace(old, new, 1 if "users" in old else -1)
         path = self.directory / f"nats-{server}.conf"
         path.write_text(text)
         with (self.directory / f"nats-{server}.log").open("ab") as log:
@@ -129,6 +146,14 @@ class Broker:
         if process is not None:
             process.send_signal(signal.SIGTERM)
             process.wait(20)
+
+    def lose(self, server: int = 0) -> None:
+        """Kill one, and its disk is gone with it."""
+        process, self._processes[server] = self._processes[server], None
+        assert process is not None
+        process.kill()
+        process.wait(20)
+        shutil.rmtree(self.directory / f"data-{server}")
 
     def stop_all(self) -> None:
         """End all."""

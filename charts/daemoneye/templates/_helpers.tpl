@@ -55,5 +55,8 @@ labels:
 {{- range list "operator" "identity" "analytics" "sensor" "cli" -}}
 {{- $names = append $names (printf "%s-broker-%s" $full .) -}}
 {{- end -}}
+{{- if not .Values.nats.external.url -}}
+{{- $names = concat $names (list (printf "%s-broker-callout" $full) (printf "%s-callout" $full)) -}}
+{{- end -}}
 {{- $names | toJson -}}
 {{- end -}}

@@ -96,9 +96,16 @@ class NodeConfig:
 
 @dataclass(frozen=True, slots=True)
 class NodePointer:
-    """Which configuration a node is to run."""
+    """Which configuration a node is to run.
+
+    Attributes:
+        hash: Name of the configuration.
+        node: Plain name of the node that this is for: a pointer that lies, or was sent, where another node looks means nothing there. Empty in
+            those that an operator before this field wrote.
+    """
 
     hash: str
+    node: str = ""
 
     def encode(self) -> bytes:
         """JSON."""
@@ -112,8 +119,9 @@ class NodePointer:
             CorruptData: It is not such a document.
         """
         try:
-            return cls(str(json.loads(data)["hash"]))
-        except (ValueError, TypeError, KeyError) as error:
+            value = json.loads(data)
+            return cls(str(value["hash"]), str(value.get("node", "")))
+        except (ValueError, TypeError, KeyError, AttributeError) as error:
             raise CorruptData(f"not a pointer to a configuration: {error}") from error
 
 

@@ -77,6 +77,14 @@ def events(shard: int, node: str, lane: str) -> str:
     return f"{PREFIX}.events.{shard}.{escape_node(node)}.{lane}"
 
 
+def is_events_of(subject: str, node: str, lane: str) -> bool:
+    """Whether `subject` is one of the event batches of ``node`` (its plain name) in ``lane``, in whatever shard.
+
+    The broker lets a node write under its own name only, whereas a batch may hold any: readers hold the one against the other.
+    """
+    return bool(node) and lane in LANES and subject.split(".")[4:] == [escape_node(node), lane]
+
+
 def findings(severity: str) -> str:
     """Subject of the findings of one severity; raises :class:`ConfigError` for one that is not in SEVERITIES."""
     if severity not in SEVERITIES:

@@ -1,4 +1,4 @@
-"""`python -m daemoneye_operator run|identity|uninstall|check`: the processes of the operator's image.
+"""`python -m daemoneye_operator run|identity|callout|uninstall|check`: the processes of the operator's image.
 
 Responsible for arguments, log and exit status.
 """
@@ -47,6 +47,13 @@ def _identity(settings: OperatorSettings) -> int:
     return 0
 
 
+def _callout(settings: OperatorSettings) -> int:
+    from daemoneye_operator.callout import process
+
+    asyncio.run(process.serve(settings))
+    return 0
+
+
 def _uninstall(settings: OperatorSettings) -> int:
     from daemoneye_operator import uninstall
 
@@ -62,6 +69,7 @@ def _check(settings: OperatorSettings) -> int:
 COMMANDS: Final[dict[str, Callable[[OperatorSettings], int]]] = {
     "run": _run,
     "identity": _identity,
+    "callout": _callout,
     "uninstall": _uninstall,
     "check": _check,
 }

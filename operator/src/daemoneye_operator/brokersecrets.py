@@ -1,46 +1,42 @@
-"""The Secrets of the broker: its authority, its certificate and configuration, and one credential a role.
+"""The Secrets of the broker: its authority, its certificate and configuration, the callout's key, and one credential a role.
 
-Responsible for what they are to hold, given what they hold now; not for reading or writing them. Whatever is there and good stays, so that
-applying twice changes nothing and a restart gives nobody a new password.
+Responsible for what they are to hold, given what they hold now; not for reading or writing them nor for what the server is told
+(:mod:`daemoneye_operator.brokerconf`). Whatever is there and good stays, so that applying twice changes nothing and a restart gives nobody a new
+password.
 
 ::
 
     F-ca             ca.crt, ca.key                         F is the release's full name
     F-nats           nats.conf, tls.crt, tls.key, ca.crt    mounted at /etc/nats
+    F-callout        seed                                   mounted at /etc/daemoneye/issuer, by the callout alone
     F-broker-<role>  user, password, inbox_prefix, ca.crt   mounted at /etc/daemoneye/broker
 
+`F-broker-sensor` holds no password: a sensor's is the token of its pod. One that a release before this made there stays, worthless as it is: the
+sensors of that release could not do without the file until they are replaced.
+
 On a broker of the user's own only the last are made, from the Secrets that ``nats.credentialsSecretRef`` and ``nats.tlsSecretRef`` name;
-they have no ``ca.crt`` without the latter, which means the system's authorities.
+they have no ``ca.crt`` without the latter, which means the system's authorities, and there is no callout.
 """
 
 from __future__ import annotations
 
 import datetime as dt
 import hashlib
-import json
 import re
 import secrets
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any, Final
+from typing import Final
 
-from daemoneye.broker.roles import ROLES, inbox_prefix, permissions
+from daemoneye.broker.roles import CALLOUT, ROLES, inbox_prefix
 from daemoneye.errors import ConfigError
-from daemoneye_operator import pki
+from daemoneye_operator import brokerconf, pki
+from daemoneye_operator.brokerconf import server_name
+from daemoneye_operator.callout.issuer import Issuer, new_seed
 from daemoneye_operator.settings import OperatorSettings
 
 Data = Mapping[str, bytes]
 
-MAX_PAYLOAD_BYTES: Final = 8 << 20
-# One for each sensor and a few more; nodes of the largest clusters that Kubernetes supports, twice.
-MAX_CONNECTIONS: Final = 10_000
-
-_MOUNT: Final = "/etc/nats"
-_STORE: Final = "/data"
-_CLIENT_PORT: Final = 4222
-_CLUSTER_PORT: Final = 6222
-_MONITOR_PORT: Final = 8222
-_MEMORY_STORE: Final = 16 << 20
 _PASSWORD_BYTES: Final = 32
 _PASSWORD: Final = re.compile(rb"[A-Za-z0-9_-]{32,256}")
 
@@ -65,9 +61,9 @@ def ca_name(settings: OperatorSettings) -> str:
     return f"{settings.fullname}-ca"
 
 
-def server_name(settings: OperatorSettings) -> str:
-    """Name of the server's Secret, its Service and its StatefulSet."""
-    return f"{settings.fullname}-nats"
+def callout_name(settings: OperatorSettings) -> str:
+    """Name of the Secret with the seed of the callout's key."""
+    return f"{settings.fullname}-callout"
 
 
 def role_name(settings: OperatorSettings, role: str) -> str:
@@ -75,12 +71,18 @@ def role_name(settings: OperatorSettings, role: str) -> str:
     return f"{settings.fullname}-broker-{role}"
 
 
+def roles(settings: OperatorSettings) -> tuple[str, ...]:
+    """Roles that have a Secret each."""
+    return ROLES if settings.nats.external else (*ROLES, CALLOUT)
+
+
 def sources(settings: OperatorSettings) -> tuple[str, ...]:
     """Names of the Secrets that `desired` looks at."""
     nats = settings.nats
     if nats.external:
         return tuple(ref.name for ref in (nats.credentials_secret_ref, nats.tls_secret_ref) if ref is not None)
-    return (ca_name(settings), server_name(settings), *(role_name(settings, role) for role in ROLES))
+    names = (role_name(settings, role) for role in roles(settings))
+    return (ca_name(settings), server_name(settings), callout_name(settings), *names)
 
 
 def desired(settings: OperatorSettings, present: Mapping[str, Data | None], now: dt.datetime) -> BrokerSecrets:
@@ -94,9 +96,10 @@ def desired(settings: OperatorSettings, present: Mapping[str, Data | None], now:
     authority = pki.authority(_pair(present.get(ca_name(settings)), "ca"), settings.fullname, now)
     before = present.get(server_name(settings)) or {}
     certificate = pki.server(_pair(before, "tls"), authority, _names(settings), now)
-    passwords = {role: _password(present.get(role_name(settings, role))) for role in ROLES}
+    seed = _seed(present.get(callout_name(settings)))
+    passwords = {role: _password(present.get(role_name(settings, role))) for role in brokerconf.PASSWORDS}
     server = {
-        "nats.conf": _configuration(settings, passwords).encode(),
+        "nats.conf": brokerconf.text(settings, passwords, Issuer(seed).public).encode(),
         "tls.crt": certificate.certificate,
         "tls.key": certificate.key,
         "ca.crt": authority.certificate,
@@ -104,13 +107,16 @@ def desired(settings: OperatorSettings, present: Mapping[str, Data | None], now:
     made = {
         ca_name(settings): {"ca.crt": authority.certificate, "ca.key": authority.key},
         server_name(settings): server,
+        callout_name(settings): {"seed": seed},
     }
-    for role in ROLES:
-        made[role_name(settings, role)] = {
+    for role in roles(settings):
+        name = role_name(settings, role)
+        word = passwords[role].encode() if role in passwords else (present.get(name) or {}).get("password")
+        made[name] = {
             "user": role.encode(),
-            "password": passwords[role].encode(),
             "inbox_prefix": inbox_prefix(role).encode(),
             "ca.crt": authority.certificate,
+            **({} if word is None else {"password": word}),
         }
     digest = hashlib.sha256(b"\0".join(server[key] for key in sorted(server))).hexdigest()[:32]
     return BrokerSecrets(made, restart=bool(before) and dict(before) != server, digest=digest)
@@ -160,6 +166,15 @@ def _password(data: Data | None) -> str:
     return stored.decode() if _PASSWORD.fullmatch(stored) else secrets.token_urlsafe(_PASSWORD_BYTES)
 
 
+def _seed(data: Data | None) -> bytes:
+    stored = (data or {}).get("seed", b"")
+    try:
+        Issuer(stored)
+    except ValueError:
+        return new_seed()
+    return stored
+
+
 def _names(settings: OperatorSettings) -> list[str]:
     service, namespace = server_name(settings), settings.namespace
     return [
@@ -171,46 +186,3 @@ def _names(settings: OperatorSettings) -> list[str]:
         f"*.{service}-headless.{namespace}.svc.cluster.local",
         "localhost",
     ]
-
-
-def _configuration(settings: OperatorSettings, passwords: Mapping[str, str]) -> str:
-    """nats-server's configuration: a JSON value for each key, but for the name, which a pod's environment gives."""
-    tls = {"cert_file": f"{_MOUNT}/tls.crt", "key_file": f"{_MOUNT}/tls.key", "ca_file": f"{_MOUNT}/ca.crt"}
-    values: dict[str, Any] = {
-        "listen": f"0.0.0.0:{_CLIENT_PORT}",
-        "http": f"0.0.0.0:{_MONITOR_PORT}",
-        "max_payload": MAX_PAYLOAD_BYTES,
-        "max_connections": MAX_CONNECTIONS,
-        # A sensor whose node went away silently is let go within a minute and a half.
-        "ping_interval": "30s",
-        "ping_max": 2,
-        "write_deadline": "10s",
-        # Users have passwords, not certificates. All sensors shaking hands at once take longer than the default of two seconds.
-        "tls": {"cert_file": tls["cert_file"], "key_file": tls["key_file"], "timeout": 10},
-        "authorization": {
-            "timeout": 15,
-            # Plain on purpose: the same words lie in the roles' Secrets, they are random, so that nothing is gained by a slow hash, and
-            # bcrypt would cost a minute of CPU when a thousand sensors come back.
-            "users": [{"user": role, "password": passwords[role], "permissions": permissions(role)} for role in ROLES],
-        },
-        "jetstream": {
-            "store_dir": _STORE,  # nats-server adds "jetstream"
-            "max_memory_store": _MEMORY_STORE,
-            "max_file_store": settings.nats.store_max_bytes,
-            # The default syncs every two minutes: an acknowledged batch would not survive a power cut.
-            "sync_interval": "always",
-        },
-    }
-    if settings.nats.replicas > 1:
-        service = server_name(settings)
-        host = f"{service}-headless.{settings.namespace}.svc:{_CLUSTER_PORT}"
-        values["cluster"] = {
-            "name": settings.fullname,
-            "listen": f"0.0.0.0:{_CLUSTER_PORT}",
-            # Clients keep to the Service: a pod's address is in no certificate.
-            "no_advertise": True,
-            "tls": {**tls, "verify": True, "timeout": 10},
-            "routes": [f"nats-route://{service}-{index}.{host}" for index in range(settings.nats.replicas)],
-        }
-    lines = [f"{key}: {json.dumps(value, indent=1)}" for key, value in values.items()]
-    return "\n".join(["server_name: $POD_NAME", *lines]) + "\n"

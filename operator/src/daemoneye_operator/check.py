@@ -14,13 +14,15 @@ from daemoneye.escape import escape
 from daemoneye_operator.settings import OperatorSettings
 
 COMPONENTS: Final = ("operator", "identity", "analytics")
+OWN_BROKER: Final = ("callout",)
+"""Those that only the release's own broker needs."""
 _TIMEOUT_S: Final = 5.0
 
 
 def components(settings: OperatorSettings, url: str = "http://{name}.{namespace}.svc:{port}/readyz") -> int:
     """Ask each; 0 when all are ready, else 1."""
     bad = 0
-    for component in COMPONENTS:
+    for component in (*COMPONENTS, *(() if settings.nats.external else OWN_BROKER)):
         name = f"{settings.fullname}-{component}"
         ready, said = _ask(url.format(name=name, namespace=settings.namespace, port=settings.health_port))
         print(f"{'✓' if ready else '✗'} {name}: {escape(said)}", flush=True)  # noqa: T201 - that is what it is for

@@ -77,7 +77,8 @@ class ConfigPublisher:
         del self._configs[config_hash]
 
     async def _point(self, key: str, config_hash: str) -> None:
-        await self._bus.bucket(NODES_BUCKET).write(key, NodePointer(config_hash).encode())
+        node = subjects.unescape_node(key.partition(".")[0])
+        await self._bus.bucket(NODES_BUCKET).write(key, NodePointer(config_hash, node).encode())
         self._pointers[key] = config_hash
 
     async def _unpoint(self, key: str) -> None:

@@ -11,14 +11,14 @@ import binascii
 import logging
 import tempfile
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, Final
 
 from daemoneye.broker.access import Access
-from daemoneye.broker.roles import ROLES, inbox_prefix
-from daemoneye_operator import brokersecrets, resources
+from daemoneye.broker.roles import inbox_prefix
+from daemoneye_operator import brokerconf, brokersecrets, pki, resources
 from daemoneye_operator.kube import Kube, path_of
 from daemoneye_operator.settings import OperatorSettings
 
@@ -28,9 +28,15 @@ _log = logging.getLogger(__name__)
 
 @dataclass(frozen=True, slots=True)
 class Secrets:
-    """What was made or found, by name of the Secret."""
+    """What was made or found, by name of the Secret, and when its certificates end.
+
+    Attributes:
+        data: Contents by name.
+        expires: Seconds since 1970 by certificate: `ca`, and of the release's own broker `server`.
+    """
 
     data: Mapping[str, Mapping[str, bytes]]
+    expires: Mapping[str, float] = field(default_factory=dict)
 
 
 async def ensure(kube: Kube, settings: OperatorSettings, owner: Mapping[str, Any] | None) -> Secrets:
@@ -40,24 +46,28 @@ async def ensure(kube: Kube, settings: OperatorSettings, owner: Mapping[str, Any
         ApiError: The API server did not answer or refused.
         ConfigError: A Secret of an external broker lacks something.
     """
-    roles = [brokersecrets.role_name(settings, role) for role in ROLES]
+    roles = [brokersecrets.role_name(settings, role) for role in brokersecrets.roles(settings)]
     wanted = dict.fromkeys((*brokersecrets.sources(settings), *roles))
     objects = {name: obj for name in wanted if (obj := await kube.get(_path(settings, name))) is not None}
     found = {name: _data(obj) for name, obj in objects.items()}
     plan = brokersecrets.desired(settings, found, datetime.now(UTC))
-    server = brokersecrets.server_name(settings)
+    server = brokerconf.server_name(settings)
     # The servers' pods must be of this configuration; written with the Secret itself, so that no crash comes between.
     running = plan.digest if plan.restart else _annotation(objects.get(server))
-    if plan.digest and server not in objects and await _serves(kube, settings):
+    place = path_of(resources.APPS, "statefulsets", server, settings.namespace)
+    servers = await kube.get(place) if plan.digest and (running or server not in objects) else None
+    if server not in objects and _serves(servers):
         running = plan.digest  # somebody deleted what the servers run with
     for name, data in plan.secrets.items():
         if found.get(name) != data:
             annotations = {RESTART_ANNOTATION: running} if name == server and running else {}
             await kube.apply(_path(settings, name), _object(settings, name, data, owner, annotations))
             _log.info("Secret %s %s", name, "renewed" if name in found else "made")
-    if running:
-        await _restart(kube, settings, running)
-    return Secrets(plan.secrets)
+    if servers is not None and running not in ("", _annotation(servers["spec"]["template"])):
+        # NATS reads its files at its start; another annotation of the template replaces its pods, one after the other.
+        _log.info("the broker's configuration or certificate changed: StatefulSet %s is restarted", server)
+        await kube.merge(place, {"spec": {"template": {"metadata": {"annotations": {RESTART_ANNOTATION: running}}}}})
+    return Secrets(plan.secrets, _expires(settings, plan.secrets))
 
 
 def access(settings: OperatorSettings, secrets: Secrets, role: str) -> Access:
@@ -77,22 +87,18 @@ def access(settings: OperatorSettings, secrets: Secrets, role: str) -> Access:
     )
 
 
-async def _restart(kube: Kube, settings: OperatorSettings, digest: str) -> None:
-    """NATS reads its files at its start; another annotation of the template replaces its pods, one after the other."""
-    name = brokersecrets.server_name(settings)
-    path = path_of(resources.APPS, "statefulsets", name, settings.namespace)
-    found = await kube.get(path)
-    if found is None or _annotation(found["spec"]["template"]) == digest:
-        return
-    _log.info("the broker's configuration or certificate changed: StatefulSet %s is restarted", name)
-    await kube.merge(path, {"spec": {"template": {"metadata": {"annotations": {RESTART_ANNOTATION: digest}}}}})
-
-
-async def _serves(kube: Kube, settings: OperatorSettings) -> bool:
+def _serves(servers: Mapping[str, Any] | None) -> bool:
     """Whether a server runs already: at an installation none can before its Secret is there."""
-    path = path_of(resources.APPS, "statefulsets", brokersecrets.server_name(settings), settings.namespace)
-    found = await kube.get(path)
-    return bool(found and (found.get("status") or {}).get("readyReplicas"))
+    return bool(servers and (servers.get("status") or {}).get("readyReplicas"))
+
+
+def _expires(settings: OperatorSettings, secrets: Mapping[str, Mapping[str, bytes]]) -> dict[str, float]:
+    certificates = {
+        "ca": secrets[brokersecrets.role_name(settings, "operator")].get("ca.crt"),
+        "server": secrets.get(brokerconf.server_name(settings), {}).get("tls.crt"),
+    }
+    ends = {which: pki.expiry(pem) for which, pem in certificates.items() if pem}
+    return {which: end for which, end in ends.items() if end is not None}
 
 
 def _annotation(obj: Mapping[str, Any] | None) -> str:

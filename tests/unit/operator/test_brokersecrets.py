@@ -10,9 +10,11 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from daemoneye.broker.roles import ROLES, inbox_prefix, permissions
+from daemoneye.broker.roles import CALLOUT, ROLES, callout_permissions, inbox_prefix, permissions
 from daemoneye.errors import ConfigError
+from daemoneye_operator.brokerconf import PASSWORDS
 from daemoneye_operator.brokersecrets import desired, sources
+from daemoneye_operator.callout.issuer import Issuer
 from daemoneye_operator.settings import OperatorSettings
 from tests.unit.operator.factory import SETTINGS
 
@@ -45,7 +47,9 @@ def test_the_names_and_keys_that_pods_mount():
     assert {name: set(data) for name, data in FIRST.secrets.items()} == {
         "daemoneye-ca": {"ca.crt", "ca.key"},
         "daemoneye-nats": {"nats.conf", "tls.crt", "tls.key", "ca.crt"},
-        **{f"daemoneye-broker-{role}": {"user", "password", "inbox_prefix", "ca.crt"} for role in ROLES},
+        "daemoneye-callout": {"seed"},
+        "daemoneye-broker-sensor": {"user", "inbox_prefix", "ca.crt"},
+        **{f"daemoneye-broker-{role}": {"user", "password", "inbox_prefix", "ca.crt"} for role in PASSWORDS},
     }
     assert set(sources(PLAIN)) == set(FIRST.secrets)
     assert not FIRST.restart
@@ -57,12 +61,55 @@ def test_applying_twice_changes_nothing():
 
 
 def test_each_role_has_a_password_of_its_own_and_its_own_permissions():
-    passwords = {role: FIRST.secrets[f"daemoneye-broker-{role}"]["password"].decode() for role in ROLES}
-    assert len(set(passwords.values())) == len(ROLES)
+    passwords = {role: FIRST.secrets[f"daemoneye-broker-{role}"]["password"].decode() for role in PASSWORDS}
+    assert len(set(passwords.values())) == len(PASSWORDS) == len(ROLES)
     assert all(len(password) >= 32 for password in passwords.values())
-    users = blocks(FIRST.secrets["daemoneye-nats"]["nats.conf"])["authorization"]["users"]
-    assert users == [{"user": r, "password": passwords[r], "permissions": permissions(r)} for r in ROLES]
+    accounts = blocks(FIRST.secrets["daemoneye-nats"]["nats.conf"])["accounts"]
+    users = {name: account.get("users", []) for name, account in accounts.items()}
+    inside = [{"user": r, "password": passwords[r], "permissions": permissions(r)} for r in PASSWORDS if r != CALLOUT]
+    asked = {"user": CALLOUT, "password": passwords[CALLOUT], "permissions": callout_permissions()}
+    assert users == {"DAEMONEYE": inside, "SENSORS": [], "CALLOUT": [asked]}
     assert FIRST.secrets["daemoneye-broker-sensor"]["inbox_prefix"].decode() == inbox_prefix("sensor")
+
+
+def test_who_has_no_password_is_asked_about():
+    values = blocks(FIRST.secrets["daemoneye-nats"]["nats.conf"])
+    seed = FIRST.secrets["daemoneye-callout"]["seed"]
+    assert values["authorization"]["auth_callout"] == {
+        "issuer": Issuer(seed).public, "account": "CALLOUT", "auth_users": ["analytics", "cli", "operator", "identity", "callout"],
+    }  # fmt: skip
+    assert seed.decode() not in FIRST.secrets["daemoneye-nats"]["nats.conf"].decode()
+
+
+def test_streams_are_in_one_account_and_what_passes_its_border_is_named_on_both_sides():
+    accounts = blocks(FIRST.secrets["daemoneye-nats"]["nats.conf"])["accounts"]
+    assert [name for name, account in accounts.items() if "jetstream" in account] == ["DAEMONEYE"]
+    for name, account in accounts.items():
+        for border in account.get("imports", ()):
+            ((kind, what),) = border.items()
+            assert {kind: what["subject"], "accounts": [name]} in accounts[what["account"]]["exports"]
+    exported = {export.get("service") or export["stream"] for export in accounts["DAEMONEYE"]["exports"]}
+    assert not [subject for subject in exported if subject.startswith("$JS.API") and ".DIRECT.GET.KV_" not in subject]
+
+
+def test_a_key_of_the_callout_that_is_none_is_replaced_on_both_sides():
+    for seed in (b"", b"SUAMLK2ZNL35WSMW37E7UD4VZ7ELPKW7DHC3BWBSD2GCZ7IUQQXZIORRBU", b"x" * 58, b"\xff"):
+        later = desired(PLAIN, {**FIRST.secrets, "daemoneye-callout": {"seed": seed}}, NOW)
+        new = later.secrets["daemoneye-callout"]["seed"]
+        assert new not in (seed, FIRST.secrets["daemoneye-callout"]["seed"])
+        assert Issuer(new).public in later.secrets["daemoneye-nats"]["nats.conf"].decode()
+        assert later.restart
+
+
+def test_the_sensors_password_of_a_release_before_stays_and_opens_nothing():
+    present = {
+        **FIRST.secrets,
+        "daemoneye-broker-sensor": {**FIRST.secrets["daemoneye-broker-sensor"], "password": b"shared"},
+    }
+    later = desired(PLAIN, present, NOW)
+    assert later.secrets["daemoneye-broker-sensor"]["password"] == b"shared"
+    assert "shared" not in later.secrets["daemoneye-nats"]["nats.conf"].decode()
+    assert not later.restart
 
 
 def test_what_an_acknowledgement_is_worth_and_how_much_fits():
@@ -96,7 +143,7 @@ def test_a_new_authority_reaches_everybody():
     later = desired(PLAIN, FIRST.secrets, NOW + YEAR * 7)
     authority = later.secrets["daemoneye-ca"]["ca.crt"]
     assert authority != FIRST.secrets["daemoneye-ca"]["ca.crt"]
-    assert {data["ca.crt"] for data in later.secrets.values()} == {authority}
+    assert {data["ca.crt"] for data in later.secrets.values() if "ca.crt" in data} == {authority}
     assert later.restart
 
 
@@ -135,9 +182,11 @@ def test_whatever_is_missing_or_damaged_one_pass_puts_it_right(data: st.DataObje
     assert {name: set(secret) for name, secret in made.secrets.items()} == {
         name: set(secret) for name, secret in FIRST.secrets.items()
     }
-    assert {secret["ca.crt"] for secret in made.secrets.values()} == {made.secrets["daemoneye-ca"]["ca.crt"]}
+    trusted = {secret["ca.crt"] for secret in made.secrets.values() if "ca.crt" in secret}
+    assert trusted == {made.secrets["daemoneye-ca"]["ca.crt"]}
     conf = made.secrets["daemoneye-nats"]["nats.conf"].decode()
-    assert all(made.secrets[f"daemoneye-broker-{role}"]["password"].decode() in conf for role in ROLES)
+    assert all(made.secrets[f"daemoneye-broker-{role}"]["password"].decode() in conf for role in PASSWORDS)
+    assert Issuer(made.secrets["daemoneye-callout"]["seed"]).public in conf
     assert desired(PLAIN, made.secrets, NOW) == type(made)(made.secrets, restart=False, digest=made.digest)
 
 

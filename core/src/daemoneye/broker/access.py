@@ -25,7 +25,8 @@ _FILES: Final = ("user_file", "password_file", "inbox_prefix_file")
 class Access:
     """How to reach the broker as one user.
 
-    The files are read at every connect, so that credentials can be renewed; they take the place of the values. TLS is used for ``tls://``
+    The files are read at every connect, so that credentials can be renewed; they take the place of the values. `inbox_suffix` goes behind the
+    inboxes' prefix, wherever that comes from: one node's part of what its role may listen to. TLS is used for ``tls://``
     URLs and whenever one of the TLS files is named; ``tls_ca`` replaces the system's authorities, ``tls_cert`` with ``tls_key`` is the
     client's own certificate; ``tls_hostname`` is the name that the broker's certificate must have, where that is not the URL's.
     """
@@ -34,6 +35,7 @@ class Access:
     user: str = ""
     password: str = field(default="", repr=False)
     inbox_prefix: str = "_INBOX"
+    inbox_suffix: str = ""
     user_file: Path | None = None
     password_file: Path | None = None
     inbox_prefix_file: Path | None = None
@@ -78,7 +80,8 @@ class Access:
 
     def fingerprint(self) -> str:
         """Changes with whatever a connection would be made with; a file that cannot be read counts as empty."""
-        digest = hashlib.sha256(repr((self.urls, self.user, self.password, self.inbox_prefix)).encode())
+        values = (self.urls, self.user, self.password, self.inbox_prefix, self.inbox_suffix)
+        digest = hashlib.sha256(repr(values).encode())
         files = (self.user_file, self.password_file, self.inbox_prefix_file, self.tls_ca, self.tls_cert, self.tls_key)
         for path in files:
             content = b""
@@ -99,7 +102,7 @@ class Access:
                 raise ConfigError(f"{url!r} is not a broker's address (nats://host:port, tls://, ws:// or wss://)")
         try:
             user, password = _read(self.user_file, self.user), _read(self.password_file, self.password)
-            prefix = _read(self.inbox_prefix_file, self.inbox_prefix)
+            prefix = ".".join(filter(None, (_read(self.inbox_prefix_file, self.inbox_prefix), self.inbox_suffix)))
             options: dict[str, Any] = {"servers": list(self.urls), "inbox_prefix": prefix.encode()}
             if self.tls_ca or self.tls_cert or any(url.startswith("tls://") for url in self.urls):
                 options["tls"] = ssl.create_default_context(cafile=self.tls_ca)

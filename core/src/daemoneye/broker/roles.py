@@ -1,21 +1,29 @@
 """What each role may publish and subscribe to: least privilege on the broker, for one machine and for a cluster alike.
 
-Responsible for the lists; not for users and passwords, which whoever runs the broker makes.
+Responsible for the lists; not for users and passwords, which whoever runs the broker makes, nor for accounts.
+
+A list bounds what a role asks, not where JetStream's answers go: the reply's subject is the asker's to choose, and the broker does not
+check it. Within one account any role that gets answers can so have JetStream write, or ask for the removal of a stream, in its place. The
+sensors of a cluster are in an account of their own for that (``daemoneye_operator.brokerconf``).
 """
 
 from __future__ import annotations
 
-from typing import Final
+from typing import Any, Final
 
 from daemoneye import subjects
 
 ROLES: Final = ("sensor", "analytics", "cli", "operator", "identity")
+CALLOUT: Final = "callout"
+"""Answers for the release's own broker whether somebody is a sensor; on a broker of the user's own, and on one machine, there is none."""
+AUTHENTICATION: Final = "$SYS.REQ.USER.AUTH"
+"""Where nats-server asks the callout."""
 _READ_CONSUMER: Final = ("$JS.API.CONSUMER.>", "$JS.ACK.>", "$JS.FC.>")
 _LOOK: Final = ("$JS.API.INFO", "$JS.API.STREAM.NAMES", "$JS.API.STREAM.INFO.*")
 
 
 def inbox_prefix(role: str) -> str:
-    """Prefix of the inboxes that only this role may subscribe to."""
+    """Prefix of the inboxes that only this role may subscribe to; a sensor puts its node behind it (`Access.inbox_suffix`)."""
     return f"_INBOX_{role}"
 
 
@@ -24,13 +32,23 @@ def permissions(role: str, node: str = "*", *, administers: bool = False) -> dic
 
     Args:
         role: One of ROLES.
-        node: Escaped name of a sensor's node; ``*`` where all sensors share one user.
+        node: Escaped name of a sensor's node, which bounds its inboxes, too; ``*`` where all sensors share one user.
         administers: Whether the role makes the streams beside what it does itself: on one machine the command line does.
     """
     publish, subscribe = _LISTS[role](node)
     if administers:
         publish = [*publish, "$JS.API.>"]
-    return {"publish": {"allow": publish}, "subscribe": {"allow": [f"{inbox_prefix(role)}.>", *subscribe]}}
+    inbox = f"{inbox_prefix(role)}.{node}.>" if role == "sensor" else f"{inbox_prefix(role)}.>"
+    return {"publish": {"allow": publish}, "subscribe": {"allow": [inbox, *subscribe]}}
+
+
+def callout_permissions() -> dict[str, Any]:
+    """Permissions of CALLOUT: to be asked, as one of a group, and to answer each question once, while nats-server waits."""
+    return {
+        "subscribe": {"allow": [f"{AUTHENTICATION} {CALLOUT}"]},
+        "publish": {"deny": [">"]},
+        "allow_responses": {"max": 1, "expires": "30s"},
+    }
 
 
 def _sensor(node: str) -> tuple[list[str], list[str]]:
@@ -65,6 +83,7 @@ def _operator(_: str) -> tuple[list[str], list[str]]:
     publish = [
         subjects.key_value(subjects.NODES_BUCKET, "*.config"),
         subjects.key_value(subjects.CONFIGS_BUCKET, ">"),
+        subjects.component("operator"),
         *_LOOK,
         "$JS.API.STREAM.CREATE.*",
         "$JS.API.STREAM.UPDATE.*",
@@ -81,6 +100,7 @@ def _identity(_: str) -> tuple[list[str], list[str]]:
     stream = f"KV_{subjects.NODES_BUCKET}"
     publish = [
         subjects.key_value(subjects.NODES_BUCKET, "*.pod.*"),
+        subjects.component("identity"),
         "$JS.API.INFO",
         f"$JS.API.STREAM.INFO.{stream}",
         f"$JS.API.STREAM.PURGE.{stream}",

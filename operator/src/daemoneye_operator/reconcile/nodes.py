@@ -28,7 +28,8 @@ class NodeReport:
     """One heartbeat.
 
     Attributes:
-        node: Plain name of the node, taken from the subject. In this release all sensors share one user of the broker, so it is what a sensor says.
+        node: Plain name of the node, taken from the subject, to which no other node's sensor can send (on a broker of the user's own, if its
+            permissions say so).
         received: When it came, seconds since 1970 by the operator's clock.
         answer: What the node runs.
         state: `ready`, `removed`, or what else the sensor says.
