@@ -19,17 +19,19 @@
     })
 #define DE_PTR(base, off) DE_READ(void *, base, off)
 
-/* Slots of the control map, which the sensor maps into memory: reading a counter costs no system call. */
-#define DE_CONTROL_LEASE  0  /* boot-time ns until which somebody promises to read */
-#define DE_CONTROL_EVENTS 1  /* bit per event id that is wanted */
-#define DE_CONTROL_LAPSED 2  /* events that nobody was there to read */
-#define DE_CONTROL_EPOCH  3  /* identity of these rings, set once by the loader */
-#define DE_CONTROL_DROPS  8  /* first of the drop counters, one a ring */
-#define DE_CONTROL_SENT   16 /* first of the counters of records that went into a ring */
-#define DE_CONTROL_READ   24 /* how many of those the sensor has read; written by the sensor */
-#define DE_RING_EXEC      0
-#define DE_RING_PROCESS   1
-#define DE_RING_BLOB      2
+/* Slots of the control map, which the sensor maps into memory: reading a counter costs no system call. A slot never
+ * changes its meaning: a sensor of another release counts by them what these rings held. */
+#define DE_CONTROL_LEASE  0 /* boot-time ns until which somebody promises to read */
+#define DE_CONTROL_EVENTS 1 /* bit per event id that is wanted */
+#define DE_CONTROL_LAPSED 2 /* events that nobody was there to read */
+#define DE_CONTROL_EPOCH  3 /* identity of these rings, set once by the loader */
+/* 4: the records' form (daemoneye_sensor.programs.records_id), set once by the loader; no program reads it */
+#define DE_CONTROL_DROPS 8  /* first of the drop counters, one a ring */
+#define DE_CONTROL_SENT  16 /* first of the counters of records that went into a ring */
+#define DE_CONTROL_READ  24 /* how many of those the sensor has read; written by the sensor */
+#define DE_RING_EXEC     0
+#define DE_RING_PROCESS  1
+#define DE_RING_BLOB     2
 
 #define DE_BLOB_STRINGS 1
 #define DE_BLOB_CGROUP  2

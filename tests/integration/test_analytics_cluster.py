@@ -94,6 +94,20 @@ async def test_a_configuration_arrives_and_findings_name_pod_and_policies(bench:
     assert "ermissions" not in bench.log, "its role suffices"
 
 
+async def test_who_speaks_for_another_node_is_not_believed(bench: Bench) -> None:
+    data = document(shop=[])
+    await bench.configure(data)
+    await bench.start()
+    await runs(bench, data)
+    await bench.publish(memfd(0), node="n2")
+    await bench.publish(memfd(0), lane="bulk")
+    await bench.publish(memfd(1))
+    await bench.judged(1)
+    assert executables(await bench.findings()) == ["/memfd:1"]
+    assert bench.status[-1]["corrupt"] == 2
+    assert "daemoneye.v1.events.0.n2.urgent brought a batch of node 'n1', lane 'urgent'" in bench.log
+
+
 async def test_a_change_takes_effect_and_what_was_learned_stays(bench: Bench) -> None:
     first = document(shop=[QUICK])
     await bench.configure(first)

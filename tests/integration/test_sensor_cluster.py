@@ -13,6 +13,7 @@ from pathlib import Path
 import nats
 import nats.errors
 import pytest
+from nats.aio.msg import Msg
 
 from daemoneye import subjects
 from daemoneye.broker import values
@@ -28,6 +29,7 @@ from tests.support.nodebroker import configuration as config_of
 pytestmark = pytest.mark.integration
 
 POD = "0a1b2c3d-1111-4222-8333-0123456789ab"
+STATIC = "0123456789abcdef" * 2
 
 
 @pytest.fixture
@@ -91,6 +93,7 @@ async def test_what_cannot_be_run_leaves_the_former_and_says_why(broker: NodeBro
     for pointer, message in (
         (b"no json", "not a pointer to a configuration"),
         (NodePointer("daemoneye_nodes.>").encode(), "is no hash"),
+        (NodePointer(good.hash, "node.2").encode(), "not a pointer of this node: it is 'node.2''s"),
         (NodePointer("ab" * 16).encode(), "is not in the bucket daemoneye_configs"),
         (NodePointer("c0ffee").encode(), "other bytes than its name says"),
     ):
@@ -114,6 +117,37 @@ async def test_a_configuration_that_comes_after_its_pointer_is_taken(broker: Nod
     await until(lambda: node.follower.trouble[0], "the absence is said")
     await broker.put(subjects.CONFIGS_BUCKET, config.hash, config.encode())
     await until(lambda: node.hash == config.hash, "the configuration")
+
+
+async def test_a_refused_configuration_is_fetched_once(broker: NodeBroker, node: Node) -> None:
+    bad = replace(config_of(policy("strange")), kernel={"enable_ebpf": True, "events": ["process_exec"]})
+    good = config_of(policy("good"))
+    places = {
+        "pointer": subjects.direct_get(subjects.NODES_BUCKET, subjects.node_config(NODE)),
+        "bad": subjects.direct_get(subjects.CONFIGS_BUCKET, bad.hash),
+    }
+    asked = dict.fromkeys(places, 0)
+
+    async def count(message: Msg) -> None:
+        asked[next(what for what, subject in places.items() if subject == message.subject)] += 1
+
+    for subject in places.values():
+        await broker.client.subscribe(subject, cb=count)
+    await until(lambda: node.publisher.connected, "connected")
+    await broker.configure(bad)
+    await until(lambda: "cannot be run by this release" in node.follower.trouble[1], "the refusal")
+    for _ in range(3):  # with every connection everything is read again
+        before, connection = asked["pointer"], node.publisher._client
+        assert connection
+        await connection.close()
+        await until(lambda: asked["pointer"] > before, "the pointer is read again")  # noqa: B023 - awaited at once
+    await broker.configure(good)
+    await until(lambda: node.hash == good.hash, "the next configuration")
+    await until(lambda: node.follower.trouble == ("", ""), "the trouble is over")
+    await broker.configure(bad)
+    await until(lambda: "cannot be run by this release" in node.follower.trouble[1], "the refusal is said again")
+    assert asked["bad"] == 1
+    assert node.hash == good.hash
 
 
 async def test_what_changes_without_a_connection_is_read_with_the_next(broker: NodeBroker, node: Node) -> None:
@@ -151,13 +185,15 @@ async def test_pods_are_followed_and_fetched(broker: NodeBroker, node: Node) -> 
     assert node.pods.ask(POD)
     await until(lambda: node.pods.get(POD), "the pod that was there")
     assert node.news
-    await broker.pod("static0", PodIdentity("ns", "after", "u"))
-    await until(lambda: node.pods.get("static0"), "the pod that came")
+    await broker.pod(STATIC, PodIdentity("ns", "after", "u", owner_kind="Node"))
+    await until(lambda: node.pods.get(STATIC), "the pod that came")
     await broker.put(subjects.NODES_BUCKET, subjects.node_pod(NODE, "bad"), b"{")
+    await broker.pod("anothers", PodIdentity("ns", "before", POD))
     await broker.no_pod(POD)
-    await until(lambda: node.pods.living() == ["static0"], "the pod that went")
+    await until(lambda: node.pods.living() == [STATIC], "the pod that went")
     assert node.pods.get(POD), "its last events are still to come"
     assert node.pods.get("bad") is None
+    assert node.pods.get("anothers") is None, "a document about another pod"
 
 
 async def test_the_role_may_do_this_and_nothing_more(broker: NodeBroker) -> None:
@@ -166,7 +202,7 @@ async def test_the_role_may_do_this_and_nothing_more(broker: NodeBroker) -> None
     async def note(error: Exception) -> None:
         errors.append(str(error).lower())
 
-    access = broker.access
+    access = replace(broker.access, inbox_suffix=subjects.escape_node(NODE))
     client = await nats.connect(**access.options(), allow_reconnect=False, error_cb=note)
     try:
         foreign = [
@@ -182,8 +218,9 @@ async def test_the_role_may_do_this_and_nothing_more(broker: NodeBroker) -> None
             await client.publish(subject, b"{}")
         await client.subscribe(subjects.key_value(subjects.NODES_BUCKET, "other.>"))
         await client.subscribe(subjects.status(NODE))
+        await client.subscribe("_INBOX_sensor.other.>")
         await client.flush()
-        await until(lambda: len(errors) == len(foreign) + 2, f"each is refused: {errors}", 10)
+        await until(lambda: len(errors) == len(foreign) + 3, f"each is refused: {errors}", 10)
         assert await values.read(client, subjects.NODES_BUCKET, subjects.node_config(NODE)) is None
     finally:
         await client.close()

@@ -15,7 +15,6 @@ import contextlib
 import logging
 import time
 from collections.abc import Mapping
-from importlib.metadata import version
 from typing import Any, Final
 
 from nats.aio.client import Client
@@ -28,12 +27,14 @@ from daemoneye.broker.link import TRANSIENT
 from daemoneye.broker.pull import Puller
 from daemoneye.envelope import Batch
 from daemoneye.errors import CorruptData
+from daemoneye_analytics import answers
 from daemoneye_analytics.checkpoint import Checkpoint
 from daemoneye_analytics.detectors.base import Detector
 from daemoneye_analytics.follower import Follower
 from daemoneye_analytics.losses import Losses
 from daemoneye_analytics.pipeline import Pipeline
 from daemoneye_analytics.pods import Pods
+from daemoneye_analytics.progress import Progress
 from daemoneye_analytics.status import StatusPublisher
 from daemoneye_analytics.store import Stopped, Store
 
@@ -45,7 +46,6 @@ CHECKPOINT_S: Final = 5.0
 _IDLE_S: Final = 1.0
 _LOOK_S: Final = 10.0
 _AWAY_S: Final = 0.2
-_VERSION: Final = version("daemoneye-analytics")
 
 
 class Consumer:
@@ -55,8 +55,14 @@ class Consumer:
     in the stream. Without, the pipeline is as it was made.
 
     Attributes:
-        corrupt: Messages that were no batches.
-        lag: Messages of the stream that have not been read.
+        stream: Name of the stream.
+        placed: Whether the broker has its consumer on the stream.
+        state: `ready` before the first message, then `running`.
+        told: Watermarks by node, as the status message says them.
+        pipeline: What batches go through.
+        progress: What is counted.
+        store: What is kept on the broker.
+        follower: The cluster's configuration, if that is followed.
     """
 
     def __init__(
@@ -65,25 +71,25 @@ class Consumer:
         *,
         shard: int,
         pipeline: Pipeline,
+        progress: Progress,
         stop: asyncio.Event,
         status_interval: float = 10.0,
         known: Mapping[str, type[Detector]] | None = None,
     ) -> None:
-        self.corrupt = 0
-        self.lag = 0
+        self.pipeline = pipeline
+        self.progress = progress
         self._client = client
         self._jetstream = client.jetstream(timeout=5)
-        self._stream = subjects.EVENTS(shard)
+        self.stream = subjects.EVENTS(shard)
         self._name = f"analytics-{shard}"
         self._shard = shard
-        self._pipeline = pipeline
         self._stop = stop
-        self._store = Store(self._jetstream, shard, stop)
-        self._follower = None if known is None else Follower(client, known, self._store.complain)
-        self._status = StatusPublisher(client, self.describe, status_interval)
+        self.store = Store(self._jetstream, shard, stop, progress)
+        self.follower = None if known is None else Follower(client, known, self.store.complain)
+        self._status = StatusPublisher(client, lambda: answers.describe(self), status_interval)
         self._puller: Puller | None = None
-        self._state = "ready"
-        self._told: dict[str, Any] = {}
+        self.state = "ready"
+        self.told: dict[str, Any] = {}
         self._position = 0
         self._covered = 0
         self._number = 0
@@ -93,7 +99,7 @@ class Consumer:
         # False while detectors know of a message whose findings are not stored: no checkpoint may be written then.
         self._consistent = True
         self._looked = float("-inf")
-        self._placed = False
+        self.placed = False
         self._fresh_place = True
         self._corrupt_logged = float("-inf")
         self._losses = Losses()
@@ -103,8 +109,8 @@ class Consumer:
         try:
             await self._restore()
             self._puller = await self._place()
-            if self._follower:
-                await self._store.persist(self._follower.open, "subscribe to the configuration")
+            if self.follower:
+                await self.store.persist(self.follower.open, "subscribe to the configuration")
         except Stopped:
             return
         status = asyncio.create_task(self._status.run())
@@ -124,77 +130,48 @@ class Consumer:
 
     def replace(self) -> None:
         """The connection was made anew: what was in flight is gone, so the consumer is placed again."""
-        self._placed = False
-        if self._follower:
-            self._follower.again()
+        self.placed = False
+        if self.follower:
+            self.follower.again()
 
-    def ready(self) -> dict[str, Any]:
-        """Whether it can do its work, and why not: the answer of /readyz."""
-        reason = ""
-        if not self._client.is_connected:
-            reason = "it has no connection to the broker"
-        elif not self._placed:
-            reason = f"it has no consumer on stream {self._stream} yet"
-        return {"ok": not reason, "reason": reason, **self._about()}
-
-    def describe(self) -> dict[str, Any]:
-        """The status message."""
-        return {
-            **self._about(),
-            "state": "waiting" if self._follower and not self._follower.configuration else self._state,
-            "watermarks": self._told,
-            "findings": self._pipeline.findings,
-            "events": self._pipeline.events,
-            "lag": self.lag,
-            "corrupt": self.corrupt,
-            "ignored": self._pipeline.ignored,
-            "refused": self._store.refused,
-            "detectors": self._pipeline.status(),
-        }
-
-    def _about(self) -> dict[str, Any]:
-        """Its version, and in a cluster the configuration that it runs."""
-        about: dict[str, Any] = {"version": _VERSION}
-        if self._follower:
-            now = self._follower.configuration
-            about |= {
-                "config": now.hash if now else "",
-                "config_error": self._follower.error,
-                "problems": dict(now.problems) if now else {},
-                "unwanted": self._pipeline.unwanted,
-            }
-        return about
+    @property
+    def connected(self) -> bool:
+        """Whether the broker is there."""
+        return self._client.is_connected
 
     # ── reading ─────────────────────────────────────────────────────────────────────────────────────────────────────
 
     async def _turn(self) -> None:
+        self.progress.turn()
         if not self._client.is_connected:
-            await self._store.pause(_AWAY_S)
+            await self.store.pause(_AWAY_S)
             return
-        if not self._placed or self._puller is None or self._puller.gone:
+        if not self.placed or self._puller is None or self._puller.gone:
             self._puller = await self._place()
         try:
             messages = await self._get(self._puller) if await self._in_force() else await self._held()
         except TRANSIENT as error:
-            self._store.complain(f"cannot read {self._stream}: {error!r}")
-            await self._store.pause(_AWAY_S)
+            self.store.complain(f"cannot read {self.stream}: {error!r}")
+            await self.store.pause(_AWAY_S)
             return
         if not messages and (self._stop.is_set() or not self._client.is_connected):
             return
         for message in messages:
-            if not self._placed or self._stop.is_set():
+            if not self.placed or self._stop.is_set():
                 break
             if not await self._in_force():
-                self._placed = False  # what was taken and not looked at is delivered again
+                self.placed = False  # what was taken and not looked at is delivered again
                 break
             await self._take(message)
+            self.progress.turn()
+            await asyncio.sleep(0)  # however many wait, the broker's pings and the kubelet's probes are answered
         if messages:
-            self._told = self._pipeline.watermarks.by_node()
-            self._state = "running"
+            self.told = self.pipeline.watermarks.by_node()
+            self.state = "running"
             self._status.changed()
         elif time.monotonic() - self._looked >= _LOOK_S:
             await self._look()
-        await self._losses.tell(self._pipeline.watermarks, self._store)
+        await self._losses.tell(self.pipeline.watermarks, self.store)
         idle = _IDLE_S if not messages else CHECKPOINT_S
         if self._unwritten and (self._unwritten >= CHECKPOINT_MESSAGES or time.monotonic() - self._written >= idle):
             await self._checkpoint()
@@ -221,28 +198,32 @@ class Consumer:
         return []
 
     def _interruptions(self) -> list[asyncio.Future[Any]]:
-        events = [self._stop, *([self._follower.changed] if self._follower else [])]
+        events = [self._stop, *([self.follower.changed] if self.follower else [])]
         return [asyncio.ensure_future(event.wait()) for event in events]
 
     async def _in_force(self) -> bool:
         """Let a change of the configuration take effect; whether messages may be read."""
-        if self._follower is None:
+        if self.follower is None:
             return True
-        changed = await self._follower.look()
-        now = self._follower.configuration
+        changed = await self.follower.look()
+        now = self.follower.configuration
         if changed:
             self._status.changed()
         if changed and now:
-            self._pipeline.configure(now.chosen, now.wants)
+            self.pipeline.configure(now.chosen, now.wants)
             names = ", ".join(sorted(now.wants)) or "no detector"
             _LOG.info("runs configuration %s: %d policies, %s", now.hash, len(now.policies), names)
         return now is not None
 
-    async def _decoded(self, data: bytes) -> Batch:
+    async def _decoded(self, message: Msg) -> Batch:
         """A batch, after a look at the configuration if it names policies that are not known."""
-        batch = envelope.decode(data)
-        if self._follower:
-            self._follower.miss({name for names in Pods(batch).policies for name in names})
+        batch = envelope.decode(message.data)
+        if self.follower:
+            about = batch.envelope
+            # A sensor may send under its own node's name only, and write whatever it likes. (On one machine a replay tells of other nodes.)
+            if not subjects.is_events_of(message.subject, about.node, about.lane):
+                raise CorruptData(f"{message.subject} brought a batch of node {about.node!r}, lane {about.lane!r}")
+            self.follower.miss({name for names in Pods(batch).policies for name in names})
             await self._in_force()
         return batch
 
@@ -256,40 +237,44 @@ class Consumer:
             return
         if place > self._position + 1 and not self._fresh_place:
             # Either the stream was trimmed there or messages are in flight to nobody: asking again tells which.
-            self._placed = False
+            self.placed = False
             return
         self._fresh_place = False
         self._consistent = False
         try:
-            findings = self._pipeline.process(await self._decoded(message.data))
+            batch = await self._decoded(message)
+            before = self.pipeline.counts.events
+            findings = self.pipeline.process(batch)
         except Exception as error:  # noqa: BLE001 - whatever a message holds, it must not end analytics
             await self._refuse(message, error)
         else:
-            await self._store.findings(findings)
+            if self.pipeline.counts.events > before and batch.envelope.lane != "loss":
+                self.progress.process(batch.envelope)
+            await self.store.findings(findings)
             self._unacknowledged.append(message)
         self._position = place
         self._consistent = True
         self._unwritten += 1
-        self.lag = metadata.num_pending
-        if self.lag == 0:
-            self._pipeline.watermarks.settled = True
+        self.progress.lag = metadata.num_pending
+        if self.progress.lag == 0:
+            self.pipeline.watermarks.settled = True
 
     async def _refuse(self, message: Msg, error: Exception) -> None:
-        self.corrupt += 1
+        self.progress.corrupt += 1
         if time.monotonic() - self._corrupt_logged >= 60:
             self._corrupt_logged = time.monotonic()
             reason = str(error) if isinstance(error, CorruptData) else repr(error)
             _LOG.warning(
                 "message %d of %s skipped (%d so far): %s",
                 message.metadata.sequence.stream,
-                self._stream,
-                self.corrupt,
+                self.stream,
+                self.progress.corrupt,
                 reason,
             )
         try:
             await message.term()
         except TRANSIENT as failure:
-            self._store.complain(f"cannot terminate a message: {failure!r}")
+            self.store.complain(f"cannot terminate a message: {failure!r}")
 
     # ── the consumer's place in the stream ──────────────────────────────────────────────────────────────────────────
 
@@ -298,23 +283,23 @@ class Consumer:
         if self._puller is not None:
             await self._puller.close()
         self._unacknowledged.clear()  # they lie before the new consumer's beginning
-        await self._store.persist(self._create, f"place consumer {self._name} on {self._stream}")
-        puller = Puller(self._client, self._stream, self._name)
-        await self._store.persist(puller.open, "subscribe")
-        self._placed = self._fresh_place = True
+        await self.store.persist(self._create, f"place consumer {self._name} on {self.stream}")
+        puller = Puller(self._client, self.stream, self._name)
+        await self.store.persist(puller.open, "subscribe")
+        self.placed = self._fresh_place = True
         return puller
 
     async def _create(self) -> None:
-        stream = await self._jetstream.stream_info(self._stream)
+        stream = await self._jetstream.stream_info(self.stream)
         if stream.state.last_seq < self._position:
             _LOG.warning(
-                "stream %s begins anew: it ends at %d, before %d", self._stream, stream.state.last_seq, self._position
+                "stream %s begins anew: it ends at %d, before %d", self.stream, stream.state.last_seq, self._position
             )
             self._position = 0
         with contextlib.suppress(NotFoundError):
-            await self._jetstream.delete_consumer(self._stream, self._name)
+            await self._jetstream.delete_consumer(self.stream, self._name)
         await self._jetstream.add_consumer(
-            self._stream,
+            self.stream,
             ConsumerConfig(
                 name=self._name,
                 durable_name=self._name,
@@ -331,42 +316,43 @@ class Consumer:
         """Ask after the consumer when nothing comes: whether it is still there, and whether it really has nothing."""
         self._looked = time.monotonic()
         try:
-            info: ConsumerInfo = await self._jetstream.consumer_info(self._stream, self._name)
+            info: ConsumerInfo = await self._jetstream.consumer_info(self.stream, self._name)
         except NotFoundError:
             _LOG.warning("consumer %s is missing; it is made again", self._name)
-            self._placed = False
+            self.placed = False
         except TRANSIENT as error:
-            self._store.complain(f"cannot ask after consumer {self._name}: {error!r}")
+            self.store.complain(f"cannot ask after consumer {self._name}: {error!r}")
         else:
             # What was delivered and not taken waits, too.
-            self.lag = (info.num_pending or 0) + max((info.num_ack_pending or 0) - len(self._unacknowledged), 0)
-            if self.lag == 0:
-                self._pipeline.watermarks.settled = True
+            waiting = max((info.num_ack_pending or 0) - len(self._unacknowledged), 0)
+            self.progress.lag = (info.num_pending or 0) + waiting
+            if self.progress.lag == 0:
+                self.pipeline.watermarks.settled = True
 
     # ── what lasts ──────────────────────────────────────────────────────────────────────────────────────────────────
 
     async def _restore(self) -> None:
-        for saved in await self._store.load():
+        for saved in await self.store.load():
             try:
                 losses = Losses.restored(saved.facts["consumer"])
-                self._pipeline.restore(saved.facts, saved.detectors)
+                self.pipeline.restore(saved.facts, saved.detectors)
             except (KeyError, TypeError, AttributeError, ValueError) as error:
                 _LOG.error("refused checkpoint %d: %r", saved.number, error)
                 continue
             self._losses = losses
             self._position = self._covered = saved.position
             self._number = saved.number
-            self._told = self._pipeline.watermarks.by_node()
-            _LOG.info("goes on after message %d of %s (checkpoint %d)", self._position, self._stream, self._number)
+            self.told = self.pipeline.watermarks.by_node()
+            _LOG.info("goes on after message %d of %s (checkpoint %d)", self._position, self.stream, self._number)
             return
-        self._position = await self._store.persist(self._acknowledged, f"ask after consumer {self._name}")
-        _LOG.info("starts without a checkpoint after message %d of %s", self._position, self._stream)
+        self._position = await self.store.persist(self._acknowledged, f"ask after consumer {self._name}")
+        _LOG.info("starts without a checkpoint after message %d of %s", self._position, self.stream)
 
     async def _acknowledged(self) -> int:
         """Stream sequence up to which a predecessor's findings are stored, 0 without one."""
-        await self._jetstream.stream_info(self._stream)
+        await self._jetstream.stream_info(self.stream)
         try:
-            info = await self._jetstream.consumer_info(self._stream, self._name)
+            info = await self._jetstream.consumer_info(self.stream, self._name)
         except NotFoundError:
             return 0
         return info.ack_floor.stream_seq if info.ack_floor else 0
@@ -375,9 +361,10 @@ class Consumer:
         """Write everything down, then acknowledge what it covers."""
         self._written = time.monotonic()
         number, place, covered = self._number + 1, self._position, list(self._unacknowledged)
-        facts = {**self._pipeline.facts(), "consumer": self._losses.facts()}
-        if not await self._store.save(Checkpoint(number, place, facts, self._pipeline.states())):
+        facts = {**self.pipeline.facts(), "consumer": self._losses.facts()}
+        if not await self.store.save(Checkpoint(number, place, facts, self.pipeline.states())):
             return
+        self.progress.save()
         self._number, self._covered, self._unwritten = number, place, 0
         del self._unacknowledged[: len(covered)]
         for message in covered:
@@ -388,4 +375,4 @@ class Consumer:
             await message.ack()
         except TRANSIENT as error:
             # Delivered again, it will be acknowledged again.
-            self._store.complain(f"cannot acknowledge: {error!r}")
+            self.store.complain(f"cannot acknowledge: {error!r}")

@@ -10,19 +10,21 @@ import asyncio
 import logging
 import signal
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from contextlib import AsyncExitStack
 from pathlib import Path
-from typing import Any, Final
+from typing import Final
 
 from nats.aio.client import Client
 
 from daemoneye import health
 from daemoneye.broker.link import Link
 from daemoneye.errors import ConfigError, DaemonEyeError
-from daemoneye_analytics import registry
+from daemoneye.exposition import Exposition
+from daemoneye_analytics import answers, measures, registry
 from daemoneye_analytics.consumer import Consumer
 from daemoneye_analytics.pipeline import Pipeline
+from daemoneye_analytics.progress import Progress
 from daemoneye_analytics.settings import BROKER, Settings, load
 
 
@@ -47,23 +49,34 @@ _STALE_EVERY_S: Final = 5.0
 async def serve(settings: Settings) -> None:
     """Connect, consume until a signal comes, disconnect."""
     known = None
-    pipeline = Pipeline()
+    pipeline, progress = Pipeline(), Progress()
     if settings.configuration == BROKER:
         known = registry.available()
+        names = tuple(known)
     else:
-        pipeline.configure(registry.build(settings.detectors, behavioral=settings.behavioral))
+        chosen = registry.build(settings.detectors, behavioral=settings.behavioral)
+        pipeline.configure(chosen)
+        names = tuple(detector.declaration.name for detector, _ in chosen)
     stop = asyncio.Event()
     loop = asyncio.get_running_loop()
     for number in (signal.SIGTERM, signal.SIGINT):
         loop.add_signal_handler(number, stop.set)
     consumer: Consumer | None = None
 
-    def ready() -> Mapping[str, Any]:
-        return consumer.ready() if consumer else {"ok": False, "reason": "it has not reached the broker yet"}
-
+    page = Exposition(
+        "analytics",
+        answers.VERSION,
+        lambda: measures.samples(consumer, names),
+        [progress.event_delay, progress.finding_delay],
+    ).page
     async with AsyncExitStack() as stack:
         if settings.health_port:
-            serving = health.serving(settings.health_port, alive=lambda: {"ok": True}, ready=ready)
+            serving = health.serving(
+                settings.health_port,
+                alive=lambda: answers.alive(consumer),
+                ready=lambda: answers.ready(consumer),
+                metrics=page,
+            )
             try:
                 await stack.enter_async_context(serving)
             except OSError as error:
@@ -76,6 +89,7 @@ async def serve(settings: Settings) -> None:
             client,
             shard=settings.shard,
             pipeline=pipeline,
+            progress=progress,
             stop=stop,
             status_interval=settings.status_interval,
             known=known,

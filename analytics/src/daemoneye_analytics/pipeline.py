@@ -8,9 +8,9 @@ from __future__ import annotations
 
 import logging
 import time
-from collections import deque
+from collections import Counter, defaultdict, deque
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import Any, Final
 
 import numpy as np
@@ -19,6 +19,7 @@ from polars.exceptions import PanicException
 from daemoneye.envelope import Batch
 from daemoneye.errors import CorruptData
 from daemoneye.escape import decode
+from daemoneye.events.loss import STAGES
 from daemoneye.findings import Finding
 from daemoneye.subjects import LANES
 from daemoneye_analytics.detectors.base import Detector, State
@@ -26,6 +27,8 @@ from daemoneye_analytics.frame import Frame
 from daemoneye_analytics.registry import Chosen
 from daemoneye_analytics.watermarks import Watermarks
 
+OTHER: Final = "other"
+"""For what names itself in another way than is known: names become labels of metrics, and a hostile sensor could think of many."""
 _LOG = logging.getLogger(__name__)
 _UNKNOWN: Final = int(np.iinfo(np.uint64).max)
 _SPANS: Final = 64
@@ -44,6 +47,25 @@ class _Running:
     logged: float = float("-inf")
 
 
+@dataclass(slots=True)
+class Counts:
+    """Since the start of the process, where the pipeline's own counters come from the checkpoint and go on.
+
+    Attributes:
+        events: Event rows that took effect.
+        unwanted: Findings that were dropped, for nobody wants them.
+        lost: Records that loss rows tell of, by stage; those that analytics noticed itself come back to it as such rows, too.
+        seconds: What each detector took.
+        errors: Batches on which each detector failed.
+    """
+
+    events: int = 0
+    unwanted: int = 0
+    lost: dict[str, int] = field(default_factory=lambda: dict.fromkeys(STAGES, 0))
+    seconds: defaultdict[str, float] = field(default_factory=lambda: defaultdict(float))
+    errors: Counter[str] = field(default_factory=Counter)
+
+
 class Pipeline:
     """Watermarks and detectors with their state.
 
@@ -53,6 +75,7 @@ class Pipeline:
         findings: Findings that were made.
         ignored: Batches of lanes that this version does not know.
         unwanted: Findings that were dropped, for no policy that the subject belongs to wants them.
+        counts: What this process counted.
     """
 
     def __init__(self, chosen: Sequence[Chosen] = ()) -> None:
@@ -61,6 +84,7 @@ class Pipeline:
         self.findings = 0
         self.ignored = 0
         self.unwanted = 0
+        self.counts = Counts()
         self._running: dict[str, _Running] = {}
         # What detectors that do not run at the moment have learned: a policy that comes back finds it.
         self._resting: dict[str, State] = {}
@@ -109,8 +133,9 @@ class Pipeline:
         if skip >= envelope.rows:
             return []
         self.events += envelope.rows - skip
+        self.counts.events += envelope.rows - skip
         if envelope.lane == "loss":
-            self._losses(batch)
+            self._losses(batch, skip)
             return []
         spans = self._loss_spans.get(envelope.node, ())
         frame = Frame(batch, skip=skip, loss_spans=np.array(spans, np.int64).reshape(-1, 2))
@@ -179,6 +204,7 @@ class Pipeline:
             if policies:
                 out.append(replace(finding, policies=policies))
         self.unwanted += len(found) - len(out)
+        self.counts.unwanted += len(found) - len(out)
         return out
 
     def _state(self, running: _Running) -> State | None:
@@ -195,12 +221,16 @@ class Pipeline:
             self._failed(running, error, "cannot use its saved state and starts afresh")
 
     def _run(self, running: _Running, frame: Frame) -> list[Finding]:
+        name, begun = running.detector.declaration.name, time.perf_counter()
         try:
             return running.detector.process(frame)
         except (Exception, PanicException) as error:  # noqa: BLE001 - a detector must never stop the others
+            self.counts.errors[name] += 1
             where = f"{frame.envelope.node}/{frame.envelope.lane}/{frame.envelope.first_sequence}"
             self._failed(running, error, f"failed on batch {where}")
             return []
+        finally:
+            self.counts.seconds[name] += time.perf_counter() - begun
 
     def _failed(self, running: _Running, error: BaseException, what: str) -> None:
         running.errors += 1
@@ -215,7 +245,7 @@ class Pipeline:
                 exc_info=error,
             )
 
-    def _losses(self, batch: Batch) -> None:
+    def _losses(self, batch: Batch, skip: int) -> None:
         section = batch.section("loss")
         if section is None:
             return
@@ -227,6 +257,9 @@ class Pipeline:
         self._loss_spans.setdefault(node, deque(maxlen=_SPANS)).extend(wall)
         while len(self._loss_spans) > _NODES:
             del self._loss_spans[next(iter(self._loss_spans))]
+        for stage, count in zip(section.values("stage")[skip:], section.rows["count"][skip:].tolist(), strict=True):
+            name = text if (text := decode(stage)) in STAGES else OTHER
+            self.counts.lost[name] = self.counts.lost.get(name, 0) + count
         for row, lane in zip(section.rows, lanes, strict=True):
             if int(row["first_sequence"]) != _UNKNOWN:
                 self.watermarks.explain(

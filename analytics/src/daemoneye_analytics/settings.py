@@ -32,7 +32,7 @@ class Settings:
         behavioral: Whether detectors that learn run; the file's.
         detectors: Settings of detectors; the file's.
         status_interval: Between heartbeats.
-        health_port: Port of /healthz and /readyz, 0 for none.
+        health_port: Port of /healthz, /readyz and /metrics, 0 for none.
     """
 
     broker: Access

@@ -22,6 +22,7 @@ from daemoneye.errors import CorruptData
 from daemoneye.findings import Finding
 from daemoneye_analytics import checkpoint
 from daemoneye_analytics.checkpoint import Checkpoint
+from daemoneye_analytics.progress import Progress
 
 _LOG = logging.getLogger(__name__)
 _ACK_S: Final = 5.0
@@ -44,12 +45,13 @@ class Store:
         refused: Findings that the broker refused for good.
     """
 
-    def __init__(self, jetstream: JetStreamContext, shard: int, stop: asyncio.Event) -> None:
+    def __init__(self, jetstream: JetStreamContext, shard: int, stop: asyncio.Event, progress: Progress) -> None:
         self.refused = 0
         self._jetstream = jetstream
         self._names = tuple(f"checkpoint-{shard}-{side}" for side in "ab")
         self._shard = shard
         self._stop = stop
+        self._progress = progress
         self._logged = float("-inf")
 
     async def findings(self, findings: Sequence[Finding]) -> None:
@@ -111,6 +113,7 @@ class Store:
         """
         attempt = 0
         while True:
+            self._progress.turn()
             try:
                 return await act()
             except TRANSIENT as error:
@@ -139,22 +142,33 @@ class Store:
 
     async def _finding(self, finding: Finding) -> None:
         payload = finding.encode()
+        attempts = 0
 
         async def act() -> None:
+            nonlocal attempts
+            attempts += 1
             try:
-                await self._publish(subjects.findings(finding.severity), payload, finding.id)
+                copy = await self._publish(subjects.findings(finding.severity), payload, finding.id)
             except APIError as error:
                 if error.err_code != _TOO_LARGE:
                     raise
                 self.refused += 1
                 self.complain(f"the broker refuses finding {finding.id} of {len(payload)} bytes: {error.description}")
+            else:
+                # A copy is a predecessor's, which counted it, unless the answer to an attempt of our own was lost.
+                if not copy or attempts > 1:
+                    self._progress.store(finding)
 
         await self.persist(act, f"store finding {finding.id}")
 
-    async def _publish(self, subject: str, payload: bytes, message_id: str) -> None:
+    async def _publish(self, subject: str, payload: bytes, message_id: str) -> bool:
+        """Publish; whether the broker had a message of this id already."""
         # Its future resolves by the acknowledgement alone; the deadline is our own, too, as nats-py waits while it reconnects.
         async with asyncio.timeout(_ACK_S + 1):
-            await self._jetstream.publish(subject, payload, timeout=_ACK_S, headers={"Nats-Msg-Id": message_id})
+            stored = await self._jetstream.publish(
+                subject, payload, timeout=_ACK_S, headers={"Nats-Msg-Id": message_id}
+            )
+        return bool(stored.duplicate)
 
     async def _object(self, name: str) -> bytes | None:
         bucket = await self._jetstream.object_store(subjects.ANALYTICS_BUCKET)

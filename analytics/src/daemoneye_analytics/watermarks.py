@@ -103,6 +103,11 @@ class Watermarks:
         self._gaps.append(gap)
         del self._gaps[:-_MAX_RANGES]
 
+    @property
+    def nodes(self) -> int:
+        """Nodes of the lanes that are remembered."""
+        return len({node for node, _, _ in self._marks})
+
     def by_node(self) -> dict[str, dict[str, dict[str, int]]]:
         """{node: {epoch: {lane: next sequence}}}, as status messages carry it."""
         out: dict[str, dict[str, dict[str, int]]] = {}

@@ -18,28 +18,32 @@ import logging
 import shutil
 import signal
 import time
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import replace
 from pathlib import Path
 from typing import Any, Final
 
 from nats.aio.client import Client
 
+from daemoneye import metrics
 from daemoneye.errors import DaemonEyeError
 from daemoneye.events.registry import RECORDS
+from daemoneye.exposition import Exposition, histogram
+from daemoneye.metrics import Sample
 from daemoneye.nodeconfig import NodeConfig
-from daemoneye_sensor import answers, filters, heartbeat, procfs, programs
+from daemoneye_sensor import answers, filters, heartbeat, measures, procfs, programs, vitals
 from daemoneye_sensor.configuration import Configured, Follower, Store
 from daemoneye_sensor.enrich.bundles import Bundles
 from daemoneye_sensor.enrich.podrows import PodIdentities
 from daemoneye_sensor.enrich.pods import Pods
 from daemoneye_sensor.enrich.selection import Selection
 from daemoneye_sensor.errors import BAD_PROGRAM
+from daemoneye_sensor.losses import Losses
 from daemoneye_sensor.pipeline import Pipeline
 from daemoneye_sensor.publisher import Publisher
 from daemoneye_sensor.settings import Settings
 from daemoneye_sensor.sources.ebpf import EbpfSource
-from daemoneye_sensor.spool import Entry, Spool
+from daemoneye_sensor.spool import Spool
 
 RETRY_S: Final = 60.0
 """Seconds after which programs that could not be loaded are tried again; a new configuration tries at once."""
@@ -59,9 +63,11 @@ class Agent:
         self._pods = Pods()
         self._identities = PodIdentities(self._pods, Bundles(settings.runtime_tasks))
         self._store = Store(settings.state_dir)
+        self._losses = Losses()
+        self._delay = histogram(metrics.SENSOR_DELAY)
         self._follower = Follower(settings.node, self._pods, on_configured=self._told, on_news=self._news)
         self._publisher = Publisher(
-            None, settings.access, node=settings.node, on_refused=self._refused, shard=settings.shard, on_connected=self._connected
+            None, settings.access, node=settings.node, on_refused=self._losses.refused, shard=settings.shard, on_connected=self._connected
         )  # fmt: skip
         self._spool: Spool | None = None
         self._source: EbpfSource | None = None
@@ -75,7 +81,6 @@ class Agent:
         self._filters: Mapping[tuple[str, int], str] = {}
         self._programs = self._trouble = _NOTHING
         self._retry_at = 0.0
-        self._unsaid: list[tuple[Entry, str]] = []  # batches refused while nothing could count them
         self._removed = False
         self._stopping = False
         self._changed = asyncio.Event()
@@ -96,16 +101,23 @@ class Agent:
         self._wanted = self._store.load()
         publishing = asyncio.create_task(self._publisher.run(), name="publisher")
         beating = asyncio.create_task(self._heartbeat(), name="heartbeat")
+        serving = vitals.serving(
+            self._settings.health_port,
+            alive=lambda: vitals.alive((publishing, beating), self._pipeline),
+            ready=self._ready,
+            metrics=Exposition("sensor", heartbeat.version(), self._samples, [self._delay]).page,
+        )
         try:
-            while not self._stopping:
-                self._changed.clear()
-                await self._bring()
-                if not self._stopping:
-                    await self._wait(publishing, beating)
-            await self._end_flow()
-            await self._publisher.drain(_DRAIN_S)
-            beating.cancel()
-            await self._publisher.publish_status(self._status(REMOVED if self._removed else "stopped"))
+            async with serving:
+                while not self._stopping:
+                    self._changed.clear()
+                    await self._bring()
+                    if not self._stopping:
+                        await self._wait(publishing, beating)
+                await self._end_flow()
+                await self._publisher.drain(_DRAIN_S)
+                beating.cancel()
+                await self._publisher.publish_status(self._status(REMOVED if self._removed else "stopped"))
         finally:
             await self._follower.close()
             for task in (publishing, beating, *([self._flow] if self._flow else [])):
@@ -139,12 +151,6 @@ class Agent:
         if self._follower.trouble != self._trouble:
             self._trouble = self._follower.trouble
             self._beat.set()
-
-    def _refused(self, entry: Entry, reason: str) -> None:
-        if self._pipeline is not None:
-            self._pipeline.refused(entry, reason)
-        else:
-            self._unsaid.append((entry, reason))
 
     async def _wait(self, *tasks: asyncio.Task[None]) -> None:
         """Until something changed, or programs are to be tried again; a task that ended by itself ends the process."""
@@ -210,7 +216,7 @@ class Agent:
         )
         try:
             # Compiling takes seconds; heartbeats and the spool's batches go on meanwhile.
-            pipeline = await asyncio.to_thread(Pipeline, source, spool, settings)
+            pipeline = await asyncio.to_thread(Pipeline, source, spool, settings, self._losses, self._delay.observe)
         except (DaemonEyeError, OSError) as error:
             source.close(keep=True)
             self._programs = (str(getattr(error, "reason", BAD_PROGRAM)), str(error))
@@ -220,9 +226,6 @@ class Agent:
         self._programs = _NOTHING
         self._source, self._pipeline = source, pipeline
         pipeline.attach(self._publisher)
-        for entry, reason in self._unsaid:
-            pipeline.refused(entry, reason)
-        self._unsaid.clear()
         self._identities.waits = True
         self._identities.prefetch()
         self._flow = asyncio.create_task(pipeline.run(), name="pipeline")
@@ -301,5 +304,33 @@ class Agent:
             self._pipeline,
             spool=self._spool,
             error=self._programs[1],
+            losses=self._losses,
             config=answer.to_json(),
+        )
+
+    @property
+    def _loaded(self) -> bool:
+        """Whether the programs that are asked for are loaded; true when none is."""
+        return not self._events or self._pipeline is not None
+
+    def _ready(self) -> dict[str, Any]:
+        """The answer of /readyz: it does what its node's configuration says."""
+        reason = ""
+        if self._current is None:
+            reason = self._trouble[1] or "it has no configuration yet"
+        elif not self._loaded:
+            reason = self._programs[1] or "its programs are not loaded yet"
+        config = "" if self._current is None else self._current.hash
+        return {"ok": not reason, "reason": reason, "version": heartbeat.version(), "config": config}
+
+    def _samples(self) -> Iterator[Sample]:
+        return measures.samples(
+            self._settings,
+            self._publisher,
+            self._losses,
+            self._pipeline,
+            spool=self._spool,
+            loaded=self._loaded,
+            answer=self._answer,
+            pods=len(self._pods),
         )

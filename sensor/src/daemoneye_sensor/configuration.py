@@ -67,7 +67,7 @@ def read(data: bytes, expected: str | None = None) -> Configured:
     """
     if len(data) > MAX_BYTES:
         raise CorruptData(f"the configuration has {len(data)} bytes; at most {MAX_BYTES} are read")
-    name = hashlib.sha256(data).hexdigest()[:32]
+    name = _name(data)
     if expected is not None and name != expected:
         raise CorruptData(f"the configuration {expected} has other bytes than its name says")
     try:
@@ -78,6 +78,14 @@ def read(data: bytes, expected: str | None = None) -> Configured:
     if len(config.policies) > MAX_POLICIES:
         raise CorruptData(f"the configuration has {len(config.policies)} policies; at most {MAX_POLICIES} are read")
     return Configured(name, config, data)
+
+
+def _name(data: bytes) -> str:
+    return hashlib.sha256(data).hexdigest()[:32]
+
+
+class _Absent(CorruptData):
+    """The configuration that a pointer names is not there: it may come any moment."""
 
 
 class Store:
@@ -145,6 +153,8 @@ class Follower:
         self._pushed: bytes | None = None
         self._again = asyncio.Event()
         self._hash = ""
+        # A configuration that cannot be run, and why. Its name is its bytes' hash: it will not be another one when it is fetched again.
+        self._refused = ("", "")
         pods.ask = self._ask
 
     def connected(self, client: Client) -> None:
@@ -181,7 +191,7 @@ class Follower:
                 refresh.cancel()
 
     async def _read(self, client: Client) -> bool:
-        """Read pointer and configuration; False when it is to be tried again soon."""
+        """Read pointer and configuration; False when it is to be tried again soon, and not when it is said that something changed."""
         try:
             pointer, self._pushed = self._pushed, None
             if pointer is None:
@@ -192,7 +202,7 @@ class Follower:
             await self._take(client, pointer)
         except CorruptData as error:
             self._say((BAD_CONFIGURATION, f"{error}; the former configuration goes on"))
-            return False
+            return not isinstance(error, _Absent)
         except TRANSIENT as error:
             _log.debug("reading the configuration: %s", error)
             return False
@@ -200,25 +210,38 @@ class Follower:
             # Whatever a document makes of us: what runs goes on, and the next document may be better.
             _log.exception("reading the configuration")
             self._say((BAD_CONFIGURATION, f"{error!r}; the former configuration goes on"))
-            return False
+            return True
         self._say(_GOOD)
         return True
 
     async def _take(self, client: Client, pointer: bytes) -> None:
-        try:
-            name = NodePointer.decode(pointer).hash
-        except RecursionError as error:
-            raise CorruptData("not a pointer to a configuration: nested too deep") from error
+        name = self._pointed(pointer)
         if not _HASH.fullmatch(name):  # it becomes part of a subject
             raise CorruptData(f"not a pointer to a configuration: {name[:64]!r} is no hash")
         if name == self._hash:
             return
+        if name == self._refused[0]:
+            raise CorruptData(self._refused[1])
         data = await values.read(client, subjects.CONFIGS_BUCKET, name)
         if data is None:
-            raise CorruptData(f"the configuration {name} is not in the bucket {subjects.CONFIGS_BUCKET}")
-        configured = read(data, name)
+            raise _Absent(f"the configuration {name} is not in the bucket {subjects.CONFIGS_BUCKET}")
+        try:
+            configured = read(data, name)
+        except CorruptData as error:
+            if _name(data) == name:
+                self._refused = (name, str(error))
+            raise
         self._hash = name
         self._on_configured(configured)
+
+    def _pointed(self, pointer: bytes) -> str:
+        try:
+            pointed = NodePointer.decode(pointer)
+        except RecursionError as error:
+            raise CorruptData("not a pointer to a configuration: nested too deep") from error
+        if pointed.node not in ("", self._node):
+            raise CorruptData(f"not a pointer of this node: it is {pointed.node[:253]!r}'s")
+        return pointed.hash
 
     def _say(self, trouble: tuple[str, str]) -> None:
         if trouble != self.trouble:
@@ -231,8 +254,13 @@ class Follower:
         key = message.subject.removeprefix(self._prefix)
         value = values.value(message)
         if key == "config":
-            # The message itself is newer than what a replica may answer.
-            self._pushed = value
+            # The message itself is newer than what a replica may answer. But who gets answers from JetStream chooses where they go, so that
+            # another node's sensor could have its own pointer sent here: what is not ours is no more than a reason to look.
+            self._pushed = None
+            if value is not None:
+                with contextlib.suppress(CorruptData):
+                    self._pointed(value)
+                    self._pushed = value
             self._again.set()
         elif key.startswith("pod.") and self._pods.take(key.removeprefix("pod."), value):
             self._on_news()

@@ -5,15 +5,15 @@ Responsible for what stands in it; when it is sent is its callers' affair.
 
 from __future__ import annotations
 
-import contextlib
 import importlib.metadata
 import os
-import resource
 import time
+from dataclasses import asdict
 from functools import cache
-from pathlib import Path
 from typing import Any
 
+from daemoneye import usage
+from daemoneye_sensor.losses import Losses
 from daemoneye_sensor.pipeline import Pipeline, spool_status
 from daemoneye_sensor.publisher import Publisher
 from daemoneye_sensor.settings import Settings
@@ -26,19 +26,19 @@ def compose(
     publisher: Publisher,
     pipeline: Pipeline | None,
     *,
+    losses: Losses,
     spool: Spool | None = None,
     error: str = "",
     config: dict[str, Any] | None = None,
 ) -> dict[str, Any]:
     """One heartbeat; `spool` counts where there is no pipeline (yet), `config` is the answer to the broker's configuration, if that is followed."""
-    usage = resource.getrusage(resource.RUSAGE_SELF)
     stats = publisher.stats
     return {
         "state": state, "component": "sensor", "version": version(), "time": time.time_ns(), "pid": os.getpid(),
-        **(_idle(settings, spool) if pipeline is None else pipeline.status()), "error": error,
+        **(_idle(settings, spool) if pipeline is None else pipeline.status()), "lost": dict(losses.counts), "error": error,
         "published": {"batches": stats.published, "refused": stats.refused, "retries": stats.retries, "bytes": stats.bytes},
         "broker": {"connected": publisher.connected, "last_error": publisher.last_error},
-        "self": {"cpu_s": round(usage.ru_utime + usage.ru_stime, 3), "rss_bytes": _rss(), "wakeups": usage.ru_nvcsw},
+        "self": asdict(usage.now()),
         **({} if config is None else {"config": config}),
     }  # fmt: skip
 
@@ -58,9 +58,3 @@ def _idle(settings: Settings, spool: Spool | None) -> dict[str, Any]:
         "node": settings.node, "events": 0, "sequences": {}, "epoch": 0, "boot_id": "", "source": {"name": settings.source},
         "spool": spool_status(spool, 0),
     }  # fmt: skip
-
-
-def _rss() -> int:
-    with contextlib.suppress(OSError, IndexError, ValueError):
-        return int(Path("/proc/self/statm").read_text().split()[1]) * resource.getpagesize()
-    return 0

@@ -14,13 +14,16 @@ import logging
 import signal
 import sys
 from pathlib import Path
-from typing import Final
+from typing import Any, Final
 
+from daemoneye import metrics
 from daemoneye.errors import ConfigError, DaemonEyeError
 from daemoneye.events.registry import RECORDS
-from daemoneye_sensor import heartbeat
+from daemoneye.exposition import Exposition, histogram
+from daemoneye_sensor import heartbeat, measures, vitals
 from daemoneye_sensor import settings as settings_module
 from daemoneye_sensor.agent import Agent
+from daemoneye_sensor.losses import Losses
 from daemoneye_sensor.pipeline import Pipeline
 from daemoneye_sensor.publisher import Publisher
 from daemoneye_sensor.settings import Settings
@@ -65,13 +68,14 @@ async def run(settings: Settings) -> int:
         return await Agent(settings).run()
     spool = Spool(settings.state_dir / "spool", max_bytes=settings.spool_bytes)
     source = make_source(settings)
+    losses, delay = Losses(), histogram(metrics.SENSOR_DELAY)
     try:
-        pipeline = Pipeline(source, spool, settings)
+        pipeline = Pipeline(source, spool, settings, losses, delay.observe)
     except BaseException:
         source.close(keep=False)
         spool.close()
         raise
-    publisher = Publisher(spool, settings.access, node=settings.node, on_refused=pipeline.refused, shard=settings.shard)
+    publisher = Publisher(spool, settings.access, node=settings.node, on_refused=losses.refused, shard=settings.shard)
     pipeline.attach(publisher)
     for record in RECORDS:
         publisher.announce_schema(record.hash, json.dumps(record.descriptor(), separators=(",", ":")).encode())
@@ -80,16 +84,28 @@ async def run(settings: Settings) -> int:
         loop.add_signal_handler(number, pipeline.stop)
     publishing = asyncio.create_task(publisher.run(), name="publisher")
     beating = asyncio.create_task(_heartbeat(pipeline, publisher, settings), name="heartbeat")
+    page = Exposition(
+        "sensor", heartbeat.version(), lambda: measures.samples(settings, publisher, losses, pipeline, spool=spool), [delay]
+    ).page  # fmt: skip
+    serving = vitals.serving(
+        settings.health_port,
+        alive=lambda: vitals.alive((publishing, beating), pipeline),
+        ready=lambda: {"ok": True, "reason": ""},  # whatever this file asks for was loaded before anybody can ask
+        metrics=page,
+    )
     error = ""
     try:
-        await pipeline.run()
-        finished = source.finished
-        error = str(source.status().get("error") or "")
-        if not await publisher.drain(_REPLAY_DRAIN_S if finished else _DRAIN_S):
-            _log.warning("%d batches stay in the spool for the next start", spool.entries_unsent)
-        beating.cancel()
-        state = "finished" if finished else "stopped"
-        await publisher.publish_status(heartbeat.compose(state, settings, publisher, pipeline, error=error))
+        async with serving:
+            await pipeline.run()
+            finished = source.finished
+            error = str(source.status().get("error") or "")
+            if not await publisher.drain(_REPLAY_DRAIN_S if finished else _DRAIN_S):
+                _log.warning("%d batches stay in the spool for the next start", spool.entries_unsent)
+            beating.cancel()
+            state = "finished" if finished else "stopped"
+            await publisher.publish_status(
+                heartbeat.compose(state, settings, publisher, pipeline, losses=losses, error=error)
+            )
     finally:
         for task in (beating, publishing):
             task.cancel()
@@ -106,12 +122,16 @@ async def run(settings: Settings) -> int:
 
 async def _heartbeat(pipeline: Pipeline, publisher: Publisher, settings: Settings) -> None:
     # The first one as soon as the broker answers: whoever started us waits for it.
-    while not await publisher.publish_status(heartbeat.compose("ready", settings, publisher, pipeline)):  # noqa: ASYNC110 - the broker is another process
+    while not await publisher.publish_status(_ready(pipeline, publisher, settings)):  # noqa: ASYNC110 - the broker is another process
         await asyncio.sleep(0.1)
     while True:
         await asyncio.sleep(settings.status_interval_s)
         pipeline.follow_clock()
-        await publisher.publish_status(heartbeat.compose("ready", settings, publisher, pipeline))
+        await publisher.publish_status(_ready(pipeline, publisher, settings))
+
+
+def _ready(pipeline: Pipeline, publisher: Publisher, settings: Settings) -> dict[str, Any]:
+    return heartbeat.compose("ready", settings, publisher, pipeline, losses=pipeline.losses)
 
 
 def main(argv: list[str] | None = None) -> int:

@@ -10,23 +10,21 @@ import asyncio
 import contextlib
 import logging
 import time
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
 from typing import Any, Final
-
-import numpy as np
 
 from daemoneye import envelope
 from daemoneye.envelope import Envelope
 from daemoneye.errors import CorruptData
-from daemoneye.events.codec import Section, section_of
-from daemoneye.events.loss import LOSS
+from daemoneye.events.codec import Section
+from daemoneye.subjects import LANES
+from daemoneye_sensor.losses import Losses
 from daemoneye_sensor.publisher import Publisher
 from daemoneye_sensor.settings import Settings
 from daemoneye_sensor.sources.base import Drain, Lost, Origin, Source
-from daemoneye_sensor.spool import Entry, Spool, SpoolFull
+from daemoneye_sensor.spool import Spool, SpoolFull
 
-_NO_SEQUENCE: Final = np.iinfo(np.uint64).max
 _LOSS: Final = "loss"
 _DRAINS_A_TURN: Final = 32
 _BUSY_ROWS: Final = 256
@@ -41,11 +39,24 @@ class Pipeline:
     """One source, one spool.
 
     Attributes:
-        events: Event rows that were spooled since the start.
+        rows: Rows that were spooled since the start, by lane.
+        losses: What is lost, and told in lane `loss`.
+        running: Whether it turns by itself.
+        turned: Moment (monotonic, s) of the last turn.
     """
 
-    def __init__(self, source: Source, spool: Spool, settings: Settings) -> None:
+    def __init__(
+        self,
+        source: Source,
+        spool: Spool,
+        settings: Settings,
+        losses: Losses | None = None,
+        on_durable: Callable[[float], None] = lambda _: None,
+    ) -> None:
         """Read from the spool where the predecessor stopped, and open the source there.
+
+        `losses` outlives the pipeline where others count there, too. `on_durable` is called once a batch of live events with the seconds from
+        its oldest event to its being durable.
 
         Raises:
             MachineError: This machine lacks what the source needs.
@@ -58,20 +69,19 @@ class Pipeline:
         self._wake = asyncio.Event()
         self._stopping = False
         self._appended = False
-        self._losses: list[_Loss] = []
-        self.events = 0
+        self._on_durable = on_durable
+        self.losses = Losses() if losses is None else losses
+        self.rows = dict.fromkeys(LANES, 0)
+        self.running = False
+        self.turned = time.monotonic()
         self._spool_lost = 0
         self._last_loss_ns = 0
-        lane = max(
-            (last for lane in ("urgent", "bulk", "rollup") if (last := self._last(lane))),
-            key=lambda e: e.last_time,
-            default=None,
-        )
+        lane = self._last(max(("urgent", "bulk", "rollup"), key=self._place))
         resume = dict(lane.positions) if lane else {}
         epoch = lane.epoch if lane else None
-        if epoch is not None and (losses := self._last(_LOSS, epoch)):
+        if epoch is not None and (newest := self._last(_LOSS, epoch)):
             # Counters only rise: of what both lanes say was told, the greater is the newer.
-            resume |= {key: max(told, resume.get(key, 0)) for key, told in losses.positions.items()}
+            resume |= {key: max(told, resume.get(key, 0)) for key, told in newest.positions.items()}
         self.origin = source.open(resume, epoch)
         if (
             lane
@@ -81,6 +91,11 @@ class Pipeline:
             # One boot, one offset: a process's start must stay the same wall time, or its key would not match in a recording.
             self.origin = replace(self.origin, clock_offset_ns=lane.clock_offset_ns)
         self._sequences: dict[tuple[str, int], int] = {}
+
+    @property
+    def events(self) -> int:
+        """Event rows that were spooled since the start: all but those that tell losses."""
+        return sum(self.rows.values()) - self.rows[_LOSS]
 
     def attach(self, publisher: Publisher) -> None:
         """The publisher that is told of new batches."""
@@ -92,6 +107,7 @@ class Pipeline:
         fd = self._source.wake_fd()
         if fd is not None:
             loop.add_reader(fd, self._wake.set)
+        self.running = True
         try:
             while not self._stopping:
                 self._wake.clear()
@@ -104,6 +120,7 @@ class Pipeline:
                     async with asyncio.timeout(self._settings.flush_interval_s * (2 if busy else 1)):
                         await self._wake.wait()
         finally:
+            self.running = False
             if fd is not None:
                 loop.remove_reader(fd)
         self.turn()
@@ -125,16 +142,21 @@ class Pipeline:
             drain = self._source.drain()
             if drain is None:
                 break
-            if drain.sections:
-                self._store(drain)
+            oldest = self._store(drain) if drain.sections else None
             self._spool.sync()
-            self._source.commit(drain)
+            if oldest is not None and not self._source.patient:
+                self._on_durable(max(time.clock_gettime_ns(time.CLOCK_BOOTTIME) - oldest, 0) / 1e9)
+            following = self._source.commit(drain)
+            if following is not None:
+                self._store_losses()  # those of what is read to its end belong to its epoch
+                self.origin = replace(self.origin, epoch=following.epoch)
             if not drain.more:
                 break
         self._store_losses()
         if self._appended and self._publisher:
             self._publisher.notify()
         self._appended = False
+        self.turned = time.monotonic()
 
     def follow_clock(self) -> None:
         """Take a step of the wall clock over; slewing is left alone, so that a process's start stays one moment."""
@@ -144,14 +166,6 @@ class Pipeline:
         if abs(offset - self.origin.clock_offset_ns) >= _CLOCK_STEP_NS:
             _log.warning("the wall clock stepped by %.1f s", (offset - self.origin.clock_offset_ns) / 1e9)
             self.origin = replace(self.origin, clock_offset_ns=offset)
-
-    def refused(self, entry: Entry, reason: str) -> None:
-        """The broker will never take a batch: its rows are lost at the stage `publish`. A refused loss batch only leaves a log line."""
-        _log.warning("batch %s/%d refused: %s", entry.lane, entry.first_sequence, reason)
-        if entry.lane != _LOSS:
-            self._losses.append(
-                _Loss(Lost("publish", "", entry.rows, reason), entry.lane, entry.first_sequence, entry.epoch)
-            )
 
     def next_sequences(self) -> dict[str, int]:
         """Next sequence of each lane of this epoch."""
@@ -168,6 +182,11 @@ class Pipeline:
             "source": {"name": self._source.name, **self._source.status()},
             "spool": spool_status(self._spool, self._spool_lost),
         }
+
+    def _place(self, lane: str) -> tuple[int, int]:
+        """Where a lane's newest batch stands in the spool. Times would not tell which lane's is newer: they begin anew with each boot."""
+        entry = self._spool.last(lane)
+        return (entry.segment, entry.offset) if entry else (-1, -1)
 
     def _last(self, lane: str, epoch: int | None = None) -> Envelope | None:
         entry = self._spool.last(lane, epoch)
@@ -186,7 +205,8 @@ class Pipeline:
             self._sequences[key] = last.first_sequence + last.rows if last else 0
         return self._sequences[key]
 
-    def _store(self, drain: Drain) -> None:
+    def _store(self, drain: Drain) -> int | None:
+        """Append a drain; the time of its oldest event, None if it has none or was lost."""
         times = [s.rows["time"] for s in drain.sections if not s.context and len(s.rows)]
         first, last = (min(int(t[0]) for t in times), max(int(t[-1]) for t in times)) if times else (0, 0)
         sequence = self._sequence(drain.lane, self.origin.epoch)
@@ -200,11 +220,10 @@ class Pipeline:
             self._sequences[drain.lane, self.origin.epoch] = sequence + drain.rows
             self._spool_lost += drain.rows
             _log.warning("%s", error)
-            self._losses.append(
-                _Loss(Lost("spool", "", drain.rows, "no room on the disk"), drain.lane, sequence, self.origin.epoch)
-            )
-            return
-        self.events += drain.rows
+            lost = Lost("spool", "", drain.rows, "no room on the disk")
+            self.losses.add(lost, drain.lane, sequence, self.origin.epoch)
+            return None
+        return first if times else None
 
     def _append(
         self,
@@ -225,39 +244,27 @@ class Pipeline:
         payload = envelope.encode(about, sections)
         self._spool.append(payload, lane=lane, epoch=epoch, first_sequence=sequence, rows=rows)
         self._sequences[lane, epoch] = sequence + rows
+        self.rows[lane] += rows
         self._appended = True
 
     def _store_losses(self) -> None:
         """Publish what was lost since the last turn; while the disk has no room even for that, it is kept for a later one."""
-        self._losses += [_Loss(lost, "urgent") for lost in self._source.lost()]
+        for lost in self._source.lost():
+            self.losses.add(lost, "urgent")
         for gone in self._spool.take_evicted():
             self._spool_lost += gone.rows
-            if gone.lane != _LOSS:
-                self._losses.append(
-                    _Loss(
-                        Lost("spool", "", gone.rows, "evicted before it was sent"),
-                        gone.lane,
-                        gone.first_sequence,
-                        gone.epoch,
-                    )
-                )
-        if not self._losses:
+            self.losses.evicted(gone)
+        if not self.losses:
             return
-        now, losses = time.time_ns() - self.origin.clock_offset_ns, self._losses
-        n = len(losses)
-        values: dict[str, object] = {
-            "time": [now] * n, "since": [self._last_loss_ns or now] * n, "count": [loss.lost.count for loss in losses],
-            "first_sequence": np.array([loss.first_sequence for loss in losses], np.uint64), "epoch": [loss.epoch for loss in losses],
-            "stage": [loss.lost.stage.encode() for loss in losses], "lane": [loss.lane.encode() for loss in losses],
-            "ring": [loss.lost.ring.encode() for loss in losses], "reason": [loss.lost.reason.encode() for loss in losses],
-        }  # fmt: skip
+        now = time.time_ns() - self.origin.clock_offset_ns
+        section = self.losses.section(self._last_loss_ns or now, now)
         try:
-            self._append(self.origin, _LOSS, [section_of(LOSS, values, n)], n, (now, now), self._source.positions())
+            self._append(self.origin, _LOSS, [section], len(section.rows), (now, now), self._source.positions())
         except SpoolFull as error:
             _log.warning("%s", error)
             return
         self._spool.sync()
-        self._losses = []
+        self.losses.told()
         self._last_loss_ns = now
 
 
@@ -272,13 +279,3 @@ def spool_status(spool: Spool | None, lost_rows: int) -> dict[str, int]:
         "lost_rows": lost_rows,
         "quarantined": spool.quarantined,
     }
-
-
-@dataclass(frozen=True, slots=True)
-class _Loss:
-    """A loss, and whose it is; without a first sequence the records had none yet."""
-
-    lost: Lost
-    lane: str
-    first_sequence: int = _NO_SEQUENCE
-    epoch: int = 0

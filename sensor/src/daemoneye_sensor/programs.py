@@ -1,7 +1,8 @@
 """The kernel side as this process holds it: pinned maps and links, taken over from a sensor before us or made by the compile child.
 
 Pins lie in `<bpffs>/daemoneye/<instance>/<layout>`; the layout is a hash over everything that shapes maps and programs, so that a sensor takes
-over what fits exactly and removes the rest. Programs without a reader fall silent when their lease lapses.
+over what fits exactly. Pins of another layout come along (`Programs.former`): whoever reads the rings reads or counts what they hold before
+it removes them. Programs without a reader fall silent when their lease lapses.
 """
 
 from __future__ import annotations
@@ -15,15 +16,16 @@ import re
 import secrets
 import shutil
 import subprocess
+import time
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Final
+from typing import Any, Final
 
 import numpy as np
 
 from daemoneye.events.process_exec import PROCESS_EXEC
 from daemoneye.events.process_fork import PROCESS_FORK
-from daemoneye.events.registry import EVENTS, slot_size
+from daemoneye.events.registry import BY_RING, EVENTS, slot_size
 from daemoneye_sensor import bpfsys
 from daemoneye_sensor.errors import BAD_PROGRAM, MISSING_FEATURE, ProgramError
 from daemoneye_sensor.rings import Ring
@@ -49,7 +51,9 @@ PROGRAMS: Final = {
 """Function → raw tracepoint; the file is bpf/programs/<function>.bpf.c. cgroup_announce comes first: rows refer to what it sends."""
 
 RINGS: Final = ("exec", "process", "blob")
-_CONTROL_LEASE, _CONTROL_EVENTS, _CONTROL_LAPSED, _CONTROL_EPOCH, _CONTROL_DROPS, _CONTROL_READ = 0, 1, 2, 3, 8, 24
+_OPAQUE: Final = np.dtype((np.void, 8))
+_CONTROL_LEASE, _CONTROL_EVENTS, _CONTROL_LAPSED, _CONTROL_EPOCH, _CONTROL_RECORDS = 0, 1, 2, 3, 4
+_CONTROL_DROPS, _CONTROL_READ = 8, 24
 _COMPILE_TIMEOUT_S: Final = 120
 _TELLING: Final = re.compile(r"error:|invalid|cannot|not allowed|unknown func|too large")
 """Lines of clang and of the verifier that say why."""
@@ -77,31 +81,39 @@ class RingSizes:
         return {name: 1 << max(-(-size // mmap.PAGESIZE) - 1, 0).bit_length() for name, size in sizes.items()}
 
 
-class Programs:
-    """Loaded programs, their rings and counters."""
+class Pinned:
+    """Rings and their control array, as a sensor of whichever layout pinned them.
 
-    def __init__(self, pin: Path, *, taken_over: bool) -> None:
+    Attributes:
+        alike: Whether the records in the rings are those of this release; if not, they can be counted and no more.
+    """
+
+    def __init__(self, pin: Path) -> None:
         """Open what is pinned.
 
         Raises:
             OSError: Something is not there.
         """
         self.pin = pin
-        self.taken_over = taken_over
-        self._links = [bpfsys.obj_get(pin / f"link_{name}") for name in PROGRAMS]
-        self._programs = {name: bpfsys.obj_get(pin / f"prog_{name}") for name in PROGRAMS}
-        self._seen = bpfsys.obj_get(pin / "cgroups_seen")
-        dtypes = {"exec": PROCESS_EXEC.ring_dtype, "process": np.dtype((np.void, slot_size("process"))), "blob": BLOB}
-        self.rings = {name: Ring(bpfsys.obj_get(pin / f"{name}_ring"), dtypes[name]) for name in RINGS}
         control = bpfsys.obj_get(pin / "control")
-        self._control_map = mmap.mmap(control, mmap.PAGESIZE, mmap.MAP_SHARED, mmap.PROT_READ | mmap.PROT_WRITE)
+        try:
+            self._control_map = mmap.mmap(control, mmap.PAGESIZE, mmap.MAP_SHARED, mmap.PROT_READ | mmap.PROT_WRITE)
+        finally:
+            os.close(control)
         self._control = np.frombuffer(self._control_map, np.uint64)
-        self.forget_cgroups()
+        self.alike = int(self._control[_CONTROL_RECORDS]) == records_id()
+        dtypes = _ring_dtypes() if self.alike else {p.name.removesuffix("_ring"): _OPAQUE for p in pin.glob("*_ring")}
+        self.rings = {name: Ring(bpfsys.obj_get(pin / f"{name}_ring"), dtype) for name, dtype in dtypes.items()}
 
     @property
     def epoch(self) -> int:
         """Identity of these rings."""
         return int(self._control[_CONTROL_EPOCH])
+
+    @property
+    def wanted(self) -> bool:
+        """Whether the programs are switched to any events."""
+        return bool(self._control[_CONTROL_EVENTS])
 
     def want(self, events: list[str]) -> None:
         """Switch the programs to these events."""
@@ -121,10 +133,51 @@ class Programs:
         counts["lease"] = int(self._control[_CONTROL_LAPSED])
         return counts
 
+    def held(self) -> dict[str, int]:
+        """Records of events that nobody has read, by ring; strings (`blob`) belong to one of them."""
+        return {name: ring.held() for name, ring in self.rings.items() if name != "blob"}
+
     def advance(self, ring: str, position: int) -> None:
         """Consume a ring up to a position."""
         self.rings[ring].advance(position)
         self._control[_CONTROL_READ + RINGS.index(ring)] = self.rings[ring].position // self.rings[ring].stride
+
+    def remove(self) -> None:
+        """Unpin everything: with the last descriptor, the kernel drops programs and rings."""
+        shutil.rmtree(self.pin, ignore_errors=True)
+        with contextlib.suppress(OSError):  # others' pins may stand beside ours
+            self.pin.parent.rmdir()
+            self.pin.parent.parent.rmdir()
+
+    def close(self) -> None:
+        """Let go of the descriptors; what is pinned lives on."""
+        for ring in self.rings.values():
+            ring.close()
+            os.close(ring.fd)
+        del self._control
+        self._control_map.close()
+
+
+class Programs(Pinned):
+    """Loaded programs of this layout, their rings and counters.
+
+    Attributes:
+        former: Rings of other layouts, oldest first; whose they become.
+    """
+
+    def __init__(self, pin: Path, *, taken_over: bool) -> None:
+        """Open what is pinned.
+
+        Raises:
+            OSError: Something is not there.
+        """
+        super().__init__(pin)
+        self.taken_over = taken_over
+        self.former: list[Pinned] = []
+        self._links = [bpfsys.obj_get(pin / f"link_{name}") for name in PROGRAMS]
+        self._programs = {name: bpfsys.obj_get(pin / f"prog_{name}") for name in PROGRAMS}
+        self._seen = bpfsys.obj_get(pin / "cgroups_seen")
+        self.forget_cgroups()
 
     def forget_cgroups(self) -> None:
         """Have every cgroup announced again: a new reader knows none."""
@@ -140,26 +193,29 @@ class Programs:
         info = {name: bpfsys.fdinfo(fd) for name, fd in self._programs.items()}
         return {name: (int(i.get("run_time_ns", 0)), int(i.get("run_cnt", 0))) for name, i in info.items()}
 
-    def remove(self) -> None:
-        """Unpin everything: with the last descriptor, the kernel drops programs and rings."""
-        shutil.rmtree(self.pin, ignore_errors=True)
-        with contextlib.suppress(OSError):  # others' pins may stand beside ours
-            self.pin.parent.rmdir()
-            self.pin.parent.parent.rmdir()
-
     def close(self) -> None:
         """Let go of the descriptors; what is pinned lives on."""
-        for ring in self.rings.values():
-            ring.close()
-            os.close(ring.fd)
+        super().close()
         for fd in [*self._links, *self._programs.values(), self._seen]:
             os.close(fd)
-        del self._control
-        self._control_map.close()
 
 
-def load(bpf_dir: Path, instance: str, sizes: RingSizes, *, python: str = "/usr/bin/python3") -> Programs:
+def records_id() -> int:
+    """Names the form of the records in the rings, 48 bits: what a reader must agree on with whoever wrote them. Never 0."""
+    form = [[name, dtype.itemsize, [r.hash for r in BY_RING.get(name, ())]] for name, dtype in _ring_dtypes().items()]
+    return int(hashlib.sha256(json.dumps([form, BLOB.descr]).encode()).hexdigest()[:12], 16) | 1
+
+
+def _ring_dtypes() -> dict[str, np.dtype[Any]]:
+    return {"exec": PROCESS_EXEC.ring_dtype, "process": np.dtype((np.void, slot_size("process"))), "blob": BLOB}
+
+
+def load(
+    bpf_dir: Path, instance: str, sizes: RingSizes, *, python: str = "/usr/bin/python3", lease_s: int = 0
+) -> Programs:
     """Take over the pinned programs of this layout, or have them compiled, loaded and pinned.
+
+    Programs of another layout whose records can be read go on for `lease_s` more seconds, so that nothing is lost while ours are compiled.
 
     Raises:
         ProgramError: The kernel, a privilege, BCC or headers are missing; the message says which and the fix what to do.
@@ -179,12 +235,29 @@ def load(bpf_dir: Path, instance: str, sizes: RingSizes, *, python: str = "/usr/
     layout = hashlib.sha256(json.dumps([defines, sorted(PROGRAMS.items())]).encode() + text).hexdigest()[:16]
     home = BPFFS / "daemoneye" / instance
     pin = home / layout
-    if pin.is_dir():
-        try:
-            return _only(Programs(pin, taken_over=True), home)
-        except OSError:
-            shutil.rmtree(pin, ignore_errors=True)  # half of it: not ours to repair
-    fresh = home / f"{layout}_{secrets.token_hex(4)}"
+    former = _former(home, pin, lease_s)
+    try:
+        programs = _taken_over(pin) or _made(home, pin, sources, defines, python)
+    except BaseException:
+        for pinned in former:
+            pinned.close()
+        raise
+    programs.former = former
+    return programs
+
+
+def _taken_over(pin: Path) -> Programs | None:
+    if not pin.is_dir():
+        return None
+    try:
+        return Programs(pin, taken_over=True)
+    except OSError:
+        shutil.rmtree(pin, ignore_errors=True)  # half of it: not ours to repair
+        return None
+
+
+def _made(home: Path, pin: Path, sources: list[Path], defines: dict[str, int], python: str) -> Programs:
+    fresh = home / f"{pin.name}_{secrets.token_hex(4)}"
     # Pinned under another name first (bpffs allows no dots): a child that dies halfway leaves nothing that looks whole.
     request = {
         "sources": [str(s) for s in sources],
@@ -193,21 +266,29 @@ def load(bpf_dir: Path, instance: str, sizes: RingSizes, *, python: str = "/usr/
         "programs": PROGRAMS,
         "iterator": "bpf_iter__task",
     }
-    _compile(python, {**request, "epoch": secrets.randbits(48)})
+    _compile(python, {**request, "epoch": secrets.randbits(48), "records": records_id()})
     fresh.rename(pin)
     try:
-        return _only(Programs(pin, taken_over=False), home)
+        return Programs(pin, taken_over=False)
     except OSError as error:
         msg = f"the pinned programs cannot be opened: {error.strerror}"
         raise ProgramError(msg, fix=f"remove {home} and start again") from error
 
 
-def _only(programs: Programs, home: Path) -> Programs:
-    """Remove pins of other layouts: what a release before us left."""
-    for other in home.iterdir():
-        if other != programs.pin:
-            shutil.rmtree(other, ignore_errors=True)
-    return programs
+def _former(home: Path, pin: Path, lease_s: int) -> list[Pinned]:
+    """Rings of other layouts, which another release or other sizes left, oldest first; what cannot be opened is removed."""
+    others = [path for path in home.iterdir() if path != pin] if home.is_dir() else []
+    former = []
+    for path in sorted(others, key=lambda path: path.stat().st_mtime_ns):
+        try:
+            pinned = Pinned(path)
+        except OSError:  # what a compile child left that died halfway: nobody ever read it
+            shutil.rmtree(path, ignore_errors=True)
+            continue
+        if pinned.alike and pinned.wanted:
+            pinned.lease(time.clock_gettime_ns(time.CLOCK_BOOTTIME) + lease_s * 1_000_000_000)
+        former.append(pinned)
+    return former
 
 
 def _mount_bpffs() -> None:

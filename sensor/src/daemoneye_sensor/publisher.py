@@ -23,7 +23,7 @@ import logging
 import random
 import re
 import time
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any, Final, Literal
 
 import nats.errors
@@ -45,6 +45,9 @@ if TYPE_CHECKING:
 _ACK_TIMEOUT_S: Final = 5.0
 _BACKOFF_S: Final = (0.1, 5.0)
 _RECONNECT_S: Final = (0.25, 4.0)
+# In a cluster the broker asks before it lets a sensor in, of all at once when it was away.
+_CONNECT_S: Final = 6
+_DECIDED_S: Final = 4
 _PING_S: Final = 10
 _PENDING_BYTES: Final = 16 << 20  # one batch always fits: the broker takes 8 MiB
 _CURSOR_EVERY_S: Final = 2.0
@@ -108,11 +111,11 @@ class Publisher:
         self.stats = Stats()
         self.last_error = ""
         self._spool = spool
-        self._access = access
+        self._token = subjects.escape_node(node)
+        self._access = replace(access, inbox_suffix=self._token)
         self._on_refused = on_refused
         self._on_connected = on_connected
         self._ack_timeout = ack_timeout
-        self._token = subjects.escape_node(node)
         self._status_subject = subjects.status(node)
         self._subjects = {lane: subjects.events(shard, node, lane) for lane in subjects.LANES}
         self._client: Client | None = None
@@ -324,7 +327,9 @@ class Publisher:
                 self.last_error = str(error) or type(error).__name__
             finally:
                 self._disconnected()
+                said = self.last_error
                 await _close(client)
+                self.last_error = said  # not what a closing connection complains about
             low, high = _RECONNECT_S
             await asyncio.sleep(min(high, low * 2**failures) * random.uniform(0.5, 1.0))  # noqa: S311 - as above
 
@@ -342,9 +347,17 @@ class Publisher:
             allow_reconnect=False,
             max_reconnect_attempts=1,
             reconnect_time_wait=0,
+            connect_timeout=_CONNECT_S,
             ping_interval=_PING_S,
             pending_size=_PENDING_BYTES,
         )
+        # nats-py takes whatever comes first for the answer, also the PING that a server sends while it has not decided yet.
+        try:
+            await client.flush(_DECIDED_S)
+        except nats.errors.FlushTimeoutError:
+            raise nats.errors.Error(
+                "the broker does not say whether it lets this sensor in; is the callout away?"
+            ) from None
 
     def _disconnected(self) -> None:
         self._client = self._jetstream = None
@@ -368,3 +381,7 @@ async def _close(client: Client) -> None:
             await client.close()
     except (TimeoutError, nats.errors.Error, OSError) as error:
         _log.debug("closing the connection: %r", error)
+        # It waits for the other side's farewell, which a server that is still asking for us does not send: nothing may be left open behind it.
+        writer = getattr(getattr(client, "_transport", None), "_io_writer", None)
+        if writer is not None:
+            writer.transport.abort()

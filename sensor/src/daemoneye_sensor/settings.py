@@ -17,6 +17,7 @@ from daemoneye_sensor.programs import RingSizes
 FROM_FILE: Final = "file"
 FROM_BROKER: Final = "broker"
 _MIB: Final = 1 << 20
+_MAX_PORT: Final = 65_535
 
 
 @dataclass(frozen=True, slots=True)
@@ -41,6 +42,7 @@ class Settings:
         status_interval_s: Seconds between heartbeats.
         flush_interval_s: Seconds between two looks at the source.
         keep_programs: Leave the programs pinned at the end, for a successor.
+        health_port: Port of /healthz, /readyz and /metrics, 0 for none.
     """
 
     node: str
@@ -60,6 +62,7 @@ class Settings:
     status_interval_s: float
     flush_interval_s: float
     keep_programs: bool
+    health_port: int = 0
 
 
 def load(path: Path) -> Settings:
@@ -110,7 +113,7 @@ def _settings(raw: Mapping[str, Any], access: Access) -> Settings:
         configuration=configuration, events=() if configuration == FROM_BROKER else wanted_events(raw.get("kernel_monitoring") or {}),
         runtime_tasks=_path(raw.get("runtime_tasks")),
         status_interval_s=float(raw.get("status_interval_s", 10)), flush_interval_s=float(raw.get("flush_interval_s", 0.3)),
-        keep_programs=bool(raw.get("keep_programs", False)),
+        keep_programs=bool(raw.get("keep_programs", False)), health_port=_port(raw),
     )  # fmt: skip
 
 
@@ -125,6 +128,13 @@ def _node(raw: Mapping[str, Any]) -> str:
             f"the environment variable {variable!r}, which node_env names, is not set: give it the node's name"
         )
     return name
+
+
+def _port(raw: Mapping[str, Any]) -> int:
+    port = raw.get("health_port", 0)
+    if not isinstance(port, int) or isinstance(port, bool) or not 0 <= port <= _MAX_PORT:
+        raise ValueError(f"health_port {port!r} is not a number from 0 (none) to {_MAX_PORT}")
+    return port
 
 
 def _path(value: str | None) -> Path | None:

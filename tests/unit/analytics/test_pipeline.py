@@ -161,6 +161,25 @@ def test_the_loss_that_is_published_names_the_range():
     assert one.process(batch) == []
 
 
+def test_what_metrics_count_is_the_processs(caplog):
+    one = Pipeline([Chosen(broken(), {}), *registry.build()])
+    one.process(factory.batch(ROWS))
+    one.process(factory.batch(ROWS))
+    told = [factory.losses(first=50, count=4), factory.losses(first=2**64 - 1, count=3, stage=b"x" * 999)]
+    for number, section in enumerate(told):
+        one.process(factory.batch([], lane="loss", context=(), first=number, sections=[section]))
+        one.process(factory.batch([], lane="loss", context=(), first=number, sections=[section]))
+    assert one.counts.events == one.events == 8
+    assert {stage: count for stage, count in one.counts.lost.items() if count} == {"spool": 4, "other": 3}
+    assert (one.counts.errors["broken"], one.counts.errors["first_seen"]) == (1, 0)
+    assert all(one.counts.seconds[name] > 0 for name in ("broken", "first_seen", "suspicious_exec"))
+    again = pipeline()
+    again.restore(one.facts(), {})
+    assert (again.events, again.counts.events) == (8, 0), "Prometheus takes what goes down for a restart"
+    one.configure([])
+    assert one.counts.errors["broken"] == 1, "a detector that rests takes nothing with it"
+
+
 def test_losses_around_lower_the_confidence():
     one = pipeline()
     one.process(

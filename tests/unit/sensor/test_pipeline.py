@@ -6,6 +6,7 @@ import contextlib
 import os
 import random
 import subprocess
+import time
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -13,9 +14,10 @@ from typing import Any
 import pytest
 
 from daemoneye import envelope
-from daemoneye.envelope import Batch
+from daemoneye.envelope import Batch, Envelope
 from daemoneye.events.codec import section_of
 from daemoneye.events.process_exit import PROCESS_EXIT
+from daemoneye_sensor.losses import Losses
 from daemoneye_sensor.pipeline import Pipeline
 from daemoneye_sensor.settings import load
 from daemoneye_sensor.sources.base import Drain, Lost, Origin
@@ -49,11 +51,12 @@ class Tape:
         new = self.written[self.position :]
         if not new:
             return None
-        section = section_of(PROCESS_EXIT, {"time": new, "pid": new}, len(new))
+        section = section_of(PROCESS_EXIT, {"time": new, "pid": [n & 0xFFFFFFFF for n in new]}, len(new))
         return Drain("urgent", (section,), {"tape": len(self.written)}, len(new))
 
-    def commit(self, drain: Drain) -> None:
+    def commit(self, drain: Drain) -> Origin | None:
         self.position = drain.positions["tape"]
+        return None
 
     def lost(self) -> list[Lost]:
         losses, self.losses = self.losses, []
@@ -109,6 +112,45 @@ def test_a_crash_between_spool_and_ring_repeats_nothing(
     spool.close()
 
 
+def test_the_newest_batch_is_the_last_one_written_whatever_its_clock_says(tmp_path: Path, settings: Any) -> None:
+    spool = Spool(tmp_path / "spool", max_bytes=1 << 24)
+    section = section_of(PROCESS_EXIT, {"time": [10**15], "pid": [1]}, 1)
+    about = Envelope("n", "before", 1, "bulk", 0, 1, 0, last_time=10**15, positions={"tape": 70})
+    spool.append(envelope.encode(about, [section]), lane="bulk", epoch=1, first_sequence=0, rows=1)
+    tape = Tape(2)
+    pipeline = Pipeline(tape, spool, settings)
+    tape.written += [3]  # the clock began anew with the boot
+    pipeline.turn()
+    again = Tape(2)
+    Pipeline(again, spool, settings)
+    assert again.resumed["tape"] == 1
+    spool.close()
+
+
+def test_an_origin_that_changes_takes_losses_before_it_along(tmp_path: Path, settings: Any) -> None:
+    class Former(Tape):
+        """Rings of a release before, which are read out by the first drain; then its own."""
+
+        def commit(self, drain: Drain) -> Origin | None:
+            super().commit(drain)
+            if self.epoch == 2:
+                return None
+            self.losses = [Lost("ring", "exec", 5, "ring full")]
+            self.epoch = 2
+            return Origin("", "boot", 2, 0)
+
+    spool = Spool(tmp_path / "spool", max_bytes=1 << 24)
+    tape = Former(1)
+    pipeline = Pipeline(tape, spool, settings)
+    for number in (1, 2):
+        tape.written += [number]
+        pipeline.turn()
+    assert [(b.envelope.epoch, b.envelope.first_sequence) for b in batches(spool)] == [(1, 0), (2, 0)]
+    assert [b.envelope.epoch for b in batches(spool, "loss")] == [1]
+    assert pipeline.origin.clock_offset_ns == 1000, "one boot, one clock"
+    spool.close()
+
+
 def test_new_rings_begin_a_new_epoch_at_zero(tmp_path: Path, settings: Any) -> None:
     spool = Spool(tmp_path / "spool", max_bytes=1 << 24)
     for epoch in (1, 2):
@@ -127,7 +169,7 @@ def test_losses_become_records_and_are_told_once(tmp_path: Path, settings: Any) 
     tape.losses = [Lost("ring", "exec", 12, "ring full")]
     pipeline.turn()
     pipeline.turn()
-    pipeline.refused(Entry("urgent", 9, 100, 7, b"", 1, 0), "too large")
+    pipeline.losses.refused(Entry("urgent", 9, 100, 7, b"", 1, 0), "too large")
     pipeline.turn()
     losses = [section for batch in batches(spool, "loss") for section in batch.sections]
     told = [
@@ -142,6 +184,27 @@ def test_losses_become_records_and_are_told_once(tmp_path: Path, settings: Any) 
     again = Tape()
     tape.written += [1]
     Pipeline(again, spool, settings)
+    spool.close()
+
+
+def test_rows_are_counted_by_lane_and_delays_by_batch(tmp_path: Path, settings: Any) -> None:
+    tape, delays = Tape(), list[float]()
+    spool = Spool(tmp_path / "spool", max_bytes=1 << 24)
+    losses = Losses()
+    pipeline = Pipeline(tape, spool, settings, losses, delays.append)
+    now = time.clock_gettime_ns(time.CLOCK_BOOTTIME)
+    tape.written += [now - 3_000_000_000, now - 1_000_000_000, now]
+    tape.losses = [Lost("ring", "exec", 12, "ring full")]
+    pipeline.turn()
+    pipeline.turn()  # nothing new
+    assert pipeline.rows == {"urgent": 3, "bulk": 0, "rollup": 0, "loss": 1}
+    assert pipeline.events == 3
+    assert losses.counts["ring"] == 12
+    (delay,) = delays
+    assert 3.0 <= delay < 60.0, "from the oldest event on"
+    tape.written += [now + 3_600_000_000_000]  # a clock that goes wrong is no negative delay
+    pipeline.turn()
+    assert delays[1] == 0.0
     spool.close()
 
 

@@ -265,6 +265,15 @@ def test_what_is_no_document_changes_nothing(data: bytes) -> None:
     assert (pods.version, pods.get("u")) == (version, PodIdentity("ns", "p", "u"))
 
 
+def test_a_document_about_another_pod_is_none() -> None:
+    pods, static = Pods(), "0123456789abcdef" * 2
+    assert not pods.take("u", PodIdentity("ns", "p", "other").encode())
+    assert not pods.take(static, PodIdentity("ns", "p", "other", owner_kind="Deployment").encode())
+    assert not pods.take("u", PodIdentity("ns", "p", "other", owner_kind="Node").encode())
+    assert len(pods) == 0
+    assert pods.take(static, PodIdentity("ns", "p", "other", owner_kind="Node").encode())
+
+
 def test_texts_of_a_hostile_document_still_become_rows(tmp_path: Path) -> None:
     node = Node(tmp_path, ALL)
     hostile: Any = {"namespace": "\ud800", "name": "n\0", "uid": UID, "labels": {"\udfff": "x"}}

@@ -27,6 +27,7 @@ def test_on_one_machine_the_file_says_which_events(tmp_path: Path) -> None:
     settings = made(tmp_path)
     assert settings.events == tuple(EVENTS)
     assert settings.configuration == "file"
+    assert settings.health_port == 0, "nobody asks for a port on a machine of one's own"
     assert made(tmp_path, kernel_monitoring={"enable_ebpf": False}).events == ()
     assert "process_exec" not in made(tmp_path, kernel_monitoring={"events": {"process_exec": False}}).events
 
@@ -57,6 +58,7 @@ def test_what_the_operator_writes_is_read(tmp_path: Path, monkeypatch: pytest.Mo
     assert settings.access.user_file == Path("/etc/daemoneye/broker/user")
     assert settings.access.tls_ca == Path("/etc/daemoneye/broker/ca.crt")
     assert settings.keep_programs
+    assert settings.health_port == 8080
     assert settings.runtime_tasks
 
 
@@ -71,6 +73,9 @@ def test_what_the_operator_writes_is_read(tmp_path: Path, monkeypatch: pytest.Mo
         ({"nats": {"url": "nats://x", "tls": [1]}}, "nats.tls is .*, not a mapping"),
         ({"instance": "a/b"}, "instance 'a/b': letters, digits"),
         ({"rings": {"exec": 1}}, "exec"),
+        ({"health_port": "8080"}, "health_port '8080' is not a number from 0"),
+        ({"health_port": 65_536}, "health_port 65536 is not a number from 0"),
+        ({"health_port": True}, "health_port True"),
     ],
 )
 def test_what_is_wrong_is_named(tmp_path: Path, changes: dict[str, Any], message: str) -> None:

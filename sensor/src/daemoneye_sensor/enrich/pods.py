@@ -9,6 +9,7 @@ A pod that was deleted keeps its document until others need its place: its last 
 from __future__ import annotations
 
 import logging
+import re
 from collections.abc import Callable, Mapping
 from dataclasses import fields
 from typing import Final
@@ -19,6 +20,8 @@ from daemoneye.podidentity import MAX_BYTES, PodIdentity
 MAX_PODS: Final = 4096
 # Of the fields that are no text.
 _KINDS: Final[Mapping[str, type]] = {"labels": dict, "namespace_labels": dict, "images": dict, "cut": bool}
+
+_FILE_HASH: Final = re.compile(r"[0-9a-f]{32}")
 
 _log = logging.getLogger(__name__)
 
@@ -56,7 +59,7 @@ class Pods:
                 self._deleted.add(uid)
             return False
         try:
-            document = _read(data)
+            document = _read(uid, data)
         except CorruptData as error:
             _log.warning("pod %s: %s", uid, error)
             return False
@@ -78,8 +81,8 @@ class Pods:
         return [uid for uid in self._documents if uid not in self._deleted]
 
 
-def _read(data: bytes) -> PodIdentity:
-    """A document whose every value is of its kind, for others compute with it.
+def _read(uid: str, data: bytes) -> PodIdentity:
+    """A document whose every value is of its kind, for others compute with it, and which is about the pod that it came for.
 
     Raises:
         CorruptData: It is not such a document.
@@ -95,4 +98,7 @@ def _read(data: bytes) -> PodIdentity:
         texts = value.values() if isinstance(value, dict) else ()
         if not isinstance(value, _KINDS.get(field.name, str)) or not all(isinstance(text, str) for text in texts):
             raise CorruptData(f"not a pod's identity: {field.name} is {type(value).__name__}")
+    # A static pod's key is the hash of its file, which does not stand in the document (`daemoneye.podidentity.cgroup_uid`).
+    if document.uid != uid and not (document.owner_kind == "Node" and _FILE_HASH.fullmatch(uid)):
+        raise CorruptData(f"not this pod's identity: it is {document.uid[:64]!r}'s")
     return document

@@ -4,7 +4,7 @@ It is run as `/usr/bin/python3 -I child.py` with a JSON request on stdin and ans
 and the distribution's bcc only, so that LLVM's 130 MB never belong to the sensor.
 
 Request: {"sources": [paths, in order], "pin": directory, "defines": {name: number}, "programs": {function: tracepoint},
-"iterator": function of a task iterator, "epoch": number}.
+"iterator": function of a task iterator, "epoch": number, "records": number}.
 Answer: {"ok": true} or {"error": text, "fix": text, "reason": word of a policy's status, where the child knows it}.
 """
 
@@ -25,7 +25,7 @@ from headers import HeadersError, prepare
 from offsets import defines
 
 _MAPS = ("control", "exec_ring", "process_ring", "blob_ring", "cgroups_seen")
-_EPOCH_SLOT = 3
+_EPOCH_SLOT, _RECORDS_SLOT = 3, 4
 
 
 def _install(package: str) -> str:
@@ -45,7 +45,8 @@ def load(request: dict[str, Any]) -> None:
     values = {**defines(Btf.running()), **request["defines"]}
     # BCC's own headers redefine macros of other kernel versions: noise that would hide a real message.
     program = BPF(text=text, cflags=[*(f"-D{name}={value}" for name, value in values.items()), "-Wno-macro-redefined"])
-    program["control"][ctypes.c_uint32(_EPOCH_SLOT)] = ctypes.c_uint64(request["epoch"])
+    for slot, value in ((_EPOCH_SLOT, request["epoch"]), (_RECORDS_SLOT, request["records"])):
+        program["control"][ctypes.c_uint32(slot)] = ctypes.c_uint64(value)
     pin = Path(request["pin"])
     for _ in range(3):  # another sensor that ends may remove the empty parent meanwhile
         with contextlib.suppress(FileNotFoundError):

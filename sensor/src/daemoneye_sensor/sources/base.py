@@ -78,8 +78,12 @@ class Source(Protocol):
     def drain(self) -> Drain | None:
         """Rows that are ready, or None."""
 
-    def commit(self, drain: Drain) -> None:
-        """The spool holds them: they may be forgotten."""
+    def commit(self, drain: Drain) -> Origin | None:
+        """The spool holds them: they may be forgotten.
+
+        Returns:
+            The origin of what comes after this, if it is another one: sequences and losses count in its epoch from then on.
+        """
 
     def lost(self) -> list[Lost]:
         """Losses since the last call."""

@@ -3,12 +3,16 @@
 A look takes whole spans of all rings, turns them into sections and adds what explains them: ancestors from the process table and the identity
 of each cgroup. The order of looking matters: the exec ring's end is read first, so that the forks and the strings that belong to what is
 seen there, which the kernel sent before, are seen as well.
+
+Rings that another release left (`daemoneye_sensor.sources.reading`) come first, as what they are: with their epoch, and where they were read
+up to. Then they go.
 """
 
 from __future__ import annotations
 
 import select
 import time
+from collections import deque
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -29,6 +33,7 @@ from daemoneye_sensor.enrich.identities import Identities
 from daemoneye_sensor.processes import ProcessTable
 from daemoneye_sensor.rings import Span
 from daemoneye_sensor.sources.base import Drain, Lost, Origin
+from daemoneye_sensor.sources.reading import HELD, Reading
 
 LEASE_S: Final = 60
 """How long the programs go on without a reader: a restart takes the rings over within it."""
@@ -37,11 +42,10 @@ MAX_ROWS: Final = 16_384
 SNAPSHOT_S: Final = 2.0
 _BASE: Final = Record(0, "base", "context", "", BASE).dtype
 """The columns with which every record begins."""
-TOLD: Final = "told:"
-"""Prefix of the positions that say how much of a kernel counter was published: a successor does not publish it again."""
 _REASONS: Final = {
     "ring": "ring full",
     "lease": "no reader for longer than the lease",
+    HELD: "layout changed by an upgrade",
     "blob": "chunks of long strings lost",
     "decode": "record of another size",
 }
@@ -78,8 +82,8 @@ class EbpfSource:
         self._sizes = sizes
         self._events = events
         self._programs: programs.Programs | None = None
+        self._readings: deque[Reading] = deque()  # the last is our own
         self._epoll = select.epoll()
-        self._blobs_seen = 0
         self._table = ProcessTable()
         self._identities = Identities() if identities is None else identities
         self._counters = _Counters()
@@ -93,19 +97,27 @@ class EbpfSource:
 
     def open(self, resume: Mapping[str, int], epoch: int | None) -> Origin:
         """Take over or load the programs, read the running processes, start the flow."""
-        kernel = self._programs = programs.load(self._bpf_dir, self._instance, self._sizes)
-        if kernel.taken_over and epoch == kernel.epoch:
-            for ring in programs.RINGS:
-                kernel.advance(ring, resume.get(ring, 0))
-            self._told = {key.removeprefix(TOLD): count for key, count in resume.items() if key.startswith(TOLD)}
+        kernel = self._programs = programs.load(self._bpf_dir, self._instance, self._sizes, lease_s=LEASE_S)
+        self._readings.extend(
+            Reading(rings, resume if epoch == rings.epoch else {}) for rings in [*kernel.former, kernel]
+        )
         for name in ("exec", "process"):
             self._epoll.register(kernel.rings[name].fd, select.EPOLLIN | select.EPOLLET)
         self.renew_lease()
+        former = list(self._readings)[:-1]
+        for reading in former:
+            reading.silence()
         kernel.want(self._events)
+        # What happened between the two lines above is counted by the former programs as events without a reader: a few, if any.
+        for reading in former:
+            reading.close_accounts()
         if not kernel.taken_over:
             kernel.forget_lapsed()  # events between loading and our first promise were never ours
         self._read_running()
-        return Origin("", procfs.boot_id(), kernel.epoch, procfs.clock_offset_ns())
+        return self._origin(self._readings[0])
+
+    def _origin(self, reading: Reading) -> Origin:
+        return Origin("", procfs.boot_id(), reading.rings.epoch, procfs.clock_offset_ns())
 
     def want(self, events: Sequence[str]) -> None:
         """Switch to other events; what the rings hold already stays."""
@@ -131,14 +143,18 @@ class EbpfSource:
 
     def drain(self) -> Drain | None:
         """Everything that the rings hold, up to MAX_ROWS executions."""
-        kernel = self._kernel
         self.renew_lease()
         self._epoll.poll(0)
-        if all(ring.produced == ring.position for ring in kernel.rings.values()):
-            return None
-        executed = kernel.rings["exec"].read(MAX_ROWS, kernel.rings["exec"].produced)
-        processes = kernel.rings["process"].read(4 * MAX_ROWS)
-        blobs = kernel.rings["blob"].read(MAX_ROWS)
+        if self._readings[0].told:
+            self._readings.popleft().remove()
+        reading = self._readings[0]
+        former = len(self._readings) > 1
+        if reading.finished:
+            return Drain("urgent", (), more=True) if former else None
+        rings = reading.rings.rings
+        executed = rings["exec"].read(MAX_ROWS, rings["exec"].produced)
+        processes = rings["process"].read(4 * MAX_ROWS)
+        blobs = rings["blob"].read(MAX_ROWS)
         # What was told travels with every batch: the loss batch that said it may be evicted long before a successor asks.
         positions = {"exec": executed.end, "process": processes.end, "blob": blobs.end, **self.positions()}
         chunks = blobs.records
@@ -152,7 +168,7 @@ class EbpfSource:
                 return None
             outside = self._identities.excluded(seen)
         execs, lost, unclaimed = regions(PROCESS_EXEC, executed.records, chunks)
-        positions["blob"] = self._hold(blobs, unclaimed)
+        positions["blob"] = self._hold(reading, blobs, unclaimed)
         execs = _in_time(execs)
         sections = [execs, *(_of_event(processes.records, record) for record in BY_RING["process"])]
         self._counters.malformed += executed.malformed + processes.malformed + blobs.malformed
@@ -165,31 +181,36 @@ class EbpfSource:
         context = self._table.explain(sections, kept)
         pairs = unique(np.concatenate([cgroup_pairs(s.rows) for s in (*kept, context)]))
         explained = tuple(s for s in (*kept, context, *self._identities.context(pairs)) if len(s.rows))
-        return Drain("urgent", explained, positions, rows, executed.more or processes.more or blobs.more)
+        return Drain("urgent", explained, positions, rows, executed.more or processes.more or blobs.more or former)
 
-    def commit(self, drain: Drain) -> None:
-        """Give the rings' space back."""
-        for ring in programs.RINGS:
-            self._kernel.advance(ring, drain.positions[ring])
+    def commit(self, drain: Drain) -> Origin | None:
+        """Give the rings' space back. An empty drain says that rings which another release left are read out."""
+        reading = self._readings[0]
+        if drain.positions:
+            for ring in programs.RINGS:
+                reading.rings.advance(ring, drain.positions[ring])
+            return None
+        reading.over = True
+        return self._origin(self._readings[1])
 
     def lost(self) -> list[Lost]:
         """Kernel counters and our own, as differences."""
-        dropped = self._kernel.dropped()
-        counts = {("lease" if name == "lease" else "ring", name): n for name, n in dropped.items() if name != "blob"}
-        counts["blob", "blob"] = self._counters.strings_lost
-        counts["decode", ""] = self._counters.malformed
         losses = []
-        for (stage, ring), count in counts.items():
-            key = f"{stage}/{ring}"
-            before = self._told.get(key, 0)
-            if count > before:
-                losses.append(Lost(stage, "" if stage == "lease" else ring, count - before, _REASONS[stage]))
-            self._told[key] = count
+        for why, ring, count in self._readings[0].lost():
+            stage, where = "ring" if why == HELD else why, "" if why == "lease" else ring
+            losses.append(Lost(stage, where, count, _REASONS[why]))
+        for stage, ring, count in (
+            ("blob", "blob", self._counters.strings_lost),
+            ("decode", "", self._counters.malformed),
+        ):
+            if count > (before := self._told.get(stage, 0)):
+                losses.append(Lost(stage, ring, count - before, _REASONS[stage]))
+            self._told[stage] = count
         return losses
 
     def positions(self) -> dict[str, int]:
         """What of the kernel's counters was told, for batches to carry: they outlive this process, ours begin at 0."""
-        return {f"{TOLD}{key}": n for key, n in self._told.items() if n and key.startswith(("ring/", "lease/"))}
+        return self._readings[0].positions()
 
     def status(self) -> dict[str, object]:
         """Counters, and how far each ring is behind."""
@@ -220,19 +241,22 @@ class EbpfSource:
             return
         if not keep:
             self._programs.want([])
-            self._programs.remove()
-        self._programs.close()
+        for reading in self._readings:
+            if not keep:
+                reading.rings.remove()
+            reading.rings.close()
+        self._readings.clear()
         self._programs = None
 
-    def _hold(self, blobs: Span, unclaimed: np.ndarray) -> int:
+    def _hold(self, reading: Reading, blobs: Span, unclaimed: np.ndarray) -> int:
         """Position up to which the blob ring is done with.
 
         Strings that were seen for the first time and that no row asked for yet belong to an execution that came after our look at its ring:
         they stay where they are and are read again, once. (Or to one that found no room there: then once is enough.)
         """
-        ring = self._kernel.rings["blob"]
-        fresh = max(self._blobs_seen - ring.position, 0) // ring.stride
-        self._blobs_seen = blobs.end
+        ring = reading.rings.rings["blob"]
+        fresh = max(reading.blobs_seen - ring.position, 0) // ring.stride
+        reading.blobs_seen = blobs.end
         waiting = np.flatnonzero(unclaimed[fresh:])
         if not len(waiting) or blobs.malformed:
             return blobs.end
@@ -240,7 +264,7 @@ class EbpfSource:
 
     def _room(self) -> bool:
         """Whether the rings can wait: none is more than half full."""
-        return all(2 * (ring.produced - ring.position) <= ring.size for ring in self._kernel.rings.values())
+        return all(2 * (ring.produced - ring.position) <= ring.size for ring in self._readings[0].rings.rings.values())
 
     def _read_running(self) -> None:
         """Learn the processes that run already; after the flow has begun, so that one that starts in between is in both and taken once."""

@@ -1,0 +1,77 @@
+"""The sensor's metrics, out of what its parts count anyway.
+
+Responsible for which counter is which metric; their names are declared in :mod:`daemoneye.metrics`. Every series is there from the first scrape
+on, with 0 where a part does not exist (yet).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+from daemoneye import metrics
+from daemoneye.metrics import Sample
+from daemoneye.nodeconfig import STATES, NodeAnswer
+from daemoneye.subjects import LANES
+from daemoneye_sensor.losses import Losses
+from daemoneye_sensor.pipeline import Pipeline
+from daemoneye_sensor.programs import RINGS
+from daemoneye_sensor.publisher import Publisher
+from daemoneye_sensor.settings import Settings
+from daemoneye_sensor.spool import Spool
+
+
+def samples(
+    settings: Settings,
+    publisher: Publisher,
+    losses: Losses,
+    pipeline: Pipeline | None,
+    *,
+    spool: Spool | None,
+    loaded: bool = True,
+    answer: NodeAnswer | None = None,
+    pods: int = 0,
+) -> Iterator[Sample]:
+    """Everything but the histograms.
+
+    Args:
+        settings: The sensor's.
+        publisher: It is there from the start.
+        losses: So are they.
+        pipeline: What reads, if anything does.
+        spool: It may be there without a pipeline.
+        loaded: Whether the programs that are asked for are loaded.
+        answer: The node's to its configuration; None on one machine.
+        pods: Pods that are known.
+    """
+    yield metrics.BROKER_CONNECTED(publisher.connected, "sensor")
+    for lane in LANES:
+        yield metrics.SENSOR_EVENTS(pipeline.rows[lane] if pipeline else 0, lane)
+    yield from _of_source(pipeline.status()["source"] if pipeline else {})
+    for stage, count in losses.counts.items():
+        yield metrics.SENSOR_LOST(count, stage)
+    yield metrics.SENSOR_SPOOL(spool.bytes_used if spool else 0)
+    yield metrics.SENSOR_SPOOL_MAX(settings.spool_bytes)
+    yield metrics.SENSOR_SPOOL_UNSENT(spool.bytes_unsent if spool else 0)
+    yield metrics.SENSOR_SPOOL_BATCHES(spool.entries_unsent if spool else 0)
+    stats = publisher.stats
+    yield metrics.SENSOR_PUBLISHED(stats.published)
+    yield metrics.SENSOR_PUBLISHED_BYTES(stats.bytes)
+    yield metrics.SENSOR_RETRIES(stats.retries)
+    yield metrics.SENSOR_REFUSED(stats.refused)
+    yield metrics.SENSOR_PROGRAMS(loaded)
+    for state in STATES:
+        answered = answer.policies if answer else ()
+        yield metrics.SENSOR_POLICIES(sum(policy.state == state for policy in answered), state.lower())
+    yield metrics.SENSOR_PODS(pods)
+
+
+def _of_source(facts: Mapping[str, Any]) -> Iterator[Sample]:
+    """What the source `ebpf` says of itself; another one has other facts, or none."""
+    for ring in RINGS:
+        yield metrics.SENSOR_RECORDS(facts.get("records", {}).get(ring, 0), ring)
+        yield metrics.SENSOR_PENDING(facts.get("pending", {}).get(ring, 0), ring)
+    yield metrics.SENSOR_EXCLUDED(facts.get("excluded", 0))
+    yield metrics.SENSOR_PROCESSES(facts.get("processes", 0))
+    yield metrics.SENSOR_PROCESSES_EVICTED(facts.get("processes_evicted", 0))
+    yield metrics.SENSOR_CGROUPS(facts.get("cgroups", 0))
