@@ -1,6 +1,6 @@
 """A stand-in for the API server that can fail as a real one does but seldom: expired versions, errors, connections that end.
 
-Lists in pages and watches of collections whose objects a test puts and takes away. tests/cluster holds the same code to the real one.
+Lists in pages and watches of collections whose objects a test puts and takes away, or applies. tests/cluster holds the same code to the real one.
 """
 
 from __future__ import annotations
@@ -26,12 +26,16 @@ class KubeApi:
         asked: Queries, in order, as (path, parameters).
         refuse: Status codes to answer the next requests with.
         expired: Versions before this one are answered with 410.
+        blind: Collections whose watches show nothing any more, though they stay open.
+        away: Nobody is answered; `drop` ends the watches that are open.
     """
 
     def __init__(self, port: int) -> None:
         self.asked: list[tuple[str, dict[str, str]]] = []
         self.refuse: list[int] = []
         self.expired = 0
+        self.blind: set[str] = set()
+        self.away = False
         self.counts: Counter[str] = Counter()
         self.changed = threading.Condition()
         self.version = 100
@@ -109,14 +113,27 @@ class _Handler(BaseHTTPRequestHandler):
         path, _, text = self.path.partition("?")
         query = dict(urllib.parse.parse_qsl(text))
         self.api.asked.append((path, query))
-        if self.api.refuse:
+        if self.api.away:
+            self.close_connection = True
+        elif self.api.refuse:
             self._answer(self.api.refuse.pop(0), {"kind": "Status", "message": "refused by the test"})
+        elif path == "/version":
+            self._answer(200, {"major": "1"})
         elif "watch" not in query:
             self._answer(200, self.api.page(path, query))
         else:
             with suppress(OSError):
                 self._watch(path, int(query["resourceVersion"]))
             self.close_connection = True
+
+    def do_PATCH(self) -> None:
+        collection, _, name = self.path.partition("?")[0].rpartition("/")
+        self.api.asked.append((self.path.partition("?")[0], {}))
+        content = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
+        if self.api.refuse:
+            self._answer(self.api.refuse.pop(0), {"kind": "Status", "message": "refused by the test"})
+        else:
+            self._answer(200, self.api.put(collection, name, content["metadata"].get("namespace", ""), **content))
 
     def _answer(self, status: int, content: dict[str, Any]) -> None:
         data = json.dumps(content).encode()
@@ -136,7 +153,7 @@ class _Handler(BaseHTTPRequestHandler):
         hang_up = self.api.hang_up
         while True:
             with self.api.changed:
-                while not (events := self.api.since(path, version)):
+                while not (events := self.api.since(path, version)) or path in self.api.blind:
                     if self.api.stopping or self.api.hang_up != hang_up:
                         return
                     self.api.changed.wait(0.2)

@@ -204,19 +204,24 @@ def pod_rows(batch: Batch) -> dict[int, dict[str, Any]]:
 
 
 class Sensor:
-    """A sensor's process that follows the broker's configuration."""
+    """A sensor's process that follows the broker's configuration; `prelude` is Python that runs in it before anything else."""
 
     def __init__(
-        self, directory: Path, broker: NodeBroker, instance: str, *, retry_s: float = 60.0, **settings: Any
+        self,
+        directory: Path,
+        broker: NodeBroker,
+        instance: str,
+        *,
+        retry_s: float = 60.0,
+        prelude: str = "",
+        **settings: Any,
     ) -> None:
         self.state = directory / "state"
         self.instance = instance
         self.log = directory / "sensor.log"
         self._path = directory / "sensor.json"
         # What the module's own main does, with less patience for programs that could not be loaded.
-        self._code = (
-            f"import sys; from daemoneye_sensor import agent, main; agent.RETRY_S = {retry_s}; sys.exit(main.main())"
-        )
+        self._code = f"{prelude}import sys; from daemoneye_sensor import agent, main; agent.RETRY_S = {retry_s}; sys.exit(main.main())"
         self._environment = {**os.environ, "DE_TEST_NODE": broker.node}
         self._process: asyncio.subprocess.Process | None = None
         access = broker.access
@@ -241,10 +246,11 @@ class Sensor:
         assert self._process
         return self._process.returncode
 
-    async def start(self) -> None:
+    async def start(self, *under: str) -> None:
+        """Start it, as the last words of the command `under`."""
         with self.log.open("ab") as log:
             self._process = await asyncio.create_subprocess_exec(
-                sys.executable, "-c", self._code, "--config", self._path, stderr=log, env=self._environment
+                *under, sys.executable, "-c", self._code, "--config", self._path, stderr=log, env=self._environment
             )
 
     async def stop(self, number: int = signal.SIGTERM) -> int:

@@ -1,4 +1,13 @@
-"""The Kubernetes operator of DaemonEye.
+"""The Kubernetes operator of DaemonEye, and the other processes of its image."""
 
-Its code comes with its own issue; until then this package only holds its place in the layout.
-"""
+from __future__ import annotations
+
+import importlib.metadata
+
+
+def version() -> str:
+    """Version of this distribution; empty where it is not installed."""
+    try:
+        return importlib.metadata.version("daemoneye-operator")
+    except importlib.metadata.PackageNotFoundError:
+        return ""

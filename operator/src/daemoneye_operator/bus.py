@@ -106,7 +106,7 @@ class Bus:
         while not link.stale(client):
             try:
                 await ensure_streams(
-                    client.jetstream(timeout=_ACK_S), self._declared(), replicas=self._settings.streams.replicas
+                    client.jetstream(timeout=_ACK_S), self.declared(), replicas=self._settings.streams.replicas
                 )
             except DaemonEyeError as error:
                 self._complain(str(error))
@@ -120,7 +120,8 @@ class Bus:
                 return
             await asyncio.sleep(_RETRY_S)
 
-    def _declared(self) -> tuple[streams.Stream, ...]:
+    def declared(self) -> tuple[streams.Stream, ...]:
+        """The streams that the broker is to have."""
         wanted = self._settings.streams
         kept = streams.declared(
             self._settings.shards,

@@ -1,11 +1,13 @@
 """Our resources as the operator last saw them.
 
 Responsible for holding them and for telling who waits for changes; filled by kopf's handlers and by the list of each resync, which puts right
-whatever a broken watch has missed. Findings are not held here: the aggregation has what it needs of them.
+whatever a broken watch has missed. What lists and our own writes told, and no handler did, is remembered: it says whether kopf's watches see
+anything. Findings are not held here: the aggregation has what it needs of them.
 """
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable, Mapping
 from typing import Any, Final
 
@@ -32,6 +34,8 @@ class Cache:
         self._objects: dict[str, dict[Key, Object]] = {plural: {} for plural in KINDS}
         # What went while a list was on its way; None while there is none.
         self._going: dict[str, set[Key] | None] = dict.fromkeys(KINDS)
+        # Versions, or deletions, that no handler told: since when, and which version it has to tell at least.
+        self._untold: dict[tuple[str, Key], tuple[float, int]] = {}
 
     def of(self, plural: str) -> Mapping[Key, Object]:
         """The objects of a kind."""
@@ -42,29 +46,34 @@ class Cache:
         return self._objects[resources.POLICIES].get(("", name))
 
     def put(self, plural: str, obj: Object) -> None:
-        """An object was made or changed; one that is older than what is held is left alone."""
-        held, key = self._objects[plural], key_of(obj)
-        version = _version(obj)
+        """A handler told that an object was made or changed; one that is older than what is held is left alone."""
+        key = key_of(obj)
+        if (expected := self._untold.pop((plural, key), None)) is not None and _version(obj) < expected[1]:
+            self._untold[plural, key] = time.monotonic(), expected[1]
         if (going := self._going[plural]) is not None:
             going.discard(key)
-        if version > _version(held.get(key)) or version == _OPAQUE:
-            held[key] = obj
-            self._news(plural)
+        self._take(plural, key, obj)
 
     def written(self, plural: str, obj: Object) -> None:
         """What the API server made of our own write: unless the object went meanwhile, or is another one by now."""
-        held = self._objects[plural].get(key_of(obj))
-        if held is not None and held["metadata"]["uid"] == obj["metadata"]["uid"]:
-            self.put(plural, obj)
+        key = key_of(obj)
+        held = self._objects[plural].get(key)
+        if held is not None and held["metadata"]["uid"] == obj["metadata"]["uid"] and self._take(plural, key, obj):
+            self._expect(plural, key, _version(obj))
 
     def gone(self, plural: str, obj: Object) -> None:
-        """An object was deleted."""
+        """A handler told that an object was deleted."""
         key = key_of(obj)
+        self._untold.pop((plural, key), None)
         going = self._going[plural]
         if going is not None:
             going.add(key)
         if self._objects[plural].pop(key, None) is not None:
             self._news(plural)
+
+    def untold_since(self) -> float | None:
+        """Since when, in monotonic seconds, there is something that a handler should have told and has not; None when there is not."""
+        return min((since for since, _ in self._untold.values()), default=None)
 
     async def resync(self, kube: Kube) -> None:
         """Read everything anew.
@@ -89,9 +98,27 @@ class Cache:
             since = _version(listed[key]) if key in listed else version
             if since < _version(obj) < _OPAQUE:
                 listed[key] = obj
-        if {k: _version(o) for k, o in held.items()} != {k: _version(o) for k, o in listed.items()}:
+        before, after = ({k: _version(o) for k, o in objects.items()} for objects in (held, listed))
+        if before != after:
             self._objects[plural] = listed
+            for key in before.keys() | after.keys():
+                if before.get(key) != after.get(key):
+                    self._expect(plural, key, after.get(key, 0))
             self._news(plural)
+
+    def _take(self, plural: str, key: Key, obj: Object) -> bool:
+        held, version = self._objects[plural], _version(obj)
+        if version <= _version(held.get(key)) and version != _OPAQUE:
+            return False
+        held[key] = obj
+        self._news(plural)
+        return True
+
+    def _expect(self, plural: str, key: Key, version: int) -> None:
+        """A handler is to tell of this version or a later one; 0 of a deletion. Who is waited for already is waited for since then."""
+        if version != _OPAQUE:
+            since, _ = self._untold.get((plural, key), (time.monotonic(), 0))
+            self._untold[plural, key] = since, version
 
     def _news(self, plural: str) -> None:
         self.revision[plural] += 1

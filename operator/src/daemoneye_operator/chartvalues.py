@@ -11,6 +11,7 @@ from typing import Annotated, Any, Final, Literal, cast
 
 from pydantic import BaseModel, ConfigDict, Field, JsonValue, create_model
 
+from daemoneye_operator.monitoringvalues import Grafana, Metrics
 from daemoneye_operator.settings import (
     QUANTITY,
     Findings,
@@ -168,6 +169,16 @@ class Identity(Pod):
     resources: ContainerResources = _resources(("50m", "128Mi"), ("500m", "512Mi"))
 
 
+class Callout(Pod):
+    """The callout: tells the release's own broker which node a sensor is of. Runs the operator's image; absent with a broker of your own."""
+
+    replicas: Literal[1, 2] = Field(
+        default=1,
+        description="Pods. Without any, sensors that are connected go on and others wait; 2 do without one of them. 1 by default.",
+    )
+    resources: ContainerResources = _resources(("50m", "96Mi"), ("1", "256Mi"))
+
+
 class Analytics(Pod):
     """Analytics: judges what the sensors saw."""
 
@@ -298,9 +309,12 @@ class ChartValues(Values):
     rbac: Rbac = Field(default=Rbac(), description="Rights of people.")
     operator: Operator = Field(default=Operator(), description="The operator.")  # type: ignore[valid-type]
     identity: Identity = Field(default=Identity(), description="The identity publisher.")
+    callout: Callout = Field(default=Callout(), description="The callout.")
     analytics: Analytics = Field(default=Analytics(), description="Analytics.")
     sensor: SensorValues = Field(default=SensorValues(), description="The sensors.")  # type: ignore[valid-type]
     nats: Broker = Field(default=Broker(), description="The broker.")
     streams: Streams = Field(default=Streams(), description="How much of what the broker keeps.")
     findings: Findings = Field(default=Findings(), description="Bounds of Finding objects.")
     network_policy: NetworkPolicy = Field(default=NetworkPolicy(), description="NetworkPolicies.")
+    metrics: Metrics = Field(default=Metrics(), description="What Prometheus gets.")
+    grafana: Grafana = Field(default=Grafana(), description="What Grafana gets.")

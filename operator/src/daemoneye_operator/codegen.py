@@ -1,11 +1,13 @@
-"""The chart's generated files: values.yaml, values.schema.json and docs/reference/values.md; `python -m daemoneye_operator.codegen [--check] [ROOT]`.
+"""The chart's generated files: values.yaml, values.schema.json, docs/reference/values.md, dashboards; `python -m daemoneye_operator.codegen [--check] [ROOT]`.
 
-Responsible for their form; their words, defaults and bounds are those of `daemoneye_operator.chartvalues`. Runs in `make generate`, never in a pod.
+Responsible for the form of the first three; their words, defaults and bounds are those of `daemoneye_operator.chartvalues`. Runs in `make generate`, never in
+a pod.
 """
 
 from __future__ import annotations
 
 import json
+import re
 import textwrap
 from collections.abc import Callable, Iterator, Mapping
 from typing import Any, Final
@@ -15,6 +17,7 @@ from pydantic import BaseModel
 
 from daemoneye.codegen import files
 from daemoneye_operator.chartvalues import ChartValues, ContainerResources, Pod
+from daemoneye_operator.dashboards import DASHBOARDS
 
 _SOURCE: Final = "operator/src/daemoneye_operator/chartvalues.py"
 _WIDTH: Final = 140
@@ -43,7 +46,9 @@ def _values(group: BaseModel, indent: str) -> Iterator[str]:
         if isinstance(value, BaseModel) and not isinstance(value, ContainerResources):
             if not indent:
                 yield ""
-            yield from _comment("# ", (field.description or "") if indent else _doc(type(value)), indent)
+            text = (field.description or "") if indent else _doc(type(value))
+            if not indent or _letters(text) != _letters(key):
+                yield from _comment("# ", text, indent)
             yield f"{indent}{key}:"
             yield from _values(value, f"{indent}  ")
             continue
@@ -63,6 +68,11 @@ def _ordered(model: type[BaseModel]) -> list[str]:
 def _comment(mark: str, text: str, indent: str) -> Iterator[str]:
     # helm-docs joins the lines of a comment that go on with a plain hash.
     yield from textwrap.wrap(text, _WIDTH, initial_indent=indent + mark, subsequent_indent=f"{indent}# ")
+
+
+def _letters(text: str) -> str:
+    """A text without what does not tell it from a key: `The image.` says no more than `image:`."""
+    return re.sub(r"^the |\W", "", text.lower())
 
 
 def _doc(model: type[BaseModel]) -> str:
@@ -162,6 +172,7 @@ FILES: Final[dict[str, Callable[[], str]]] = {
     "charts/daemoneye/values.yaml": values,
     "charts/daemoneye/values.schema.json": schema_text,
     "docs/reference/values.md": reference,
+    **{f"charts/daemoneye/dashboards/{dashboard.name}.json": dashboard.text for dashboard in DASHBOARDS},
 }
 """Path in the repository → what makes its text."""
 

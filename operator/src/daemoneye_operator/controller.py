@@ -96,7 +96,12 @@ class Watches:
 
     def orphaned(self) -> bool:
         """Whether our Deployment is gone without a word: replaced, or removed without hooks. Then nothing is to be made or taken away."""
-        return self._installed and not self.deployment.objects and not self.uninstalling()
+        return self.deserted() and not self.uninstalling()
+
+    def deserted(self) -> bool:
+        """Whether our Deployment was there and is gone: what is made now would be owned by nobody, and stay."""
+        self.uninstalling()
+        return self._installed and not self.deployment.objects
 
 
 @dataclass(frozen=True, slots=True)
@@ -112,6 +117,9 @@ class Controller:
 
     Attributes:
         passes: How many there were.
+        failed: How many of them failed at something.
+        observe: Called with the seconds that each took.
+        plan: What the last one wanted of each node.
         trouble: What the last one failed at; empty when it did not.
     """
 
@@ -127,7 +135,9 @@ class Controller:
         sensors: Sensors,
         ledger: Ledger,
     ) -> None:
-        self.passes = 0
+        self.passes = self.failed = 0
+        self.observe: Callable[[float], None] = lambda _: None
+        self.plan = Plan()
         self.trouble = ""
         self._settings = settings
         self._cache = cache
@@ -160,19 +170,22 @@ class Controller:
         """Pass after pass until cancelled. Without changes there is one a heartbeat: silence is news that nobody sends."""
         while True:
             self._wake.clear()
+            began = time.monotonic()
+            again = False
             try:
                 await self.once(time.time())
                 self.trouble = ""
             except (ApiError, DaemonEyeError, *TRANSIENT) as error:
                 self._failed(error)
-                await asyncio.sleep(_RETRY_S)
-                self._wake.set()
+                again = True
             except Exception as error:  # noqa: BLE001 - one bad object must not end the operator; it is told and tried again
                 self._failed(error)
                 _log.exception("a pass failed")
-                await asyncio.sleep(_RETRY_S)
             self.passes += 1
-            await asyncio.sleep(_PAUSE_S)
+            self.observe(time.monotonic() - began)
+            await asyncio.sleep(_RETRY_S if self.trouble else _PAUSE_S)
+            if again:
+                self._wake.set()
             with contextlib.suppress(TimeoutError):
                 async with asyncio.timeout(self._settings.sensor.status_interval_seconds):
                     await self._wake.wait()
@@ -191,7 +204,7 @@ class Controller:
         there = next(iter(self._watches.daemonset.objects.values()), None)
         wanted = known and not uninstalling
         tolerations = selection.tolerations(read.valid)
-        plan = self._plan(read, tolerations) if wanted else self._removal(there)
+        plan = self.plan = self._plan(read, tolerations) if wanted else self._removal(there)
         trouble: list[Exception] = []
         # A broker that is away must keep neither children nor statuses from being right.
         if self._bus.connected:
@@ -256,6 +269,7 @@ class Controller:
         )
 
     def _failed(self, error: Exception) -> None:
+        self.failed += 1
         self.trouble = str(error) or type(error).__name__
         if time.monotonic() - self._logged >= _MINUTE:
             self._logged = time.monotonic()

@@ -10,6 +10,7 @@ import asyncio
 import contextlib
 import logging
 import time
+from collections import Counter
 from collections.abc import Callable
 from dataclasses import replace
 from typing import Final
@@ -41,6 +42,12 @@ _REMEMBER_S: Final = 60.0
 COUNT_EVERY_S: Final = 5.0
 """Seconds between two writes of one Finding that change its count alone; well below `_ACK_WAIT_S`."""
 _UNACKNOWLEDGED: Final = 2048
+_OF_ONE_NAMESPACE: Final = 256
+"""Places that findings may hold whose objects the API server does not take and that are of one namespace: a webhook that fails there must not
+keep all others from being read."""
+_LATER_S: Final = 30.0
+_IN_FLIGHT: Final = 65_536
+"""Findings that the broker may have out with us: those that wait here, and those that were put off."""
 _MINUTE: Final = 60.0
 
 _log = logging.getLogger(__name__)
@@ -52,6 +59,7 @@ class FindingSink:
     Attributes:
         corrupt: Messages that were no findings.
         lost: Findings whose object could not be written for good (its namespace is gone).
+        counted: Findings that were counted into objects and policies, by severity.
     """
 
     def __init__(
@@ -64,6 +72,7 @@ class FindingSink:
     ) -> None:
         self.corrupt = 0
         self.lost = 0
+        self.counted: Counter[str] = Counter()
         self._kube = kube
         self._aggregation = aggregation
         self._exceptions = exceptions
@@ -72,12 +81,18 @@ class FindingSink:
         # By the message's place in the stream: what is delivered again takes the place of what it repeats.
         self._unacknowledged: dict[int, tuple[Msg, Outcome | None]] = {}
         self._gone: set[Ref] = set()
+        self._failing: set[Ref] = set()
         self._tried: dict[Ref, float] = {}
         self._logged = float("-inf")
 
     def counters(self) -> dict[str, int]:
         """Findings that became no object: too many new ones at once, refused for good, unreadable."""
         return {"suppressed": self._aggregation.suppressed, "lost": self.lost, "corrupt": self.corrupt}
+
+    @property
+    def waiting(self) -> int:
+        """Findings that are not acknowledged because the API server does not take their object."""
+        return self._stuck().total()
 
     async def run(self, client: Client) -> None:
         """Read until the connection is closed; a broker or API server that is away is waited for."""
@@ -89,7 +104,7 @@ class FindingSink:
                         await puller.close()
                     puller = await self._place(client)
                 room = len(self._unacknowledged) < _UNACKNOWLEDGED
-                self._take(await puller.get(_LOOK_S) if room else [])
+                await self._take(await puller.get(_LOOK_S) if room else [])
                 done = await self.flush()
                 await self._acknowledge()
                 if not done or not room:
@@ -109,7 +124,7 @@ class FindingSink:
             deliver_policy=DeliverPolicy.ALL,
             ack_policy=AckPolicy.EXPLICIT,
             ack_wait=_ACK_WAIT_S,
-            max_ack_pending=2 * _UNACKNOWLEDGED,
+            max_ack_pending=_IN_FLIGHT,
         )
         await client.jetstream(timeout=5).add_consumer(subjects.FINDINGS, config)
         self._unacknowledged.clear()
@@ -117,18 +132,29 @@ class FindingSink:
         await puller.open()
         return puller
 
-    def _take(self, messages: list[Msg]) -> None:
+    async def _take(self, messages: list[Msg]) -> None:
         now = time.time()
+        full = {namespace for namespace, places in self._stuck().items() if places >= _OF_ONE_NAMESPACE}
         for message in messages:
             sequence = message.metadata.sequence.stream
             outcome: Outcome | None = None
             try:
-                outcome = self._aggregation.add(Finding.decode(message.data), self._exceptions, now)
+                finding = Finding.decode(message.data)
+                if full and sequence not in self._unacknowledged and self._aggregation.namespace(finding) in full:
+                    with contextlib.suppress(*TRANSIENT):  # it comes again anyway
+                        await message.nak(_LATER_S)
+                    continue
+                outcome = self._aggregation.add(finding, self._exceptions, now)
             except CorruptData as error:
                 self.corrupt += 1
                 self._complain(f"a message of {subjects.FINDINGS} is no finding: {error}")
             former = self._unacknowledged.get(sequence, (message, None))[1]
             self._unacknowledged[sequence] = (message, former or outcome)
+
+    def _stuck(self) -> Counter[str]:
+        """Places held by findings whose object the API server does not take, by namespace."""
+        refs = (outcome.ref for _, outcome in self._unacknowledged.values() if outcome is not None)
+        return Counter(ref.namespace for ref in refs if ref in self._failing)
 
     def gone(self, ref: Ref) -> None:
         """Somebody, perhaps we ourselves, deleted an object: it is looked for before the next write."""
@@ -178,8 +204,11 @@ class FindingSink:
             metadata = {"name": write.ref.name, "namespace": write.ref.namespace}
             await self._kube.apply(f"{path}/status", {**identity, "metadata": metadata, "status": write.status})
         except ApiError as error:
-            return self._failed(write, error)
-        return await self._event(write)
+            done = self._failed(write, error)
+        else:
+            done = await self._event(write)
+        (self._failing.discard if done else self._failing.add)(write.ref)
+        return done
 
     async def _event(self, write: Write) -> bool:
         """The Event beside a Finding; one that is refused for good, by a webhook say, does not undo the object."""
@@ -229,6 +258,7 @@ class FindingSink:
     async def _acknowledge(self) -> None:
         """Messages whose objects are as they should be; one that cannot be written holds up its own alone."""
         dirty, before = self._aggregation.dirty(), len(self._unacknowledged)
+        self._failing &= dirty
         for sequence, (message, outcome) in list(self._unacknowledged.items()):
             if outcome is not None and outcome.ref in dirty:
                 continue
@@ -238,6 +268,8 @@ class FindingSink:
             if outcome is not None:
                 # Counted when it is done with: who comes after us reads the rest again.
                 self._tallies.add(outcome)
+                if outcome.counted:
+                    self.counted[outcome.spec["severity"]] += 1
         if len(self._unacknowledged) != before:
             self._changed()
 

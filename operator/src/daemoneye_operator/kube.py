@@ -1,4 +1,4 @@
-"""The API server, in the few verbs that the operator uses: get, list, apply, delete.
+"""The API server, in the few verbs that the operator uses: get, list, create, apply, delete.
 
 Responsible for requests in raw JSON through the one Kubernetes client that the image holds, without its model classes, which would cost
 memory and give nothing; for their deadlines and errors. What is asked for is others' affair.
@@ -8,6 +8,10 @@ from __future__ import annotations
 
 import asyncio
 import json
+import logging
+import threading
+import time
+from collections import Counter
 from collections.abc import Mapping
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any, Final, cast
@@ -44,6 +48,8 @@ def client() -> ApiClient:
             raise MachineError(f"no way to the API server: {error}", fix="run in a pod, or set KUBECONFIG") from None
     configuration.retries = urllib3.Retry(total=1, connect=1, read=0, redirect=0, status=0)
     configuration.connection_pool_maxsize = 32
+    # It would tell of each attempt; who asked tells once a minute.
+    logging.getLogger("urllib3.connectionpool").setLevel(logging.ERROR)
     configuration.keep_alive = True  # a half-open connection is noticed before a watch's time is over
     return ApiClient(configuration)
 
@@ -87,22 +93,60 @@ def path_of(prefix: str, plural: str, name: str = "", namespace: str = "", subre
     return "/".join([parts[0], *(quote(part, safe="") for part in parts[1:])])
 
 
-class Kube:
-    """The verbs, for the event loop; the client is synchronous, so each request takes a thread of a small pool."""
+class Requests:
+    """What became of requests, counted in the threads that make them.
 
-    def __init__(self, api: ApiClient, *, at_once: int = 8) -> None:
+    Attributes:
+        answered: Monotonic seconds of the last answer, refusals included; at first minus infinity.
+    """
+
+    def __init__(self) -> None:
+        self.answered = float("-inf")
+        self._ended: Counter[tuple[str, int]] = Counter()
+        self._lock = threading.Lock()
+
+    def count(self, method: str, code: int) -> None:
+        """A request ended with this status; 0 is no answer."""
+        with self._lock:
+            self._ended[method, code] += 1
+            if code:
+                self.answered = time.monotonic()
+
+    def by_method_and_code(self) -> dict[tuple[str, int], int]:
+        """How many ended how since the start."""
+        with self._lock:
+            return dict(self._ended)
+
+
+class Kube:
+    """The verbs, for the event loop; the client is synchronous, so each request takes a thread of a small pool.
+
+    Attributes:
+        requests: Counts them, without those of watches.
+    """
+
+    def __init__(self, api: ApiClient, *, at_once: int = 8, requests: Requests | None = None) -> None:
         self.api = api
+        self.requests = requests or Requests()
         self._pool = ThreadPoolExecutor(at_once, thread_name_prefix="kube")
+        self._beside: list[Kube] = []
+
+    def beside(self, *, at_once: int) -> Kube:
+        """The same with threads of its own, so that a flood of its requests keeps no others waiting; it ends with this one."""
+        other = Kube(self.api, at_once=at_once, requests=self.requests)
+        self._beside.append(other)
+        return other
 
     def close(self) -> None:
         """Let go of threads and connections."""
-        self._pool.shutdown(wait=False, cancel_futures=True)
+        for kube in (self, *self._beside):
+            kube._pool.shutdown(wait=False, cancel_futures=True)  # noqa: SLF001 - its own kind
         self.api.rest_client.close()
 
-    async def get(self, path: str) -> dict[str, Any] | None:
+    async def get(self, path: str, *, within: tuple[float, float] = _TIMEOUT) -> dict[str, Any] | None:
         """An object; None where there is none."""
         try:
-            return await self._json("GET", path)
+            return await self._json("GET", path, within=within)
         except ApiError as error:
             if error.status == 404:
                 return None
@@ -122,6 +166,12 @@ class Kube:
             if not more:
                 return items, int(version) if version.isdigit() else 0
             query["continue"] = more
+
+    async def create(
+        self, path: str, obj: Mapping[str, Any], *, within: tuple[float, float] = _TIMEOUT
+    ) -> dict[str, Any]:
+        """Create an object, or ask what is asked by creating one; what the API server makes of it. `within`: to connect, and to be answered."""
+        return await self._json("POST", path, None, obj, within=within)
 
     async def apply(self, path: str, obj: Mapping[str, Any]) -> dict[str, Any]:
         """Server-side apply (ours by force); for a status, `path` ends in ``/status``."""
@@ -149,9 +199,15 @@ class Kube:
         body: object | None = None,
         *,
         headers: Mapping[str, str] | None = None,
+        within: tuple[float, float] = _TIMEOUT,
     ) -> dict[str, Any]:
         def call() -> dict[str, Any]:
-            response = request(self.api, method, path, query, body, headers=headers)
+            try:
+                response = request(self.api, method, path, query, body, headers=headers, timeout=within)
+            except ApiError as error:
+                self.requests.count(method, error.status)
+                raise
+            self.requests.count(method, response.status)
             try:
                 value: dict[str, Any] = json.loads(response.data)
             except (ValueError, urllib3.exceptions.HTTPError) as error:

@@ -13,33 +13,32 @@ import os
 import signal
 import threading
 import time
-from collections.abc import Coroutine
 from typing import Any, Final
 
 import kopf
 
-from daemoneye import health
+from daemoneye import health, metrics
 from daemoneye.broker.link import TRANSIENT, Link
 from daemoneye.errors import DaemonEyeError
-from daemoneye_operator import handlers, kube, resources, secretstore
+from daemoneye.exposition import Exposition, histogram
+from daemoneye_operator import handlers, kube, measures, resources, secretstore, selfreport, sight, version
+from daemoneye_operator.brokerlook import BrokerLook
 from daemoneye_operator.bus import Bus
 from daemoneye_operator.cache import Cache
-from daemoneye_operator.controller import Controller, Ledger, Watches
+from daemoneye_operator.controller import Controller, Watches
+from daemoneye_operator.ending import run_until
 from daemoneye_operator.errors import ApiError
 from daemoneye_operator.findingsink import FindingSink
 from daemoneye_operator.kube import Kube, path_of
+from daemoneye_operator.pulse import Pulse
 from daemoneye_operator.reconcile.findings import Aggregation, Limits
-from daemoneye_operator.reconcile.nodes import Heartbeats
 from daemoneye_operator.sensors import Sensors
 from daemoneye_operator.settings import OperatorSettings
-from daemoneye_operator.watch import Watch
 
 _RETRY_S: Final = 2.0
-_BLIND_S: Final = 900.0
-_SECRETS_EVERY_S: Final = 3600.0
 _FINISH_S: Final = 5.0
-_CANCELLATIONS: Final = 10
-_CANCEL_S: Final = 1.0
+_KOPF: Final = "kopf"
+_LEASE: Final = "the operator's Lease"
 _log = logging.getLogger(__name__)
 
 
@@ -57,8 +56,13 @@ async def serve(settings: OperatorSettings) -> None:
     api = Kube(kube.client())
     operator = _Operator(settings, api, stop)
     try:
-        await _until(stop, operator.run())
+        await run_until(stop, operator.run())
         await operator.finish()
+    except ExceptionGroup as group:
+        ours, others = group.split(DaemonEyeError)
+        if ours is None or others is not None:
+            raise
+        raise ours.exceptions[0] from None
     finally:
         api.close()
 
@@ -70,67 +74,74 @@ class _Operator:
         self._settings = settings
         self._api = api
         self._stop = stop
-        self._controller: Controller | None = None
-        self._bus: Bus | None = None
-        self._sink: FindingSink | None = None
-        self._secrets = secretstore.Secrets({})
-        self._watches: tuple[Watch, ...] = ()
+        self._changed = _Later()
+        self._parts = measures.Parts(settings, api, Cache(self._changed))
+        self._passes = histogram(metrics.OPERATOR_PASS_SECONDS)
+        self._sight = sight.Sight({_KOPF: sight.UNTOLD_S, _LEASE: sight.LEASE_S})
+        self._pulse: Pulse | None = None
+        self._kopf_since = float("inf")
         self._starting = "waiting for the API server"
 
     async def run(self) -> None:
+        page = Exposition(measures.COMPONENT, version(), lambda: measures.samples(self._parts), [self._passes]).page
         async with (
-            health.serving(self._settings.health_port, alive=self._alive, ready=self._ready),
+            health.serving(self._settings.health_port, alive=self._alive, ready=self._ready, metrics=page),
             asyncio.TaskGroup() as group,
         ):
             await self._start(group)
 
     async def finish(self) -> None:
         """What is still to be said before the process ends, for seconds at most."""
-        if self._controller is not None:
+        controller = self._parts.controller
+        if controller is not None:
             with contextlib.suppress(DaemonEyeError, TimeoutError, *TRANSIENT):
                 async with asyncio.timeout(_FINISH_S):
-                    await self._controller.finish()
+                    await controller.finish()
 
     async def _start(self, group: asyncio.TaskGroup) -> None:
-        settings, api = self._settings, self._api
+        settings, api, parts, changed = self._settings, self._api, self._parts, self._changed
         cluster_uid = await self._patiently("the cluster's id", self._cluster_uid)
-        heartbeats, ledger = Heartbeats(), Ledger()
-        changed = _Later()
-        cache = Cache(changed)
-        watches = Watches(api, settings, changed)
-        self._watches = watches.all
-        for watch in watches.all:
+        watches = parts.watches = Watches(api, settings, changed)
+        pod = os.environ.get("DAEMONEYE_POD", "")
+        pulse = self._pulse = Pulse(api, settings, watches, pod)
+        parts.followed = (*watches.all, pulse.watch)
+        for watch in parts.followed:
             group.create_task(watch.run())
-        await self._patiently("our resources", lambda: cache.resync(api))
-        aggregation = Aggregation(
+        await self._patiently("our resources", lambda: parts.cache.resync(api))
+        aggregation = parts.aggregation = Aggregation(
             Limits(settings.findings.max_objects, settings.findings.max_age, settings.findings.creations_per_minute),
             settings.namespace,
             labels={"app.kubernetes.io/instance": settings.release},
-            instance=os.environ.get("DAEMONEYE_POD", ""),
+            instance=pod,
         )
         await self._patiently("findings", lambda: self._seed(aggregation))
         await asyncio.wait([asyncio.ensure_future(watch.synced.wait()) for watch in watches.all])
-        bus = self._bus = Bus(settings, heartbeats, changed)
-        controller = self._controller = Controller(
-            api, settings, cache=cache, watches=watches, bus=bus, heartbeats=heartbeats,
-            sensors=Sensors(api, settings, cluster_uid), ledger=ledger,
+        group.create_task(pulse.run())
+        bus = parts.bus = Bus(settings, parts.heartbeats, changed)
+        controller = parts.controller = Controller(
+            api, settings, cache=parts.cache, watches=watches, bus=bus, heartbeats=parts.heartbeats,
+            sensors=Sensors(api, settings, cluster_uid), ledger=parts.ledger,
         )  # fmt: skip
+        controller.observe = self._passes.observe
         changed.target = controller.changed
         # Its own threads: a flood of findings must not keep statuses and sensors waiting.
-        sink = self._sink = FindingSink(
-            Kube(api.api, at_once=4), aggregation, ledger.exceptions, ledger.tallies, changed
+        sink = parts.sink = FindingSink(
+            api.beside(at_once=4), aggregation, parts.ledger.exceptions, parts.ledger.tallies, changed
         )
         watches.finding_gone = sink.gone
-        self._secrets = await self._patiently(
+        parts.secrets = await self._patiently(
             "the broker's Secrets", lambda: secretstore.ensure(api, settings, watches.owner())
         )
-        link = Link(lambda: secretstore.access(settings, self._secrets, "operator"), "daemoneye-operator", self._stop)
+        link = Link(lambda: secretstore.access(settings, parts.secrets, "operator"), "daemoneye-operator", self._stop)
+        broker = parts.broker = BrokerLook(bus)
         group.create_task(bus.run(link))
+        group.create_task(selfreport.tell(measures.COMPONENT, lambda: bus.client))
+        group.create_task(broker.run())
         group.create_task(controller.run())
         group.create_task(_findings(bus, sink))
-        group.create_task(self._resync(cache, controller))
+        group.create_task(self._resync(controller))
         group.create_task(self._keep_secrets(watches))
-        group.create_task(self._kopf(cache))
+        group.create_task(self._kopf())
         self._starting = ""
 
     async def _cluster_uid(self) -> str:
@@ -141,21 +152,21 @@ class _Operator:
         objects, _ = await self._api.list(resources.ours(resources.FINDINGS))
         aggregation.seed(objects)
 
-    async def _resync(self, cache: Cache, controller: Controller) -> None:
+    async def _resync(self, controller: Controller) -> None:
         while True:
             await asyncio.sleep(self._settings.resync_seconds)
             with contextlib.suppress(ApiError):  # the next one will do
-                await cache.resync(self._api)
+                await self._parts.cache.resync(self._api)
                 controller.resynced()
 
     async def _keep_secrets(self, watches: Watches) -> None:
         """Certificates are renewed long before their end, and a Secret that somebody deleted is made again."""
         while True:
-            await asyncio.sleep(_SECRETS_EVERY_S)
+            await asyncio.sleep(self._settings.resync_seconds)
             with contextlib.suppress(DaemonEyeError):  # said when it was tried, and the next time
-                self._secrets = await secretstore.ensure(self._api, self._settings, watches.owner())
+                self._parts.secrets = await secretstore.ensure(self._api, self._settings, watches.owner())
 
-    async def _kopf(self, cache: Cache) -> None:
+    async def _kopf(self) -> None:
         """Kopf's thread, as a task that ends with it.
 
         Raises:
@@ -165,7 +176,7 @@ class _Operator:
         ending = threading.Event()
 
         def run() -> None:
-            registry = handlers.registry(handlers.Across(loop, cache))
+            registry = handlers.registry(handlers.Across(loop, self._parts.cache))
             with asyncio.Runner() as runner:
                 runner.run(
                     kopf.operator(
@@ -177,6 +188,7 @@ class _Operator:
                     )
                 )
 
+        self._kopf_since = time.monotonic()
         try:
             await asyncio.to_thread(run)
         finally:
@@ -198,13 +210,20 @@ class _Operator:
                 await asyncio.sleep(_RETRY_S)
 
     def _alive(self) -> dict[str, Any]:
-        """Dead is who sees nothing: a watch that neither heard anything nor asked is blind. An API server that is away is no reason to end."""
+        """Dead is who sees nothing. An API server that is away is no reason to end, nor is one that refuses."""
         now = time.monotonic()
-        blind = sum(now - watch.last_tried > _BLIND_S for watch in self._watches)
-        return {"ok": not blind, "blind": blind}
+        watches = self._parts.followed
+        since = {watch.resource: watch.last_heard for watch in watches}
+        if self._pulse is not None:
+            unseen = self._pulse.unseen_since()
+            since[_LEASE] = now if unseen is None else unseen
+        untold = self._parts.cache.untold_since()
+        # What was listed before kopf began, it has to tell from then on.
+        since[_KOPF] = now if untold is None or now < self._kopf_since else max(untold, self._kopf_since)
+        return sight.verdict(self._sight.look(now, self._api.requests.answered, since), watches)
 
     def _ready(self) -> dict[str, Any]:
-        bus, controller = self._bus, self._controller
+        bus, controller, sink = self._parts.bus, self._parts.controller, self._parts.sink
         broker = bus is not None and bus.connected
         return {
             "ok": not self._starting and broker and controller is not None and controller.passes > 0,
@@ -212,7 +231,7 @@ class _Operator:
             "broker": "connected" if broker else (bus.trouble if bus else "not connected yet"),
             "trouble": controller.trouble if controller else "",
             "analytics": "heard of" if bus and bus.analytics_heard else "not heard of yet",
-            "findings": self._sink.counters() if self._sink else {},
+            "findings": sink.counters() if sink else {},
         }
 
 
@@ -233,21 +252,3 @@ async def _findings(bus: Bus, sink: FindingSink) -> None:
         if bus.client is not None:
             await sink.run(bus.client)
         await asyncio.sleep(_RETRY_S)
-
-
-async def _until(stop: asyncio.Event, work: Coroutine[Any, Any, None]) -> None:
-    """Run until told to stop, or until the work fails."""
-    running, stopping = asyncio.ensure_future(work), asyncio.ensure_future(stop.wait())
-    await asyncio.wait({running, stopping}, return_when=asyncio.FIRST_COMPLETED)
-    stopping.cancel()
-    if not running.done():
-        # nats-py waits by asyncio.wait_for, which can swallow a cancellation: it is asked more than once.
-        for _ in range(_CANCELLATIONS):
-            running.cancel()
-            if (await asyncio.wait({running}, timeout=_CANCEL_S))[0]:
-                break
-        return
-    try:
-        await running
-    except* DaemonEyeError as group:
-        raise group.exceptions[0] from None

@@ -83,6 +83,14 @@ def server(stored: Pair | None, issuer: Pair, names: Sequence[str], now: dt.date
     return Pair(_pem(builder.sign(authority_key, hashes.SHA256())), _key_pem(key))
 
 
+def expiry(pem: bytes) -> float | None:
+    """When the first of these certificates ends, seconds since 1970; None when they cannot be read."""
+    try:
+        return min(one.not_valid_after_utc.timestamp() for one in x509.load_pem_x509_certificates(pem))
+    except _UNREADABLE:
+        return None
+
+
 def _good_authority(stored: Pair, now: dt.datetime) -> bool:
     try:
         certificate, _ = _load(stored)

@@ -18,6 +18,7 @@ EXCEPTIONS: Final = "detectionexceptions"
 CORE: Final = "/api/v1"
 APPS: Final = "/apis/apps/v1"
 EVENTS: Final = "/apis/events.k8s.io/v1"
+COORDINATION: Final = "/apis/coordination.k8s.io/v1"
 
 
 def ours(plural: str, name: str = "", namespace: str = "", subresource: str = "") -> str:

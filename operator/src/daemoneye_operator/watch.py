@@ -73,8 +73,9 @@ class Watch:
     Attributes:
         objects: (namespace, name) → projection; to be read in the loop only.
         synced: Set after the first whole list.
-        last_heard: Monotonic seconds of the last list, event or bookmark; at first, of the making.
-        last_tried: Monotonic seconds of the last sign of life of the thread: what it heard, or that it asked. Blind is who does neither.
+        last_heard: Monotonic seconds of the last list, event or bookmark, or of the last refusal: who is told no is not blind. At first, of the
+            making.
+        last_tried: Monotonic seconds of the last sign of life of the thread: what it heard, or that it asked. Who does neither hangs.
     """
 
     def __init__(
@@ -109,6 +110,16 @@ class Watch:
         self._on_change = on_change or (lambda: None)
         self._on_event = on_event or (lambda kind, key, projection: None)  # noqa: ARG005 - nobody listens
 
+    @property
+    def resource(self) -> str:
+        """Plural of what is watched."""
+        return self._path.rpartition("/")[2]
+
+    @property
+    def silence(self) -> float:
+        """Seconds since the last sign of life."""
+        return max(time.monotonic() - self.last_tried, 0.0)
+
     async def run(self) -> None:
         """Keep `objects` current until cancelled. An error of `project` ends it; nothing that the API server does, does."""
         loop = asyncio.get_running_loop()
@@ -119,7 +130,7 @@ class Watch:
             with suppress(RuntimeError):  # the loop was closed before the thread noticed
                 loop.call_soon_threadsafe(function, *values)
 
-        reader = _Reader(self._api, self._path, self._selectors, self._project, self._tried)
+        reader = _Reader(self._api, self._path, self._selectors, self._project, self._tried, self._refused)
 
         def read() -> None:
             try:
@@ -143,8 +154,13 @@ class Watch:
         for error in failure:
             raise error
 
+    # ── in the thread: each is one assignment ───────────────────────────────────────────────────────────────────────
+
     def _tried(self) -> None:
         self.last_tried = time.monotonic()
+
+    def _refused(self) -> None:
+        self.last_heard = time.monotonic()
 
     # ── in the loop ─────────────────────────────────────────────────────────────────────────────────────────────────
 
@@ -188,8 +204,10 @@ class _Reader:
         selectors: list[tuple[str, str]],
         project: Project,
         tried: Callable[[], None],
+        refused: Callable[[], None],
     ) -> None:
         self._tried = tried
+        self._refused = refused
         self._api = api
         self._path = path
         self._selectors = selectors
@@ -315,6 +333,7 @@ class _Reader:
             if response.status == _GONE:
                 raise _Gone
             if response.status != 200:
+                self._refused()
                 raise _Refused(f"{response.status} {_said(_json(response.read()))}".strip())
             yield response
         finally:

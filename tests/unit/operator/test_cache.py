@@ -1,9 +1,11 @@
 """The cache: never older than what it has, and put right by a resync."""
 
 import asyncio
+from types import SimpleNamespace
 
 import pytest
 
+from daemoneye_operator import cache as module
 from daemoneye_operator import resources
 from daemoneye_operator.cache import Cache
 
@@ -111,3 +113,64 @@ def test_what_is_made_again_while_a_list_is_on_its_way_is_kept(cache):
 
     asyncio.run(cache.resync(Api({POLICIES: [obj("p", 11, uid="again")]}, 20, meanwhile)))
     assert names(cache) == {"p": 11}
+
+
+@pytest.fixture
+def clock(monkeypatch):
+    now = [100.0]
+    monkeypatch.setattr(module, "time", SimpleNamespace(monotonic=lambda: now[0]))
+    return now
+
+
+def resync(cache, *objects, version=99):
+    asyncio.run(cache.resync(Api({POLICIES: list(objects)}, version)))
+
+
+def test_what_handlers_tell_is_not_waited_for(cache, clock):
+    cache.put(POLICIES, obj("p", 1))
+    resync(cache, obj("p", 1))
+    cache.gone(POLICIES, obj("p", 2))
+    resync(cache)
+    assert cache.untold_since() is None
+
+
+def test_what_only_a_list_tells_is_waited_for(cache, clock):
+    resync(cache, obj("p", 5))
+    assert cache.untold_since() == 100.0
+    clock[0] = 160.0
+    resync(cache, obj("p", 5), obj("q", 7))
+    assert cache.untold_since() == 100.0
+    cache.put(POLICIES, obj("p", 5))
+    assert cache.untold_since() == 160.0
+    cache.put(POLICIES, obj("q", 9))
+    assert cache.untold_since() is None
+
+
+def test_a_deletion_that_only_a_list_tells_is_waited_for(cache, clock):
+    cache.put(POLICIES, obj("p", 1))
+    resync(cache)
+    assert cache.untold_since() == 100.0
+    cache.gone(POLICIES, obj("p", 2))
+    assert cache.untold_since() is None
+
+
+def test_our_own_writes_are_told_by_handlers_too(cache, clock):
+    cache.put(POLICIES, obj("p", 1))
+    cache.written(POLICIES, obj("p", 2))
+    assert cache.untold_since() == 100.0
+    clock[0] = 150.0
+    cache.written(POLICIES, obj("p", 3))
+    assert cache.untold_since() == 100.0, "since the first that nobody told"
+    cache.put(POLICIES, obj("p", 2))
+    assert cache.untold_since() == 150.0, "who is behind is not blind"
+    cache.put(POLICIES, obj("p", 3))
+    assert cache.untold_since() is None
+    cache.put(POLICIES, obj("p", 4))
+    cache.written(POLICIES, obj("p", 4))
+    assert cache.untold_since() is None, "the handler was quicker than the answer"
+
+
+def test_versions_that_are_no_numbers_are_not_waited_for(cache, clock):
+    cache.put(POLICIES, obj("p", "a"))
+    cache.written(POLICIES, obj("p", "b"))
+    assert cache.untold_since() is None

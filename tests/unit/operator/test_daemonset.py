@@ -9,13 +9,18 @@ from daemoneye_operator.reconcile.daemonset import (
     desired_daemonset,
     selector_labels,
 )
-from tests.unit.operator.factory import settings
+from daemoneye_operator.settings import OperatorSettings
+from tests.unit.operator.factory import SETTINGS, settings
 
 OWNER = {"apiVersion": "apps/v1", "kind": "Deployment", "name": "daemoneye-operator", "uid": "u"}
 
 
 def pod(**sensor):
     return desired_daemonset(settings(**sensor), [], OWNER)["spec"]["template"]["spec"]
+
+
+def told(of):
+    return json.loads(desired_configmap(of, "cluster", OWNER)["data"]["sensor.json"])
 
 
 def test_the_pod_may_only_what_it_needs():
@@ -31,7 +36,20 @@ def test_the_pod_may_only_what_it_needs():
     assert context["capabilities"] == {"drop": ["ALL"], "add": list(CAPABILITIES)}
     assert container["resources"]["limits"].keys() >= {"cpu", "memory"}
     assert container["resources"]["requests"].keys() >= {"cpu", "memory"}
-    assert not container.keys() & {"ports", "livenessProbe", "readinessProbe"}
+    # No host network: the port is the pod's.
+    assert container["ports"] == [{"name": "health", "containerPort": 8080, "protocol": "TCP"}]
+
+
+def test_a_sensor_that_is_stuck_is_started_anew_and_one_that_compiles_is_not():
+    configmap = desired_configmap(settings(), "cluster", OWNER)
+    assert json.loads(configmap["data"]["sensor.json"])["health_port"] == 8080
+    (container,) = pod()["containers"]
+    start, live, ready = (container[f"{kind}Probe"] for kind in ("startup", "liveness", "readiness"))
+    assert start["httpGet"] == live["httpGet"] == {"path": "/healthz", "port": "health"}
+    assert ready["httpGet"] == {"path": "/readyz", "port": "health"}
+    assert start["periodSeconds"] * start["failureThreshold"] >= 300, "a slow node that starts many pods at once"
+    assert live["periodSeconds"] * live["failureThreshold"] >= 120, "a busy node is no stuck sensor"
+    assert 1 / live["periodSeconds"] + 1 / ready["periodSeconds"] < 0.2, "each wakes it twice"
 
 
 def test_privileged_is_a_switch():
@@ -55,6 +73,21 @@ def test_the_pod_sees_little_of_the_node():
     assert mounts["tasks"]["readOnly"]
     assert mounts["broker"]["readOnly"]
     assert volumes["broker"]["secret"]["secretName"] == "daemoneye-broker-sensor"
+    # The one token is for the broker alone.
+    (source,) = volumes["token"]["projected"]["sources"]
+    assert source["serviceAccountToken"]["audience"] == "daemoneye-broker.security.daemoneye"
+    assert source["serviceAccountToken"]["expirationSeconds"] <= 3600
+    assert mounts["token"]["readOnly"]
+    assert mounts["token"]["mountPath"] + "/token" == told(settings())["nats"]["password_file"]
+
+
+def test_with_a_broker_of_ones_own_the_sensor_has_a_password_and_no_token():
+    nats = {"url": "tls://n:4222", "external": True, "credentialsSecretRef": {"name": "users"}}
+    external = OperatorSettings.model_validate({**SETTINGS, "nats": nats})
+    spec = desired_daemonset(external, [], OWNER)["spec"]["template"]["spec"]
+    assert not [volume for volume in spec["volumes"] if "projected" in volume]
+    assert "token" not in {mount["name"] for mount in spec["containers"][0]["volumeMounts"]}
+    assert told(external)["nats"]["password_file"] == "/etc/daemoneye/broker/password"
 
 
 def test_selector_labels_are_frozen_for_ever():
@@ -97,7 +130,7 @@ def test_what_the_sensor_is_told():
     assert told["nats"] == {
         "url": "tls://daemoneye-nats.security.svc:4222",
         "user_file": "/etc/daemoneye/broker/user",
-        "password_file": "/etc/daemoneye/broker/password",
+        "password_file": "/run/daemoneye/token/token",
         "inbox_prefix_file": "/etc/daemoneye/broker/inbox_prefix",
         "tls": {"ca": "/etc/daemoneye/broker/ca.crt"},
     }

@@ -44,10 +44,14 @@ class Message:
     def __init__(self, number, found):
         self.metadata = SimpleNamespace(sequence=SimpleNamespace(stream=number))
         self.data = found if isinstance(found, bytes) else found.encode()
-        self.acknowledged = 0
+        self.acknowledged = self.put_off = 0
 
     async def ack(self):
         self.acknowledged += 1
+
+    async def nak(self, delay):
+        assert delay > 0
+        self.put_off += 1
 
 
 class Bench:
@@ -62,7 +66,7 @@ class Bench:
 
     def turn(self, *messages: Any) -> bool:
         async def turn() -> bool:
-            self.sink._take(list(messages))
+            await self.sink._take(list(messages))
             done = await self.sink.flush()
             await self.sink._acknowledge()
             return done
@@ -176,3 +180,41 @@ def test_who_fails_lets_others_have_their_turn(bench, monkeypatch):
     first = dict(bench.sink._tried)
     bench.turn()
     assert len(bench.sink._tried) == len(first) + 2, "two others were tried"
+
+
+def test_a_namespace_whose_objects_are_refused_leaves_room_for_the_others(bench, monkeypatch):
+    monkeypatch.setattr(findingsink, "_OF_ONE_NAMESPACE", 4)
+    bench.api.refuse = lambda path: 500 if "/shop/" in path else None
+    stuck = [message(n, key=f"k{n}") for n in range(1, 5)]
+    assert not bench.turn(*stuck)
+    assert bench.sink.waiting == 4
+    late, other = message(5, key="late"), message(6, key="k", namespace="bank", workload="bank/Pod/x/x")
+    assert not bench.turn(late, other)
+    assert (late.acknowledged, late.put_off) == (0, 1), "the broker sends it again later"
+    assert (other.acknowledged, other.put_off) == (1, 0)
+    again = message(1, key="k1")
+    bench.turn(again)
+    assert again.put_off == 0, "what waits here already takes its own place"
+    bench.api.refuse = lambda path: None
+    assert bench.turn()
+    assert bench.sink.waiting == 0
+    assert bench.turn(late)
+    assert late.acknowledged == 1
+    assert bench.total == 6, "nothing was lost, and nothing counted twice"
+
+
+def test_a_flood_that_the_api_server_takes_is_put_off_by_nobody(bench, monkeypatch):
+    monkeypatch.setattr(findingsink, "_OF_ONE_NAMESPACE", 4)
+    monkeypatch.setattr(findingsink, "COUNT_EVERY_S", 60.0)
+    assert bench.turn(message(1))
+    repeats = [message(n) for n in range(2, 20)]
+    bench.turn(*repeats)
+    fresh = message(30, key="new")
+    bench.turn(fresh)
+    assert fresh.acknowledged == 1
+    assert bench.sink.waiting == 0, "who only waits for its turn waits for no API server"
+
+
+def test_findings_are_counted_by_severity_when_they_are_done_with(bench):
+    bench.turn(message(1), message(2, severity="low", key="l"), message(1))
+    assert bench.sink.counted == {"high": 1, "low": 1}

@@ -16,13 +16,14 @@ from typing import Any
 import pytest
 from nats.aio.client import Client
 from nats.aio.msg import Msg
+from prometheus_client.parser import text_string_to_metric_families
 
-from daemoneye import subjects
+from daemoneye import metrics, subjects
 from daemoneye.broker import values
 from daemoneye.broker.admin import ensure_streams
 from daemoneye.podidentity import PodIdentity
 from daemoneye.streams import buckets
-from daemoneye_operator import identity
+from daemoneye_operator import identity, sight, watch
 from daemoneye_operator.identity import publisher as module
 from daemoneye_operator.settings import OperatorSettings
 from tests.support.broker import Broker, free_ports, heard, running, until
@@ -73,7 +74,7 @@ def static_pod(api: KubeApi, name: str, uid: str, **metadata: Any) -> str:
 
 
 class Follower:
-    """A sensor of every node: what was put, in order."""
+    """What every node's sensor would hear: what was put, in order."""
 
     def __init__(self, client: Client) -> None:
         self.client = client
@@ -81,7 +82,7 @@ class Follower:
 
     @classmethod
     async def of(cls, broker: Broker) -> Follower:
-        self = cls(await broker.connect("sensor", allow_reconnect=True, max_reconnect_attempts=-1))
+        self = cls(await broker.onlooker(allow_reconnect=True, max_reconnect_attempts=-1))
         await self.client.subscribe(subjects.key_value(subjects.NODES_BUCKET, "*.>"), cb=self._note)
         await heard(self.client)
         return self
@@ -308,30 +309,78 @@ async def test_a_pod_whose_namespace_is_not_known_yet_waits_for_its_labels(
         assert [document.namespace_labels for document in documents] == [{"team": "green"}]
 
 
-async def test_a_part_that_misses_its_cancellation_ends_with_the_others(monkeypatch: pytest.MonkeyPatch):
-    monkeypatch.setattr(identity, "_END_S", 0.05)
-    stop, missed = asyncio.Event(), asyncio.Event()
+async def page(settings: OperatorSettings) -> dict[str, dict[str, float]]:
+    """Values by metric and label."""
 
-    async def deaf() -> None:
-        try:
-            await asyncio.sleep(60)
-        except asyncio.CancelledError:
-            missed.set()
-        await asyncio.sleep(60)
+    def ask() -> str:
+        with urllib.request.urlopen(f"http://127.0.0.1:{settings.health_port}/metrics", timeout=5) as answer:
+            return answer.read().decode()
 
-    async def stopping() -> None:
-        stop.set()
-        await asyncio.sleep(60)
-
-    async with asyncio.timeout(10):
-        await identity._together(stop, deaf(), stopping())
-    assert missed.is_set()
+    families = text_string_to_metric_families(await asyncio.to_thread(ask))
+    return {s.name: {",".join(s.labels.values()): s.value for s in f.samples} for f in families for s in f.samples}
 
 
-async def test_an_error_of_a_part_ends_all_and_is_told():
-    async def failing() -> None:
-        raise KeyError("nodeName")
+async def test_the_page_is_what_is_declared(broker: Broker, api: KubeApi, sensor: Follower):
+    async with publishing(broker, api) as settings:
+        await ready(settings)
+        key = pod(api, "cart-1")
+        await until("the document", lambda: sensor.of_key(key))
+        deadline = time.monotonic() + 10
+        while (told := await page(settings))[metrics.IDENTITY_WRITES.name][""] != 1:
+            assert time.monotonic() < deadline
+        assert told.keys() == {m.name for m in metrics.ALL.values() if m.component in ("", "identity")}
+        assert told[metrics.IDENTITY_PODS.name] == {"": 1}
+        assert told[metrics.IDENTITY_NAMESPACES.name] == {"": 1}
+        assert told[metrics.IDENTITY_BACKLOG.name] == {"": 0}
+        assert told[metrics.BROKER_CONNECTED.name] == {"identity": 1}
+        assert told[metrics.IDENTITY_WATCH.name].keys() == {"pods", "namespaces"}
+        broker.stop()
+        deadline = time.monotonic() + 10
+        while (await page(settings))[metrics.BROKER_CONNECTED.name]["identity"]:
+            assert time.monotonic() < deadline
+            await asyncio.sleep(0.05)
 
-    async with asyncio.timeout(10):
-        with pytest.raises(KeyError, match="nodeName"):
-            await identity._together(asyncio.Event(), asyncio.sleep(60), failing())
+
+@pytest.fixture
+def _quick_to_judge(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(sight, "WATCH_S", 1.0)
+    monkeypatch.setattr(sight, "_FRESH_S", 0.5)
+    monkeypatch.setattr(identity, "_ASK_S", 0.1)
+    monkeypatch.setattr(watch, "_LONGEST_WAIT_S", 0.1)
+
+
+@pytest.mark.usefixtures("_quick_to_judge")
+async def test_a_blind_watch_fails_the_liveness_probe(broker: Broker, api: KubeApi):
+    async with publishing(broker, api) as settings:
+        await ready(settings)
+        api.blind.add(PODS)
+        deadline = time.monotonic() + 10
+        while (answer := await says(settings, "/healthz"))[0] == 200:
+            assert time.monotonic() < deadline
+            api.put(NAMESPACES, "shop", metadata={"labels": {"team": "red"}})  # as a bookmark would, for that watch
+            await asyncio.sleep(0.05)
+        status, said = answer
+        assert status == 503
+        assert said["blind"].startswith("pods: nothing for ")
+        assert "namespaces" not in said["blind"]
+        api.blind.clear()
+        pod(api, "cart-1")
+        while (await says(settings, "/healthz"))[0] != 200:
+            assert time.monotonic() < deadline + 10
+            await asyncio.sleep(0.05)
+
+
+@pytest.mark.usefixtures("_quick_to_judge")
+async def test_an_api_server_that_is_away_ends_nobody(broker: Broker, api: KubeApi, sensor: Follower):
+    async with publishing(broker, api) as settings:
+        await ready(settings)
+        api.away = True
+        api.drop()
+        away = time.monotonic()
+        while time.monotonic() - away < 3 * sight.WATCH_S:
+            assert await says(settings, "/healthz") == (200, {"ok": True})
+            await asyncio.sleep(0.1)
+        api.away = False
+        key = pod(api, "cart-1")
+        await until("the document", lambda: sensor.of_key(key))
+        assert await says(settings, "/healthz") == (200, {"ok": True})

@@ -117,3 +117,13 @@ def test_damage_is_never_an_error_and_never_kept(junk: bytes, place: int, part: 
         damaged = {"certificate": pair.certificate, "key": pair.key} | {part: data[:cut] + junk}
         made = again(pki.Pair(**damaged))
         assert made.certificate != damaged["certificate"] or made.key != damaged["key"]
+
+
+def test_the_first_end_of_several_certificates_counts():
+    assert pki.expiry(CA.certificate) == load(CA).not_valid_after_utc.timestamp()
+    assert pki.expiry(CA.certificate + SERVER.certificate) == load(SERVER).not_valid_after_utc.timestamp()
+
+
+@pytest.mark.parametrize("data", [b"", b"no certificate", CA.certificate[:200]])
+def test_what_is_no_certificate_has_no_end(data):
+    assert pki.expiry(data) is None

@@ -206,3 +206,27 @@ async def test_what_happens_comes_within_a_moment(api: KubeApi):
         api.put(NODES, "new")
         await until("new", lambda: "new" in names(watch))
         assert time.monotonic() - began < 1.0
+
+
+async def test_who_is_refused_is_not_silent(api: KubeApi, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr(module, "_LONGEST_WAIT_S", 0.05)
+    api.refuse = [403] * 50
+    async with watching(api) as watch:
+        began = watch.last_heard
+        await until("refused again and again", lambda: len(api.asked) > 5)
+        assert watch.last_heard > began
+        assert not watch.synced.is_set()
+
+
+async def test_a_watch_that_shows_nothing_is_silent_by_what_it_heard_alone(api: KubeApi):
+    async with watching(api) as watch:
+        await synced(watch)
+        await until("a watch", lambda: watches(api))
+        api.blind.add(NODES)
+        heard = watch.last_heard
+        api.put(NODES, "a")
+        api.drop()
+        await until("another watch", lambda: len(watches(api)) == 2)
+        assert watch.last_heard == heard
+        assert watch.silence < 5
+        assert watch.resource == "nodes"

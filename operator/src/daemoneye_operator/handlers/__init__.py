@@ -8,6 +8,9 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import time
+from collections.abc import Iterator
+from itertools import chain, repeat
 from typing import Any, Final
 
 import kopf
@@ -16,8 +19,32 @@ from daemoneye_operator import resources
 from daemoneye_operator.cache import Cache
 
 _WATCH_S: Final = 290
+_BACKOFFS: Final = (0.5, 1.0, 2.0, 5.0, 10.0)
+"""Seconds between attempts; the last one stays."""
+_MINUTE: Final = 60.0
 _KINDS: Final = (resources.POLICIES, resources.PEERS, resources.EXCEPTIONS)
 """Not Findings: kopf keeps a worker and whole objects for each, and of those we want to know one thing, that they are gone."""
+
+
+class _Backoffs:
+    """_BACKOFFS without end: with kopf's own it would give up an API server, or a proxy before it, that has answered 503 for a minute."""
+
+    def __iter__(self) -> Iterator[float]:
+        return chain(_BACKOFFS, repeat(_BACKOFFS[-1]))
+
+
+class _OnceAMinute(logging.Filter):
+    """Lets one line a minute pass: what goes wrong again and again."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self._passed = float("-inf")
+
+    def filter(self, _: logging.LogRecord) -> bool:
+        if time.monotonic() - self._passed < _MINUTE:
+            return False
+        self._passed = time.monotonic()
+        return True
 
 
 class Across:
@@ -54,9 +81,11 @@ def settings() -> kopf.OperatorSettings:
     chosen.watching.client_timeout = _WATCH_S + 10
     chosen.watching.connect_timeout = 10
     chosen.networking.request_timeout = 30
+    chosen.networking.error_backoffs = _Backoffs()
     # A worker waits so long for its object's next event before it ends; with kopf's five seconds each status of ours would keep one.
     chosen.queueing.idle_timeout = 0.5
     logging.getLogger("kopf").setLevel(logging.WARNING)
+    logging.getLogger("kopf._cogs.clients.watching").addFilter(_OnceAMinute())
     # It warns that signals do not reach its thread: they are main's.
     logging.getLogger("kopf._core.reactor.running").setLevel(logging.ERROR)
     return chosen

@@ -8,33 +8,41 @@ whose watch is behind could write over what the other said, and neither would no
 module    is about
 ========= =====================================================
 publisher which keys of the bucket say what, and which must go
-bucket    the requests to the broker for one key, and for all
+measures  its metrics
 ========= =====================================================
 """
 
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import logging
 import time
-from collections.abc import Coroutine
+from collections.abc import Callable
 from typing import Any, Final
 
 from kubernetes.client import ApiClient
+from nats.aio.client import Client
 
 from daemoneye import subjects
 from daemoneye.broker.access import Access
 from daemoneye.broker.bucket import Bucket
 from daemoneye.broker.link import Link
+from daemoneye.exposition import Exposition
 from daemoneye.health import serving
+from daemoneye_operator import selfreport, sight, version
+from daemoneye_operator.ending import run_until
+from daemoneye_operator.errors import ApiError
+from daemoneye_operator.identity import measures
 from daemoneye_operator.identity.publisher import Publisher
+from daemoneye_operator.kube import Kube
 from daemoneye_operator.settings import OperatorSettings
 
 _NAME: Final = "daemoneye-identity"
-_SILENT_S: Final = 600.0
 _BACKLOG: Final = 1000
 _LOOK_S: Final = 1.0
-_END_S: Final = 1.0
+_ASK_S: Final = 60.0
+_ASK_WITHIN: Final = (5.0, 10.0)
 # nats-py goes on for ever with the password and the authority that it began with; these may be others by now.
 _AWAY_S: Final = 30.0
 
@@ -51,26 +59,26 @@ async def serve(settings: OperatorSettings, access: Access, api: ApiClient, stop
     publisher = Publisher(api)
     link = Link(access, _NAME, stop)
     link.on_reconnect = publisher.look
-    async with serving(settings.health_port, alive=lambda: _alive(publisher), ready=lambda: _ready(publisher)):
-        await _together(stop, *publisher.parts(), _keep(link, publisher))
-
-
-async def _together(stop: asyncio.Event, *parts: Coroutine[Any, Any, None]) -> None:
-    """Run all until `stop`, or until one fails, whose error it is then."""
-    tasks = [asyncio.ensure_future(part) for part in parts]
-    ending = asyncio.ensure_future(stop.wait())
+    kube, seen = Kube(api, at_once=1), sight.Sight()
+    page = Exposition(measures.COMPONENT, version(), lambda: measures.samples(publisher)).page
     try:
-        await asyncio.wait([*tasks, ending], return_when=asyncio.FIRST_COMPLETED)
+        async with serving(
+            settings.health_port,
+            alive=lambda: _alive(publisher, seen, kube.requests.answered),
+            ready=lambda: _ready(publisher),
+            metrics=page,
+        ):
+            await run_until(stop, *publisher.parts(), _keep(link, publisher), _ask(kube))
     finally:
-        ending.cancel()
-        while pending := [task for task in tasks if not task.done()]:
-            # Once is not enough: asyncio.wait_for, which nats-py uses, forgets a cancellation that comes together with its result (Python 3.11).
-            for task in pending:
-                task.cancel()
-            await asyncio.wait(pending, timeout=_END_S)
-    for task in tasks:
-        if not task.cancelled() and (error := task.exception()) is not None:
-            raise error
+        kube.close()
+
+
+async def _ask(kube: Kube) -> None:
+    """Whether the API server answers at all, every minute: who sees nothing while it does is blind."""
+    while True:
+        with contextlib.suppress(ApiError):  # counted
+            await kube.get("/version", within=_ASK_WITHIN)
+        await asyncio.sleep(_ASK_S)
 
 
 async def _keep(link: Link, publisher: Publisher) -> None:
@@ -79,6 +87,7 @@ async def _keep(link: Link, publisher: Publisher) -> None:
         _log.info("connected to the broker")
         publisher.bucket = Bucket(client, subjects.NODES_BUCKET)
         publisher.look()
+        telling = asyncio.create_task(selfreport.tell(measures.COMPONENT, _always(client)))
         try:
             heard = time.monotonic()
             while time.monotonic() - heard < _AWAY_S:
@@ -86,18 +95,25 @@ async def _keep(link: Link, publisher: Publisher) -> None:
                 if client.is_connected:
                     heard = time.monotonic()
         finally:
+            telling.cancel()
             publisher.bucket = None
             await link.close(client)
 
 
-def _alive(publisher: Publisher) -> dict[str, Any]:
-    silent = time.monotonic() - min(publisher.pods.last_tried, publisher.namespaces.last_tried)
-    return {"ok": silent < _SILENT_S, "silent_s": round(silent)}
+def _always(client: Client) -> Callable[[], Client]:
+    return lambda: client
+
+
+def _alive(publisher: Publisher, seen: sight.Sight, answered: float) -> dict[str, Any]:
+    """Dead is who sees nothing. An API server that is away is no reason to end, nor is one that refuses."""
+    watches = (publisher.pods, publisher.namespaces)
+    blind = seen.look(time.monotonic(), answered, {watch.resource: watch.last_heard for watch in watches})
+    return sight.verdict(blind, watches)
 
 
 def _ready(publisher: Publisher) -> dict[str, Any]:
     state = {
-        "broker": publisher.bucket is not None and publisher.bucket.connected,
+        "broker": publisher.connected,
         "bucket": publisher.compared,
         "pods": publisher.pods.synced.is_set(),
         "namespaces": publisher.namespaces.synced.is_set(),

@@ -83,11 +83,13 @@ class Publisher:
         bucket: Where to; None while there is no connection.
         pods: The watch of pods that are bound to a node.
         namespaces: The watch of namespaces, for their labels.
+        writes: Documents that were written or removed.
     """
 
     def __init__(self, api: ApiClient) -> None:
         """Nothing happens before `parts` run."""
         self.bucket: Bucket | None = None
+        self.writes = 0
         self.pods = Watch(api, "/api/v1/pods", fields="spec.nodeName!=", project=Pod.of, on_event=self._on_pod)
         self.namespaces = Watch(api, "/api/v1/namespaces", project=_labels, on_event=self._on_namespace)
         self._keys: dict[Key, str] = {}
@@ -101,6 +103,11 @@ class Publisher:
         self._look = asyncio.Event()
         self._created = ""
         self._logged = float("-inf")
+
+    @property
+    def connected(self) -> bool:
+        """Whether there is a connection to the broker."""
+        return self.bucket is not None and self.bucket.connected
 
     @property
     def compared(self) -> bool:
@@ -199,6 +206,7 @@ class Publisher:
             if self._leaving.get(key, 0.0) <= asyncio.get_running_loop().time():
                 if key in self._written:
                     await bucket.remove(key)
+                    self.writes += 1
                     self._written.pop(key, None)  # a comparison may have come between
                 if key not in self._wanted:
                     self._leaving.pop(key, None)
@@ -219,6 +227,7 @@ class Publisher:
             # An answer that is lost says nothing about what is stored.
             self._written[key] = _UNREAD
             await bucket.write(key, document)
+            self.writes += 1
             self._written[key] = digest
 
     # ── the bucket as a whole ───────────────────────────────────────────────────────────────────────────────────────

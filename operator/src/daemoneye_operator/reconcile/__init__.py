@@ -14,6 +14,7 @@ daemonset     settings → DaemonSet and ConfigMap of the sensors
 nodes         heartbeats → what each node last said
 answers       plan and heartbeats → what nodes say to one policy
 status        answers and the rest of the world → a policy's conditions and counts
+census        plan, heartbeats, statuses → how many sensors and policies are in which state
 analytics     policies → analytics' configuration
 findings      findings → which Finding objects there are, bounded in number, age and rate of creation
 findingobject a finding → its object's name, namespace and spec

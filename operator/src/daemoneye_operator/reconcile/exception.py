@@ -72,9 +72,14 @@ class Silence:
 
 
 class Exceptions:
-    """The exceptions there are, with a count of what each suppressed that outlives the operator: it goes on from the status."""
+    """The exceptions there are, with a count of what each suppressed that outlives the operator: it goes on from the status.
+
+    Attributes:
+        silenced: Findings that any of them suppressed since the start.
+    """
 
     def __init__(self) -> None:
+        self.silenced = 0
         self._silences: dict[str, list[Silence]] = {}
         self._suppressed: dict[str, int] = {}
 
@@ -97,6 +102,7 @@ class Exceptions:
         for silence in self._silences.get(namespace, ()):
             if now < silence.expires and silence.matches(spec):
                 self._suppressed[silence.uid] += 1
+                self.silenced += 1
                 return True
         return False
 

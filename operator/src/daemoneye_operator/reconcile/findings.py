@@ -146,6 +146,10 @@ class Aggregation:
             if entry.last_id:
                 self._remember(entry.last_id)
 
+    def namespace(self, finding: Finding) -> str:
+        """Namespace of the object that this finding is counted into."""
+        return reference(spec_of(finding), self._namespace).namespace
+
     def add(self, finding: Finding, exceptions: Exceptions, now: float) -> Outcome:
         """Count a finding; `now` in seconds since 1970."""
         if finding.id in self._seen:
