@@ -56,10 +56,10 @@ if [[ $distribution == *debian* || $distribution == *ubuntu* ]] && command -v ap
     missing=()
     packages=(python3 python3-venv python3-bpfcc make ca-certificates)
     # `setup.sh tests`: what the tests need beside that (C programs; unshare, setpriv and mount; the test cluster's programs
-    # that no Go module has, and what builds images)
+    # that no Go module has, what builds images, and Prometheus with promtool, which judge the chart's alerts)
     if [[ ${1:-} == tests ]]; then
         packages+=(gcc libc6-dev util-linux mount etcd-server containerd runc containernetworking-plugins iptables conntrack iproute2)
-        packages+=(buildah debootstrap libpcap0.8)
+        packages+=(buildah debootstrap libpcap0.8 prometheus)
     fi
     for package in "${packages[@]}"; do
         installed "$package" || missing+=("$package")
@@ -69,7 +69,7 @@ if [[ $distribution == *debian* || $distribution == *ubuntu* ]] && command -v ap
     if [[ ${#missing[@]} -gt 0 || -n $headers_missing ]]; then
         if [[ -n $may_root ]]; then
             say "installing ${missing[*]}${headers_missing:+ and kernel headers}"
-            # RUNLEVEL=1: etcd and containerd are run by the tests with their own settings, not as services of this machine.
+            # RUNLEVEL=1: etcd, containerd and Prometheus are run by the tests with their own settings, not as services of this machine.
             apt=("${as_root[@]}" env DEBIAN_FRONTEND=noninteractive RUNLEVEL=1 apt-get -qq -o Dpkg::Use-Pty=0)
             "${apt[@]}" update >&2 || say "apt-get update failed; going on with the lists that are there"
             if [[ -n $headers_missing ]]; then missing+=("$(headers_package)"); fi

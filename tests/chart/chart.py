@@ -21,6 +21,10 @@ CHART: Final = ROOT / "charts" / "daemoneye"
 CI: Final = sorted((CHART / "ci").glob("*-values.yaml"))
 KUBERNETES: Final = "1.34.4"
 """A helm that is built as a library of Go modules takes itself for one of Kubernetes 1.20."""
+MONITORING: Final = tuple(
+    f"monitoring.coreos.com/v1/{kind}" for kind in ("ServiceMonitor", "PodMonitor", "PrometheusRule")
+)
+"""What a cluster with the Prometheus operator knows."""
 RELEASE: Final = "rel"
 NAMESPACE: Final = "security"
 LOADER: Final = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
@@ -32,10 +36,16 @@ class RefusedError(Exception):
 
 @cache
 def template(
-    *sets: str, values: Path | None = None, release: str = RELEASE, chart: Path = CHART, show: str = ""
+    *sets: str,
+    values: Path | None = None,
+    release: str = RELEASE,
+    chart: Path = CHART,
+    show: str = "",
+    apis: tuple[str, ...] = (),
 ) -> str:
-    """What `helm template` writes, with `--set` for each of `sets`."""
+    """What `helm template` writes, with `--set` for each of `sets` and `--api-versions` for each of `apis`."""
     words = [word for value in sets for word in ("--set", value)]
+    words += [word for api in apis for word in ("--api-versions", api)]
     words += ["--values", str(values)] if values else []
     words += ["--show-only", show] if show else []
     done = subprocess.run(
@@ -55,15 +65,17 @@ def objects(text: str) -> list[dict[str, Any]]:
 
 
 @cache
-def render(*sets: str, values: Path | None = None, release: str = RELEASE) -> dict[str, dict[str, Any]]:
+def render(
+    *sets: str, values: Path | None = None, release: str = RELEASE, apis: tuple[str, ...] = ()
+) -> dict[str, dict[str, Any]]:
     """Kind/name → object."""
-    found = objects(template(*sets, values=values, release=release))
+    found = objects(template(*sets, values=values, release=release, apis=apis))
     named = {f"{value['kind']}/{value['metadata']['name']}": value for value in found}
     assert len(named) == len(found), "two objects of one name"
     return named
 
 
-def notes(tmp_path: Path, *sets: str, values: Path | None = None) -> str:
+def notes(tmp_path: Path, *sets: str, values: Path | None = None, apis: tuple[str, ...] = ()) -> str:
     """NOTES.txt as an installation without a cluster prints it: `helm template` leaves it out."""
     copy = tmp_path / "chart"
     if not copy.exists():
@@ -72,7 +84,7 @@ def notes(tmp_path: Path, *sets: str, values: Path | None = None) -> str:
         (copy / "templates" / "NOTES.txt").unlink()
         (copy / "templates" / "_notes.tpl").write_text('{{ define "notes" }}' + text + "{{ end }}")
         (copy / "templates" / "notes.yaml").write_text('notes: |2\n{{ include "notes" . | indent 2 }}\n')
-    shown = template(*sets, values=values, chart=copy, show="templates/notes.yaml")
+    shown = template(*sets, values=values, chart=copy, show="templates/notes.yaml", apis=apis)
     return str(yaml.safe_load(shown)["notes"])
 
 

@@ -20,6 +20,7 @@ EXTERNAL = CHART / "ci" / "external-nats-values.yaml"
 MINIMAL = CHART / "ci" / "minimal-values.yaml"
 EVERYTHING = CHART / "ci" / "everything-set-values.yaml"
 F = "rel-daemoneye"
+SCRAPERS = ("namespace monitoring", 8080)
 USERS = "nats.external.credentialsSecretRef.name=users"
 
 
@@ -34,16 +35,17 @@ def mounts(named, name):
 
 def test_kinds_and_names():
     assert set(render()) == {
-        *(f"ServiceAccount/{F}-{x}" for x in ("operator", "identity", "analytics", "nats", "sensor", "uninstall")),
+        *(f"ServiceAccount/{F}-{x}" for x in ("operator", "identity", "callout", "analytics", "nats", "sensor", "uninstall")),
         *(f"ConfigMap/{F}-{x}" for x in ("operator", "analytics")),
-        *(f"Service/{F}-{x}" for x in ("operator", "identity", "analytics", "nats", "nats-headless")),
-        *(f"Deployment/{F}-{x}" for x in ("operator", "identity", "analytics")),
+        *(f"ConfigMap/{F}-dashboard-{x}" for x in ("overview", "nodes", "findings")),
+        *(f"Service/{F}-{x}" for x in ("operator", "identity", "callout", "analytics", "nats", "nats-headless")),
+        *(f"Deployment/{F}-{x}" for x in ("operator", "identity", "callout", "analytics")),
         f"StatefulSet/{F}-nats",
-        *(f"{kind}/{F}-{x}" for kind in ("ClusterRole", "ClusterRoleBinding") for x in ("operator", "identity")),
+        *(f"{kind}/{F}-{x}" for kind in ("ClusterRole", "ClusterRoleBinding") for x in ("operator", "identity", "callout")),
         *(f"{kind}/{F}-{x}" for kind in ("Role", "RoleBinding") for x in ("operator", "uninstall")),
         *(f"ClusterRole/{F}-{x}" for x in ("view", "edit")),
         *(f"NetworkPolicy/{F}-{x}" for x in (
-            "default-deny", "operator", "identity", "analytics", "sensor", "nats", "uninstall", "check", "cli",
+            "default-deny", "operator", "identity", "callout", "analytics", "sensor", "nats", "uninstall", "check", "cli",
         )),
         f"Job/{F}-uninstall",
         f"Pod/{F}-check",
@@ -104,6 +106,7 @@ def test_commands_and_mounts():
     for name, command in {
         f"Deployment/{F}-operator": [*operator, "run", *told],
         f"Deployment/{F}-identity": [*operator, "identity", *told],
+        f"Deployment/{F}-callout": [*operator, "callout", *told],
         f"Job/{F}-uninstall": [*operator, "uninstall", *told],
         f"Pod/{F}-check": [*operator, "check", *told],
         f"Deployment/{F}-analytics": [python, "-m", "daemoneye_analytics", "--config", "/etc/daemoneye/analytics.json"],
@@ -114,6 +117,7 @@ def test_commands_and_mounts():
     broker = {**plain, "/etc/daemoneye/broker": "broker"}
     assert mounts(named, f"Deployment/{F}-operator") == plain
     assert mounts(named, f"Deployment/{F}-identity") == broker
+    assert mounts(named, f"Deployment/{F}-callout") == {**broker, "/etc/daemoneye/issuer": "issuer"}
     assert mounts(named, f"Deployment/{F}-analytics") == broker
     assert mounts(named, f"StatefulSet/{F}-nats") == {"/etc/nats": "config", "/data": "data", "/tmp": "tmp"}
     secrets = {
@@ -122,6 +126,7 @@ def test_commands_and_mounts():
     }
     assert {name: found for name, found in secrets.items() if found} == {
         f"Deployment/{F}-identity": [f"{F}-broker-identity"],
+        f"Deployment/{F}-callout": [f"{F}-broker-callout", f"{F}-callout"],
         f"Deployment/{F}-analytics": [f"{F}-broker-analytics"],
         f"StatefulSet/{F}-nats": [f"{F}-nats"],
     }
@@ -161,11 +166,11 @@ def test_a_changed_file_restarts_who_reads_it():
         }
 
     plain = sums()
-    assert set(plain) == {f"Deployment/{F}-{x}" for x in ("operator", "identity", "analytics")}
+    assert set(plain) == {f"Deployment/{F}-{x}" for x in ("operator", "identity", "callout", "analytics")}
     changed = {name for name, found in sums("findings.maxObjects=5").items() if found != plain[name]}
-    assert changed == {f"Deployment/{F}-operator", f"Deployment/{F}-identity"}
+    assert changed == {f"Deployment/{F}-operator", f"Deployment/{F}-identity", f"Deployment/{F}-callout"}
     changed = {name for name, found in sums("nats.external.url=tls://n:4222", USERS).items() if found != plain[name]}
-    assert changed == set(plain)
+    assert changed == set(plain) - {f"Deployment/{F}-callout"}
 
 
 def test_users_labels_do_not_take_a_pod_away():
@@ -180,6 +185,23 @@ def test_only_one_of_each_runs_at_a_time():
     for name in ("operator", "identity", "analytics"):
         spec = named[f"Deployment/watch-{name}"]["spec"]
         assert (spec["replicas"], spec["strategy"]["type"]) == (1, "Recreate")
+
+
+def test_callouts_share_the_questions_and_one_is_always_there():
+    for sets, replicas in (((), 1), (("callout.replicas=2",), 2)):
+        spec = render(*sets)[f"Deployment/{F}-callout"]["spec"]
+        assert spec["replicas"] == replicas
+        assert spec["strategy"] == {"type": "RollingUpdate", "rollingUpdate": {"maxSurge": 1, "maxUnavailable": 0}}
+
+
+def test_only_the_callout_mounts_its_key():
+    holders = {
+        name
+        for name, pod in pods(render())
+        for volume in pod["spec"]["volumes"]
+        if volume.get("secret", {}).get("secretName") == f"{F}-callout"
+    }
+    assert holders == {f"Deployment/{F}-callout"}
 
 
 def test_images_and_their_tags():
@@ -234,6 +256,15 @@ def test_users_affinity_replaces_ours():
     assert affinity == yaml.safe_load(EVERYTHING.read_text())["nats"]["affinity"]
 
 
+def test_a_former_releases_streams_are_looked_for_where_they_can_be():
+    (store,) = render()[f"StatefulSet/{F}-nats"]["spec"]["template"]["spec"]["initContainers"]
+    assert store["command"] == ["/opt/daemoneye/bin/python", "-m", "daemoneye_operator.brokerstore"]
+    assert {mount["mountPath"] for mount in store["volumeMounts"]} == {"/etc/nats", "/data", "/tmp"}
+    assert {"cpu", "memory"} <= store["resources"]["limits"].keys()
+    for values in (R3, MINIMAL):
+        assert "initContainers" not in render(values=values)[f"StatefulSet/{F}-nats"]["spec"]["template"]["spec"]
+
+
 def test_without_storage_there_is_no_claim():
     spec = render(values=MINIMAL)[f"StatefulSet/{F}-nats"]["spec"]
     assert "volumeClaimTemplates" not in spec
@@ -242,7 +273,8 @@ def test_without_storage_there_is_no_claim():
 
 def test_a_broker_of_ones_own_leaves_ours_out():
     named = render(values=EXTERNAL)
-    assert [name for name in named if "nats" in name] == []
+    assert [name for name in named if "nats" in name or "callout" in name] == []
+    assert "callout" not in str(named[f"Role/{F}-operator"])
     (rule,) = (
         rule
         for rule in named[f"Role/{F}-operator"]["rules"]
@@ -285,7 +317,7 @@ def test_uninstall_is_bounded_and_leaves_nothing():
 def test_helm_test_asks_pods_that_are_not_ready_too():
     named = render()
     assert named[f"Pod/{F}-check"]["metadata"]["annotations"]["helm.sh/hook"] == "test"
-    for name in ("operator", "identity", "analytics"):
+    for name in ("operator", "identity", "callout", "analytics"):
         service = named[f"Service/{F}-{name}"]["spec"]
         assert service["publishNotReadyAddresses"] is True
         assert [port["port"] for port in service["ports"]] == [8080]
@@ -295,6 +327,8 @@ def test_helm_test_asks_pods_that_are_not_ready_too():
 
 
 def component(selector):
+    if namespace := selector.get("namespaceSelector"):
+        return f"namespace {namespace['matchLabels']['kubernetes.io/metadata.name']}"
     return selector["podSelector"].get("matchLabels", {}).get("app.kubernetes.io/component", "any")
 
 
@@ -323,18 +357,20 @@ def test_everything_is_closed_first():
 @pytest.mark.parametrize(
     ("name", "ingress", "egress"),
     [
-        ("operator", {("any", 8080)}, {("world", 443), ("world", 6443), ("nats", 4222)}),
-        ("identity", {("any", 8080)}, {("world", 443), ("world", 6443), ("nats", 4222)}),
-        ("analytics", {("any", 8080)}, {("nats", 4222)}),
-        ("sensor", set(), {("nats", 4222)}),
+        ("operator", {("any", 8080), SCRAPERS}, {("world", 443), ("world", 6443), ("nats", 4222)}),
+        ("identity", {("any", 8080), SCRAPERS}, {("world", 443), ("world", 6443), ("nats", 4222)}),
+        ("callout", {("any", 8080), SCRAPERS}, {("world", 443), ("world", 6443), ("nats", 4222)}),
+        ("analytics", {("any", 8080), SCRAPERS}, {("nats", 4222)}),
+        ("sensor", {SCRAPERS}, {("nats", 4222)}),
         ("uninstall", set(), {("world", 443), ("world", 6443)}),
         ("cli", set(), {("world", 443), ("world", 6443), ("nats", 4222)}),
-        ("check", set(), {("operator", 8080), ("identity", 8080), ("analytics", 8080)}),
+        ("check", set(), {("operator", 8080), ("identity", 8080), ("callout", 8080), ("analytics", 8080)}),
         (
             "nats",
             {
                 ("operator", 4222),
                 ("identity", 4222),
+                ("callout", 4222),
                 ("analytics", 4222),
                 ("sensor", 4222),
                 ("cli", 4222),
@@ -363,3 +399,12 @@ def test_a_broker_of_ones_own_is_reached_by_its_port(url, port):
 def test_no_template_names_a_registry():
     for path in (*(CHART / "templates").iterdir(), CHART / "values.yaml", CHART / "Chart.yaml"):
         assert not re.search(r"\b(docker\.io|ghcr\.io|quay\.io|gcr\.io|registry\.k8s\.io)\b", path.read_text()), path
+
+
+def test_a_broker_alone_that_cannot_write_is_started_anew_and_one_of_several_may_catch_up():
+    def asked(named):
+        return container(named, f"StatefulSet/{F}-nats")["livenessProbe"]["httpGet"]["path"]
+
+    # What each says with a full disk, and while it catches up: docs/recovery.md.
+    assert asked(render()) == "/healthz"
+    assert asked(render(values=R3)) == "/healthz?js-enabled-only=true"

@@ -72,4 +72,4 @@ def test_without_aggregation_people_get_nothing():
 
 def test_pods_that_hold_no_rights_are_bound_to_none():
     subjects = {s["name"] for value in render().values() for s in value.get("subjects", ())}
-    assert subjects == {"rel-daemoneye-operator", "rel-daemoneye-identity", "rel-daemoneye-uninstall"}
+    assert subjects == {f"rel-daemoneye-{x}" for x in ("operator", "identity", "callout", "uninstall")}

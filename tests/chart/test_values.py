@@ -15,7 +15,7 @@ from daemoneye.errors import ConfigError
 from daemoneye_operator import codegen, settings
 from daemoneye_operator.chartvalues import SENSOR_ELSEWHERE, ChartValues, SensorValues
 from daemoneye_operator.settings import Findings, OperatorSettings, Sensor, Streams
-from tests.chart.chart import CHART, CI, ROOT, RefusedError, objects, render, template
+from tests.chart.chart import CHART, CI, MONITORING, ROOT, RefusedError, objects, render, template
 
 MIB = 1 << 20
 
@@ -24,7 +24,9 @@ def leaves(node, path=""):
     """Path → value; free-form mappings and resources are one value."""
     for key, value in node.items():
         where = f"{path}{key}"
-        if isinstance(value, dict) and not re.search(r"(Selector|affinity|Annotations|Labels|requests|limits)$", where):
+        if isinstance(value, dict) and not re.search(
+            r"(Selector|affinity|Annotations|[lL]abels|requests|limits)$", where
+        ):
             yield from leaves(value, f"{where}.")
         else:
             yield where, value
@@ -167,11 +169,11 @@ def test_every_value_does_something(tmp_path):
         file = tmp_path / f"{path}.yaml"
         file.write_text(json.dumps(value))
         try:
-            return template(values=file)
+            return template(values=file, apis=MONITORING)
         except RefusedError as error:
             return str(error)
 
-    plain = template()
+    plain = template(apis=MONITORING)
     with ThreadPoolExecutor(4) as pool:
         results = dict(zip(given, pool.map(effect, given), strict=True))
     assert [path for path, text in results.items() if text == plain] == []
@@ -204,6 +206,9 @@ def test_every_value_does_something(tmp_path):
         ("image.registry=example.com/", "at '/image/registry'"),
         ("analytics.image.repository=a:b", "at '/analytics/image/repository'"),
         ("networkPolicy.apiServerPorts={0}", "at '/networkPolicy/apiServerPorts/0': minimum: got 0, want 1"),
+        ("metrics.podMonitor.interval=often", "at '/metrics/podMonitor/interval': 'often' does not match pattern"),
+        ("metrics.prometheusRule.runbookBaseUrl=wiki", "at '/metrics/prometheusRule/runbookBaseUrl'"),
+        ("grafana.dashboards.label=", "at '/grafana/dashboards/label': minLength: got 0, want 1"),
         ("crds.enabled=yes please", "at '/crds/enabled': got string, want boolean"),
         ("findings.maxObjects=0", "at '/findings/maxObjects': minimum: got 0, want 1"),
         ("fullnameOverride=Eye", "at '/fullnameOverride'"),

@@ -78,7 +78,7 @@ readinessProbe:
   failureThreshold: 2
 {{- end -}}
 
-{{/* The operator image's command. Takes one of run, identity, uninstall, check. */}}
+{{/* The operator image's command. Takes one of run, identity, callout, uninstall, check. */}}
 {{- define "daemoneye.operatorCommand" -}}
 command: ["/opt/daemoneye/bin/python", "-m", "daemoneye_operator", {{ . | quote }}, "--settings", "/etc/daemoneye/operator.json"]
 {{- end -}}
