@@ -6,6 +6,7 @@ import json
 import os
 import subprocess
 import sys
+import tarfile
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -116,7 +117,7 @@ def test_without_crds_everything_says_what_is_missing(cluster: Cluster, cli: Cli
 def test_without_an_installation(api: Cluster, cli: Cli):
     status, found = cli.checks()
     assert (status, found["CRDs"]["ok"], found["installation"]["ok"]) == (3, True, False)
-    for command in ("status", "events"):
+    for command in ("status", "events", "top"):
         status, _, error = cli(command)
         assert status == 3
         assert error == (
@@ -126,6 +127,34 @@ def test_without_an_installation(api: Cluster, cli: Cli):
     status, out, _ = cli("version")
     assert status == 3
     assert "cluster kubernetes" in out
+
+
+def test_a_report_before_anything_is_installed(api: Cluster, finding: str, cli: Cli, tmp_path: Path):
+    planted = "Zq7-hunter2-of-a-secret"
+    secret = ("secret", "generic", "planted", "-n", "default", f"--from-literal=password={planted}")
+    api.kubectl("create", *secret)
+    metadata = {"name": "leaky", "annotations": {"note": f"postgres://eye:{planted}@db/x"}}
+    value = {"apiVersion": "daemoneye.io/v1alpha1", "kind": "DaemonEyePolicy", "metadata": metadata}
+    api.apply(json.dumps(value))
+    path = tmp_path / "report.tar.gz"
+    try:
+        status, out, error = cli("bugtool", "--output", str(path))
+    finally:
+        api.kubectl("delete", "secret", "planted", "-n", "default")
+        api.kubectl("delete", "daemoneyepolicies.daemoneye.io", "leaky")
+    assert status == 0, error
+    assert str(path) in out
+    assert "left out: the installation's objects, logs and broker: no DaemonEye is installed" in error
+    with tarfile.open(path) as archive:
+        members = [(member.name.partition("/")[2], archive.extractfile(member)) for member in archive]
+        found = {name: file.read().decode() for name, file in members if file is not None}
+    assert json.loads(found["cluster/nodes.jsonl"])["name"] == NODE
+    assert "✗ installation" in found["doctor.txt"]
+    policies = [json.loads(line) for line in found["resources/daemoneyepolicies.jsonl"].splitlines()]
+    assert [one["metadata"]["annotations"]["note"] for one in policies] == ["postgres://REDACTED@db/x"]
+    newest = json.loads(found["resources/newest-findings.jsonl"])
+    assert (newest["metadata"]["name"], newest["spec"]["subject"]["argv"]) == (finding, ["left out"])
+    assert not [name for name, text in found.items() if planted in text]
 
 
 def test_finding_objects_are_shown_and_hostile_names_are_harmless(finding: str, cli: Cli):

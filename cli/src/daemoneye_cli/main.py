@@ -27,8 +27,8 @@ LATER: Final = {
     "rules": "the command rules arrives with Sigma rules, which this release does not have",
 }
 COMMANDS: Final = {
-    False: ("run", "doctor", "events", "findings", "version"),
-    True: ("status", "findings", "events", "policy", "doctor", "version"),
+    False: ("run", "doctor", "events", "findings", "top", "bugtool", "version"),
+    True: ("status", "findings", "events", "policy", "top", "doctor", "bugtool", "version"),
 }
 """Modules of the commands, by whether a cluster is asked; only those of one are imported."""
 ELSEWHERE: Final = {

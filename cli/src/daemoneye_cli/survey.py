@@ -19,7 +19,8 @@ from daemoneye_cli.release import COMPONENT, Release
 
 POLICIES: Final = "daemoneyepolicies.daemoneye.io"
 FINDINGS: Final = "findings.daemoneye.io"
-COMPONENTS: Final = ("operator", "identity", "analytics", "nats")
+COMPONENTS: Final = ("operator", "identity", "analytics", "nats", "callout")
+_OF_OUR_BROKER: Final = ("nats", "callout")
 
 _KINDS: Final = "deployments.apps,statefulsets.apps,daemonsets.apps,pods"
 _COUNTS: Final = '{range .items[*]}{.spec.severity}{" "}{.status.count}{"\\n"}{end}'
@@ -120,7 +121,7 @@ def components(objects: Sequence[Object], *, external_nats: bool = False) -> tup
         owners = [one for one in _of(objects, name) if one.get("kind") in {"Deployment", "StatefulSet"}]
         if owners:
             parts.append(_component(name, owners[0], _pods(objects, name)))
-        elif name != "nats" or not external_nats:
+        elif name not in _OF_OUR_BROKER or not external_nats:
             parts.append(Component(name, desired=1, exists=False, trouble="is not there"))
     daemonsets = [one for one in _of(objects, "sensor") if one.get("kind") == "DaemonSet"]
     if daemonsets:
@@ -185,6 +186,11 @@ def pod_trouble(pod: Object) -> str:
     return "it is being started" if status.get("phase") != "Running" else "it runs and is not ready yet"
 
 
+def component_of(one: Object) -> str:
+    """Give the name of the part that an object belongs to; empty where it does not say."""
+    return str((one.get("metadata", {}).get("labels") or {}).get(COMPONENT, ""))
+
+
 def _component(name: str, owner: Object, pods: Sequence[Object]) -> Component:
     spec, status = owner.get("spec") or {}, owner.get("status") or {}
     if owner.get("kind") == "DaemonSet":
@@ -241,7 +247,7 @@ def _tolerates(toleration: Mapping[str, Any], taint: Mapping[str, Any]) -> bool:
 
 
 def _of(objects: Iterable[Object], component: str) -> list[Object]:
-    return [one for one in objects if (one.get("metadata", {}).get("labels") or {}).get(COMPONENT) == component]
+    return [one for one in objects if component_of(one) == component]
 
 
 def _pods(objects: Iterable[Object], component: str) -> list[Object]:

@@ -24,11 +24,14 @@ from daemoneye_cli.kube import Kubectl, ended, inside
 from daemoneye_cli.release import COMPONENT, Release
 
 PORT: Final = 4222
+STATUS_INTERVAL_S: Final = 10.0
+_SLOWEST_S: Final = 300.0
 
 _FORWARDING: Final = re.compile(rb"^Forwarding from 127\.0\.0\.1:(\d+) -> ")
 _READY_S: Final = 30.0
 _RETRY_S: Final = 1.0
 _KEYS: Final = ("user", "password", "inbox_prefix")
+_UPGRADE: Final = "helm upgrade the release: the chart makes it"
 _DOCTOR: Final = "kubectl daemoneye doctor says what is wrong"
 _EXTERNAL_FIX: Final = (
     "it is the release's nats.external.url: run the command where that can be reached; its certificate is checked "
@@ -57,20 +60,44 @@ def broker(kube: Kubectl, release: Release) -> Broker:
     Raises:
         MachineError: Its ConfigMap is not there, may not be read or does not say.
     """
-    name = f"{release.fullname}-operator"
-    fix = "helm upgrade the release: the chart makes it"
+    name = _configmap(release)
+    try:
+        nats = settings(kube, release)["nats"]
+        found = Broker(str(nats["url"]), bool(nats.get("external")))
+    except (KeyError, TypeError, AttributeError):
+        raise MachineError(f"the ConfigMap {name} does not say where the broker is", fix=_UPGRADE) from None
+    if not found.host:
+        message = f"the ConfigMap {name} says that the broker is at {found.url}, which is no address"
+        raise MachineError(message, fix=_UPGRADE)
+    return found
+
+
+def settings(kube: Kubectl, release: Release) -> dict[str, Any]:
+    """Give what the operator was told, as its ConfigMap has it; nothing of it is checked.
+
+    Raises:
+        MachineError: Its ConfigMap is not there, may not be read or holds no settings.
+    """
+    name = _configmap(release)
     try:
         configmap = kube.get("configmap", name, release.namespace)
     except NotThere:
-        raise MachineError(f"the ConfigMap {name} is not in namespace {release.namespace}", fix=fix) from None
+        message = f"the ConfigMap {name} is not in namespace {release.namespace}"
+        raise MachineError(message, fix=_UPGRADE) from None
     try:
-        nats = json.loads(configmap["data"]["operator.json"])["nats"]
-        found = Broker(str(nats["url"]), bool(nats.get("external")))
+        found = json.loads(configmap["data"]["operator.json"])
     except (KeyError, TypeError, AttributeError, ValueError):
-        raise MachineError(f"the ConfigMap {name} does not say where the broker is", fix=fix) from None
-    if not found.host:
-        raise MachineError(f"the ConfigMap {name} says that the broker is at {found.url}, which is no address", fix=fix)
+        found = None
+    if not isinstance(found, dict):
+        raise MachineError(f"the ConfigMap {name} does not hold the operator's settings", fix=_UPGRADE)
     return found
+
+
+def status_interval(told: dict[str, Any]) -> float:
+    """Give the seconds between two heartbeats of a sensor, as the operator's settings have them; the default where they do not say."""
+    sensor = told.get("sensor")
+    seconds = sensor.get("statusIntervalSeconds") if isinstance(sensor, dict) else None
+    return float(seconds) if isinstance(seconds, int | float) and 0 < seconds <= _SLOWEST_S else STATUS_INTERVAL_S
 
 
 def credentials(kube: Kubectl, release: Release, where: Broker) -> Access:
@@ -193,6 +220,10 @@ class _Forward:
                 await ended(process, said=await draining)
             finally:
                 draining.cancel()
+
+
+def _configmap(release: Release) -> str:
+    return f"{release.fullname}-operator"
 
 
 async def _last_words(stream: asyncio.StreamReader) -> str:

@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 import asyncio
+import base64
 import contextlib
 import json
 import sys
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Mapping
 from pathlib import Path
 from typing import Any
 
 import psutil
+
+from tests.support.broker import Broker
 
 PROGRAM = """#!{python} -IS
 import fnmatch, json, os, sys, time
@@ -146,7 +149,7 @@ def part(
     component: str, ready: int = 1, kind: str = "Deployment", release: str = "eye", where: str = "security"
 ) -> dict[str, Any]:
     metadata = {"name": f"{release}-daemoneye-{component}", "namespace": where, "labels": labels(component, release)}
-    image = "operator" if component == "identity" else component
+    image = "operator" if component in ("identity", "callout") else component
     containers = [{"name": component, "image": f"daemoneye/{image}:0.1.0"}]
     spec = {"replicas": 1, "template": {"spec": {"containers": containers}}}
     return {"kind": kind, "metadata": metadata, "spec": spec, "status": {"readyReplicas": ready}}
@@ -174,7 +177,7 @@ def pod(component: str, where: str = "node-1", waiting: dict[str, Any] | None = 
 
 
 def parts() -> list[dict[str, Any]]:
-    found = [part("operator"), part("identity"), part("analytics"), part("nats", kind="StatefulSet")]
+    found = [part("operator"), part("identity"), part("analytics"), part("nats", kind="StatefulSet"), part("callout")]
     return [*found, daemonset(), *(pod("sensor", where) for where in ("node-1", "node-2"))]
 
 
@@ -218,3 +221,26 @@ def finding(
         "spec": content,
         "status": {"count": count, "firstSeen": "2026-01-01T00:00:00Z", "lastSeen": seen, "lastFindingID": "ab" * 16},
     }  # fmt: skip
+
+
+def secret(data: Mapping[str, bytes]) -> dict[str, Any]:
+    return {"kind": "Secret", "data": {key: base64.b64encode(value).decode() for key, value in data.items()}}
+
+
+def with_broker(kubectl: Kubectl, broker: Broker) -> None:
+    """A release whose names are those in the broker's certificate; nothing leads to it yet."""
+    operator = part("operator")
+    operator["metadata"]["name"] = "daemoneye-operator"
+    kubectl.lists("get deployments.apps --all-namespaces*", operator)
+    data = broker.secrets.secrets["daemoneye-broker-cli"]
+    kubectl.gives("get secret daemoneye-broker-cli --namespace security*", secret(data))
+
+
+def forwarded_to(kubectl: Kubectl, broker: Broker) -> None:
+    """The release's own broker, behind a port-forward."""
+    with_broker(kubectl, broker)
+    own = {"url": "tls://daemoneye-nats.security.svc:4222", "external": False}
+    kubectl.gives("get configmap daemoneye-operator --namespace security*", told(own))
+    begun = f"Forwarding from 127.0.0.1:{broker.clients[0]} -> 4222\n"
+    where = "port-forward --namespace security --address 127.0.0.1 service/daemoneye-nats*:4222"
+    kubectl.gives(where, stdout=begun, stays=True)

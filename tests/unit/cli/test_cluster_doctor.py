@@ -26,7 +26,7 @@ def test_a_cluster_that_has_everything(installed, capsys):
     assert status == 0
     assert list(found) == [
         "API server", "CRDs", "nodes", "kernels", "container runtime", "installation", "pod security",
-        "operator", "identity", "analytics", "nats", "sensors", "analytics heard", "policies",
+        "operator", "identity", "analytics", "nats", "callout", "sensors", "analytics heard", "policies",
     ]  # fmt: skip
     assert main(["-k", "doctor"]) == 0
     assert capsys.readouterr().out.endswith("This cluster has all that is needed.\n")

@@ -1,9 +1,7 @@
 """``kubectl daemoneye events``: through a port-forward to a real broker with the operator's own users and certificates."""
 
 import asyncio
-import base64
 import json
-from collections.abc import Mapping
 
 import pytest
 
@@ -15,7 +13,7 @@ from daemoneye.streams import declared
 from daemoneye_cli import client
 from daemoneye_cli.main import main
 from tests.support.broker import Broker, running
-from tests.unit.cli.fakekubectl import Kubectl, part, started, told
+from tests.unit.cli.fakekubectl import Kubectl, forwarded_to, secret, started, told, with_broker
 
 pytestmark = pytest.mark.integration
 HOSTILE = "\x1b[31m\u202e\r"
@@ -35,13 +33,9 @@ def batch(node: str, *events: dict) -> bytes:
 
 
 async def publish(broker: Broker, node: str, *events: dict) -> None:
-    connection = await broker.connect("sensor")
+    connection = await broker.onlooker()
     await connection.jetstream(timeout=10).publish(subjects.events(0, node, "urgent"), batch(node, *events))
     await connection.close()
-
-
-def secret(data: Mapping[str, bytes]) -> dict:
-    return {"kind": "Secret", "data": {key: base64.b64encode(value).decode() for key, value in data.items()}}
 
 
 @pytest.fixture
@@ -64,25 +58,14 @@ async def broker(tmp_path):
 
 @pytest.fixture
 def release(installed: Kubectl, broker: Broker) -> Kubectl:
-    """A release whose names are those in the broker's certificate; nothing leads to it yet."""
-    operator = part("operator")
-    operator["metadata"]["name"] = "daemoneye-operator"
-    installed.lists("get deployments.apps --all-namespaces*", operator)
-    installed.gives(
-        "get secret daemoneye-broker-cli --namespace security*", secret(broker.secrets.secrets["daemoneye-broker-cli"])
-    )
+    with_broker(installed, broker)
     return installed
 
 
 @pytest.fixture
-def forwarded(release: Kubectl, broker: Broker) -> Kubectl:
-    own = {"url": "tls://daemoneye-nats.security.svc:4222", "external": False}
-    release.gives("get configmap daemoneye-operator --namespace security*", told(own))
-    begun = f"Forwarding from 127.0.0.1:{broker.clients[0]} -> 4222\n"
-    release.gives(
-        "port-forward --namespace security --address 127.0.0.1 service/daemoneye-nats*:4222", stdout=begun, stays=True
-    )
-    return release
+def forwarded(installed: Kubectl, broker: Broker) -> Kubectl:
+    forwarded_to(installed, broker)
+    return installed
 
 
 @pytest.fixture
@@ -243,8 +226,8 @@ def test_a_pod_that_is_not_let_through_is_told_the_labels(in_a_pod, monkeypatch,
             {"stderr": 'Error from server (NotFound): configmaps "x" not found\n', "status": 1},
             "the ConfigMap eye-daemoneye-operator is not in namespace security",
         ),
-        ({"value": {"data": {}}}, "does not say where the broker is"),
-        ({"value": {"data": {"operator.json": "{"}}}, "does not say where the broker is"),
+        ({"value": {"data": {}}}, "does not hold the operator's settings"),
+        ({"value": {"data": {"operator.json": "{"}}}, "does not hold the operator's settings"),
         ({"value": told([])}, "does not say where the broker is"),
         ({"value": told({"url": "nonsense"})}, "nonsense, which is no address"),
     ],

@@ -53,7 +53,7 @@ def test_what_is_not_ready_is_said_with_its_reason(installed, capsys):
     waiting = {"reason": "ImagePullBackOff", "message": 'Back-off pulling image "daemoneye/sensor:0.1.0"'}
     dead = {"reason": "CrashLoopBackOff", "message": "back-off 5m0s"}
     installed.lists(
-        KINDS, part("operator"), part("identity"), part("nats", kind="StatefulSet"), daemonset(2, 1), pod("sensor", "node-1"),
+        KINDS, part("operator"), part("identity"), part("nats", kind="StatefulSet"), part("callout"), daemonset(2, 1), pod("sensor", "node-1"),
         pod("sensor", "node-2", waiting), part("analytics", ready=0), pod("analytics", "node-1", dead),
     )  # fmt: skip
     assert main(["-k", "status"]) == 1
@@ -72,7 +72,7 @@ def test_nodes_without_a_sensor_say_why(installed, capsys):
     tainted = node("node-2", taints=[{"key": "dedicated", "value": "db", "effect": "NoSchedule"}])
     other = node("win-1", **{"kubernetes.io/os": "windows"})
     installed.lists("get nodes*", node("node-1"), tainted, other, node("node-3"))
-    installed.lists(KINDS, *parts()[:4], daemonset(2, 1), pod("sensor", "node-1"))
+    installed.lists(KINDS, *parts()[:5], daemonset(2, 1), pod("sensor", "node-1"))
     assert main(["-k", "status"]) == 1
     shown = " ".join(capsys.readouterr().out.split())
     assert "node-2: none: taint dedicated=db:NoSchedule is not tolerated (sensor.tolerations)" in shown
@@ -90,7 +90,7 @@ def test_a_policy_that_the_operator_has_not_seen_is_not_ready(installed, capsys)
 
 def test_without_a_policy_nothing_is_watched(installed, capsys):
     installed.lists("get daemoneyepolicies*")
-    installed.lists(KINDS, *parts()[:4])
+    installed.lists(KINDS, *parts()[:5])
     assert main(["-k", "status"]) == 1
     shown = capsys.readouterr().out
     assert "kind: DaemonEyePolicy" in shown
@@ -125,12 +125,12 @@ def test_what_one_may_not_see_is_a_note(installed, capsys):
 def test_objects_for_programs(installed, capsys):
     assert main(["-k", "status", "-o", "json"]) == 0
     found = lines(capsys)
-    assert [line["kind"] for line in found] == ["status", *["component"] * 5, "policy", "node", "node"]
+    assert [line["kind"] for line in found] == ["status", *["component"] * 6, "policy", "node", "node"]
     assert (found[0]["name"], found[0]["namespace"]) == ("eye", "security")
     assert found[0]["ready"] is True
     assert found[0]["findings"] == {"objects": 1, "occurrences": 3, "high": 1}
-    assert found[6]["sensors"]["ready"] == 2
-    assert found[7] == {"kind": "node", "name": "node-1", "sensor": "ready", "detail": ""}
+    assert found[7]["sensors"]["ready"] == 2
+    assert found[8] == {"kind": "node", "name": "node-1", "sensor": "ready", "detail": ""}
 
 
 @pytest.mark.parametrize("output", ["plain", "json"])
@@ -138,7 +138,7 @@ def test_hostile_text_is_harmless(installed, output, capsys):
     gap = {"path": HOSTILE, "reason": HOSTILE}
     installed.lists("get daemoneyepolicies*", policy("x" + HOSTILE, ("False", HOSTILE, HOSTILE), inactive=[gap]))
     installed.lists(
-        KINDS, *parts()[:4], daemonset(2, 1), pod("sensor", "node-1", {"reason": HOSTILE, "message": HOSTILE})
+        KINDS, *parts()[:5], daemonset(2, 1), pod("sensor", "node-1", {"reason": HOSTILE, "message": HOSTILE})
     )
     assert main(["-k", "status", "-o", output]) == 1
     shown = capsys.readouterr().out

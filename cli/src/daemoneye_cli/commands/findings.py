@@ -25,11 +25,11 @@ def run(options: argparse.Namespace) -> int:
     return reading.show(options, subjects.FINDINGS, _json if options.output == "json" else _plain)
 
 
-def _json(data: bytes) -> list[str]:
+def _json(_: str, data: bytes) -> list[str]:
     return [json_line({"kind": "finding", **finding}) for finding in _read(data)]
 
 
-def _plain(data: bytes) -> list[str]:
+def _plain(_: str, data: bytes) -> list[str]:
     return [finding_lines(finding) for finding in _read(data)]
 
 

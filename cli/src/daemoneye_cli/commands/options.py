@@ -6,10 +6,15 @@ Responsible for their spelling and meaning being the same everywhere.
 from __future__ import annotations
 
 import argparse
+import sys
 from pathlib import Path
 from typing import Any, Final
 
+from daemoneye.escape import escape
+from daemoneye_cli.show.top import ORDERS
+
 _LAST: Final = 20
+_REFRESH_S: Final = 5.0
 
 Subparsers = Any
 """What ``add_subparsers`` gives; argparse has no public name for it."""
@@ -46,6 +51,28 @@ def add_range(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("-f", "--follow", action="store_true", help="go on with what comes")
 
 
+def add_top(parser: argparse.ArgumentParser) -> None:
+    """Add the options of ``top``."""
+    orders = ("name", *ORDERS)
+    parser.add_argument("--sort", choices=orders, default="cpu", help="order, the greatest first (default cpu)")
+    parser.add_argument(
+        "-w",
+        "--watch",
+        type=positive,
+        nargs="?",
+        const=_REFRESH_S,
+        metavar="SECONDS",
+        help=f"show it again and again (default every {_REFRESH_S:g} s)",
+    )
+    parser.add_argument(
+        "--wait",
+        type=positive,
+        metavar="SECONDS",
+        help="listen so long for two heartbeats of each (default: two intervals and 3 s)",
+    )
+    add_output(parser, "plain", "json", default="plain")
+
+
 def positive(text: str) -> float:
     """Read a number of seconds that is more than 0."""
     number = float(text)
@@ -60,3 +87,8 @@ def count(text: str) -> int:
     if number < 0:
         raise argparse.ArgumentTypeError(f"{text} is less than 0")
     return number
+
+
+def say(text: str) -> None:
+    """Write a note to whoever looks on."""
+    print(f"daemoneye: {escape(text)}", file=sys.stderr, flush=True)

@@ -24,8 +24,8 @@ from daemoneye_cli.commands.waiting import until_signal
 from daemoneye_cli.show.writer import LineWriter
 from daemoneye_cli.state import State
 
-Render = Callable[[bytes], list[str]]
-"""Gives a message's lines, oldest first."""
+Render = Callable[[str, bytes], list[str]]
+"""Gives the lines of a message, oldest first, from its subject and its data."""
 
 _MESSAGES: Final = 10_000
 """Messages to go back at most."""
@@ -58,7 +58,7 @@ async def read(
     connections: list[Client] = []
 
     async def handle(message: Msg) -> None:
-        await writer.write("".join(render(message.data)))
+        await writer.write("".join(render(message.subject, message.data)))
 
     async def work() -> None:
         async with broker as access:
@@ -95,5 +95,5 @@ async def _newest(connection: Client, stream: str, newest: int, last: int, rende
             message = await manager.get_msg(stream, sequence, direct=True)
         except NotFoundError:
             break  # expired, and everything before it
-        lines = render(message.data or b"") + lines
+        lines = render(message.subject or "", message.data or b"") + lines
     return lines[-last:] if last else []

@@ -17,7 +17,7 @@ def show_checks(checks: Iterable[Check], output: str) -> list[Check]:
     """Print each check as it is made; gives those that fail and are needed."""
     missing = []
     for check in checks:
-        print(_json(check) if output == "json" else _plain(check), flush=True)
+        print(_json(check) if output == "json" else plain_line(check), flush=True)
         if check.needed and not check.ok:
             missing.append(check)
     return missing
@@ -27,7 +27,8 @@ def _json(check: Check) -> str:
     return json.dumps({"kind": "check", **dataclasses.asdict(check)})
 
 
-def _plain(check: Check) -> str:
+def plain_line(check: Check) -> str:
+    """Give a check in a line for people, with a second one that says what to do."""
     mark = "✓" if check.ok else "✗"
     optional = "" if check.needed or check.ok else " (optional)"
     line = f"{mark} {check.name:<20}{escape(check.detail)}{optional}"

@@ -10,8 +10,8 @@ from typing import Any
 from daemoneye import subjects
 from daemoneye.errors import ConfigError
 from daemoneye.podidentity import cgroup_uid
-from daemoneye_cli.commands.cluster.options import command, kubectl, release, say
-from daemoneye_cli.commands.options import Subparsers, add_output, add_range
+from daemoneye_cli.commands.cluster.options import command, kubectl, release
+from daemoneye_cli.commands.options import Subparsers, add_output, add_range, say
 from daemoneye_cli.errors import NotThere
 from daemoneye_cli.kube import Kubectl
 
@@ -41,7 +41,7 @@ def run(options: argparse.Namespace) -> int:
     chosen = release(options, kube)
     keep = wanted(options.node, options.pod, options.event, _uids(kube, options.pod))
     broker = tunnel.access(kube, chosen, on_trouble=say)
-    shown = renderer(options.output, keep)
+    shown = renderer(options.output, keep, bound=True)
     asyncio.run(reading.read(broker, subjects.EVENTS(0), shown, last=options.last, follow=options.follow))
     return 0
 

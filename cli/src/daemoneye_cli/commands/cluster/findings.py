@@ -13,8 +13,8 @@ from typing import Any, Final
 
 from daemoneye.errors import DaemonEyeError
 from daemoneye.subjects import SEVERITIES
-from daemoneye_cli.commands.cluster.options import command, kubectl, moment, say
-from daemoneye_cli.commands.options import Subparsers, add_output, add_range
+from daemoneye_cli.commands.cluster.options import command, kubectl, moment
+from daemoneye_cli.commands.options import Subparsers, add_output, add_range, say
 from daemoneye_cli.commands.waiting import until_signal
 from daemoneye_cli.kube import Kubectl, Object
 from daemoneye_cli.show.findingobject import as_finding, object_lines

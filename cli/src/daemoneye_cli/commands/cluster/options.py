@@ -8,11 +8,9 @@ from __future__ import annotations
 import argparse
 import datetime as dt
 import re
-import sys
 from pathlib import Path
 from typing import Final
 
-from daemoneye.escape import escape
 from daemoneye_cli.commands import options as shared
 from daemoneye_cli.commands.options import Subparsers
 from daemoneye_cli.kube import Kubectl
@@ -48,11 +46,6 @@ def kubectl(options: argparse.Namespace) -> Kubectl:
 def release(options: argparse.Namespace, kube: Kubectl) -> Release:
     """Give the installation that the options name."""
     return find(kube, options.namespace)
-
-
-def say(text: str) -> None:
-    """Write a note to whoever looks on."""
-    print(f"daemoneye: {escape(text)}", file=sys.stderr, flush=True)
 
 
 def moment(text: str) -> dt.datetime:

@@ -15,8 +15,8 @@ from daemoneye.api.policyfile import LoadedPolicy, load_config, load_policy
 from daemoneye.errors import ConfigError
 from daemoneye_cli import settings as reading
 from daemoneye_cli import survey
-from daemoneye_cli.commands.cluster.options import add_cluster, command, kubectl, say
-from daemoneye_cli.commands.options import Subparsers, add_output
+from daemoneye_cli.commands.cluster.options import add_cluster, command, kubectl
+from daemoneye_cli.commands.options import Subparsers, add_output, say
 from daemoneye_cli.errors import Forbidden, NotThere
 from daemoneye_cli.kube import Kubectl, Object
 from daemoneye_cli.show.cluster import wrap

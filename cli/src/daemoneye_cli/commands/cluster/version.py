@@ -5,8 +5,8 @@ from __future__ import annotations
 import argparse
 
 from daemoneye.errors import ConfigError, DaemonEyeError
-from daemoneye_cli.commands.cluster.options import command, kubectl, release, say
-from daemoneye_cli.commands.options import Subparsers, add_output
+from daemoneye_cli.commands.cluster.options import command, kubectl, release
+from daemoneye_cli.commands.options import Subparsers, add_output, say
 from daemoneye_cli.kube import Kubectl
 from daemoneye_cli.release import Release
 from daemoneye_cli.show.cluster import table

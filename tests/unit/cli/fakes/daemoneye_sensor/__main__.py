@@ -52,7 +52,7 @@ async def main(config: dict) -> int:
         access["url"],
         user=access["user"],
         password=access["password"],
-        inbox_prefix=access["inbox_prefix"],
+        inbox_prefix=f"{access['inbox_prefix']}.{subjects.escape_node(node)}",
         max_reconnect_attempts=-1,
         reconnect_time_wait=0.1,
         error_cb=ignore,
