@@ -143,6 +143,7 @@ OPERATOR_REQUESTS = _counter("daemoneye_operator_kubernetes_requests_total", "Re
 OPERATOR_WATCH = _gauge("daemoneye_operator_watch_silence_seconds", "Seconds since a watch last heard something or asked.", "resource")
 OPERATOR_POLICIES = _gauge("daemoneye_operator_policies", "DaemonEyePolicies by the status of their condition Ready.", "ready")
 OPERATOR_SENSORS = _gauge("daemoneye_operator_sensors", "Sensors by state: desired (selected by a policy and able to run one), ready (runs its configuration, refusals aside), silent (not heard of for three heartbeats), refusing (refuses a policy or part of it).", "state")
+OPERATOR_HEARTBEATS_DROPPED = _counter("daemoneye_operator_heartbeats_dropped_total", "Heartbeats that were no heartbeats, or came faster than a sensor sends any.")
 OPERATOR_FINDINGS = _counter("daemoneye_operator_findings_total", "Findings that were counted into objects and policies.", "severity")
 OPERATOR_FINDING_OBJECTS = _gauge("daemoneye_operator_finding_objects", "Finding objects that exist.")
 OPERATOR_FINDINGS_SILENCED = _counter("daemoneye_operator_findings_silenced_total", "Findings that a DetectionException silenced.")

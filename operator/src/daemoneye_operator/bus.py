@@ -29,6 +29,8 @@ _ANALYTICS: Final = "analytics"
 _ACK_S: Final = 5.0
 _RETRY_S: Final = 2.0
 _MINUTE: Final = 60.0
+# What waits to be looked at: a hundred of the largest, thousands of common ones. nats-py drops what comes beyond.
+_PENDING_BYTES: Final = 32 << 20
 
 _log = logging.getLogger(__name__)
 
@@ -70,7 +72,8 @@ class Bus:
         while (client := await link.connect()) is not None:
             self.client = client
             try:
-                await client.subscribe(subjects.status("x").removesuffix("x") + "*", cb=self._heartbeat)
+                heartbeats = subjects.status("x").removesuffix("x") + "*"
+                await client.subscribe(heartbeats, cb=self._heartbeat, pending_bytes_limit=_PENDING_BYTES)
                 await client.subscribe(subjects.component(_ANALYTICS), cb=self._component)
                 self.listening_since = time.time()
                 await self._hold(link, client)
@@ -139,9 +142,15 @@ class Bus:
         self._changed()
 
     async def _heartbeat(self, message: Msg) -> None:
+        if not self._heartbeats.admits(message.subject, time.monotonic()):
+            self._complain(
+                f"{message.subject}: heartbeats come faster than a sensor sends any; those too many are dropped"
+            )
+            return
         try:
             report = NodeReport.read(message.subject, message.data, time.time())
         except CorruptData as error:
+            self._heartbeats.dropped += 1
             self._complain(str(error))
             return
         if self._heartbeats.put(report):

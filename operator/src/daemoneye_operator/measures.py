@@ -83,6 +83,7 @@ def _reconciled(parts: Parts) -> Iterator[Sample]:
         )
         for state, count in counts.items():
             yield metrics.OPERATOR_SENSORS(count, state)
+    yield metrics.OPERATOR_HEARTBEATS_DROPPED(parts.heartbeats.dropped)
 
 
 def _findings(parts: Parts) -> Iterator[Sample]:

@@ -300,10 +300,14 @@ _OPERATOR: Final = Row(
             unit="wps",
         ),
         lines(
+            "Heartbeats dropped a minute",
+            "None, in good times. A node that floods its own subject, or sends what is no heartbeat: the operator's log names it. Look at that node.",
+            Query(f"60 * {rate(m.OPERATOR_HEARTBEATS_DROPPED)}", "dropped"),
+        ),
+        lines(
             "Sensors that asked to connect, a minute",
             "By the auth callout's answer. Anything but granted: its log has node and reason, runbook DaemonEyeCalloutDown.",
             Query(f"60 * {rate(m.CALLOUT_DECISIONS, by='outcome')}", "{{outcome}}"),
-            width=12,
             none="your own broker",
         ),
         lines(
@@ -312,7 +316,6 @@ _OPERATOR: Final = Row(
             Query(quantile(0.5, m.CALLOUT_REVIEW), "p50"),
             Query(quantile(0.99, m.CALLOUT_REVIEW), "p99"),
             unit="s",
-            width=12,
             none="your own broker",
         ),
     ),

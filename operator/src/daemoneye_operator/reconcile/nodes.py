@@ -19,6 +19,9 @@ MAX_HEARTBEAT: Final = 256 * 1024
 """Bytes of the largest heartbeat that is read."""
 MAX_NODES: Final = 20_000
 REMOVED: Final = "removed"
+BURST: Final = 20.0
+A_SECOND: Final = 2.0
+"""Heartbeats of one node that are read: so many at once, and a second. A sensor sends one in ten seconds, and one a change."""
 _PREFIX: Final = subjects.status("x").removesuffix("x")
 _TEXT: Final = 512
 
@@ -74,16 +77,39 @@ class NodeReport:
 
 
 class Heartbeats:
-    """The newest report of each node; at most `limit` nodes, beyond that the one heard of longest ago is forgotten."""
+    """The newest report of each node; at most `limit` nodes, beyond that the one heard of longest ago is forgotten.
+
+    Attributes:
+        dropped: Heartbeats that could not be read, or were not: they came faster than a sensor sends any.
+    """
 
     def __init__(self, limit: int = MAX_NODES) -> None:
+        self.dropped = 0
         self._limit = limit
+        # Of each subject, how many more may come at once, and as of when.
+        self._allowed: dict[str, tuple[float, float]] = {}
         self._reports: dict[str, NodeReport] = {}
 
     @property
     def reports(self) -> Mapping[str, NodeReport]:
         """By node, the one heard of longest ago first."""
         return self._reports
+
+    def admits(self, subject: str, now: float) -> bool:
+        """Whether a heartbeat on this subject is worth reading: what one node sends must not cost what all others need.
+
+        Args:
+            subject: Where it came; the broker lets each node write to its own alone.
+            now: Monotonic seconds.
+        """
+        allowed, before = self._allowed.pop(subject, (BURST, now))
+        allowed = min(BURST, allowed + (now - before) * A_SECOND)
+        admitted = allowed >= 1
+        self._allowed[subject] = (allowed - 1 if admitted else allowed, now)
+        if len(self._allowed) > self._limit:
+            del self._allowed[next(iter(self._allowed))]
+        self.dropped += not admitted
+        return admitted
 
     def put(self, report: NodeReport) -> bool:
         """Remember a report; whether it says anything new, so that statuses are to be looked at."""
