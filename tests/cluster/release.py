@@ -23,7 +23,9 @@ CHART: Final = REPOSITORY / "charts" / "daemoneye"
 VICTIM: Final = "daemoneye-test/victim:1"
 PINS: Final = Path("/sys/fs/bpf/daemoneye")
 IMAGES: Final = ("operator", "analytics", "sensor", "nats")
-COMPONENTS: Final = ("operator", "identity", "analytics", "nats")
+COMPONENTS: Final = ("operator", "identity", "callout", "analytics", "nats")
+# A chart of the commit before may not know the others.
+_SMALL: Final = ("operator", "identity", "analytics", "nats", "sensor")
 
 
 def wait(what: str, condition: Callable[[], T], seconds: float = 90.0, every: float = 0.25) -> T:
@@ -98,7 +100,7 @@ class Release:
             "image.tag=dev", "image.pullPolicy=Never", "clusterName=test", f"sensor.hostPaths.runtimeTasks={tasks}",
             f"sensor.hostPaths.spool={self.spool}", f"streams.eventsMaxBytes={4 * small}", f"streams.findingsMaxBytes={small}",
             "nats.storeMaxBytes=1073741824", "nats.storage.size=1Gi", "nats.storage.storageClassName=by-hand", "nats.storage.keep=false",
-            "sensor.statusIntervalSeconds=2", *(f"{one}.resources.requests.cpu=10m" for one in (*COMPONENTS, "sensor")),
+            "sensor.statusIntervalSeconds=2", *(f"{one}.resources.requests.cpu=10m" for one in _SMALL),
         )  # fmt: skip
 
     def volume(self) -> None:
@@ -114,7 +116,7 @@ class Release:
         self.cluster.kubectl("delete", "pv", "broker", "--ignore-not-found", "--wait=true")
         directory = self.cluster.state / "broker"
         shutil.rmtree(directory, ignore_errors=True)
-        directory.mkdir()
+        directory.mkdir(exist_ok=True)  # a test may have mounted a disk of its own there
         directory.chmod(0o777)  # kubelet gives a hostPath's owner to no pod
         self.cluster.apply(json.dumps(value))
 

@@ -102,7 +102,7 @@ class Sensor:
 
 @asynccontextmanager
 async def listening(broker: Broker) -> AsyncIterator[Sensor]:
-    sensor = Sensor(await broker.connect("sensor"))
+    sensor = Sensor(await broker.onlooker())
     prefix = subjects.key_value(subjects.NODES_BUCKET, f"{subjects.escape_node(NODE)}.pod.*")
     await sensor.client.subscribe(prefix, cb=sensor.note)
     await heard(sensor.client)

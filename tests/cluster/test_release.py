@@ -6,11 +6,16 @@ One installation for all tests of this module; each leaves it as it found it. Th
 
 from __future__ import annotations
 
+import base64
 import json
 import os
+import ssl
 import subprocess
 import sys
+import tarfile
 import time
+import urllib.error
+import urllib.request
 from collections.abc import Iterator
 from functools import partial
 from pathlib import Path
@@ -62,7 +67,7 @@ def test_everything_is_up_and_says_so(release: Release):
     assert "Succeeded" in said
     assert release.items("daemonsets", release.namespace) == [], "no policy, no sensor"
     secrets = {s["metadata"]["name"] for s in release.items("secrets", release.namespace)}
-    assert {"daemoneye-ca", "daemoneye-nats", "daemoneye-broker-sensor"} <= secrets
+    assert {"daemoneye-ca", "daemoneye-nats", "daemoneye-callout", "daemoneye-broker-sensor"} <= secrets
 
 
 def test_policy_brings_the_sensors_and_becomes_ready(release: Release):
@@ -76,15 +81,18 @@ def test_policy_brings_the_sensors_and_becomes_ready(release: Release):
         assert release.condition("default", kind)["status"] == "True", kind
 
 
-def test_the_sensor_has_no_token_and_only_its_capabilities(release: Release, policy: str):
+def test_the_sensor_has_a_token_for_the_broker_alone_and_only_its_capabilities(release: Release, policy: str):
     (pod,) = release.sensor_pods()
     (container,) = pod["spec"]["containers"]
-    assert not any("projected" in volume for volume in pod["spec"]["volumes"])
+    (token,) = (volume["projected"]["sources"] for volume in pod["spec"]["volumes"] if "projected" in volume)
+    assert [source["serviceAccountToken"]["audience"] for source in token] == ["daemoneye-broker.daemoneye.daemoneye"]
     assert container["securityContext"]["privileged"] is False
     assert container["securityContext"]["readOnlyRootFilesystem"] is True
     (pid,) = _pids(b"daemoneye_sensor", pod["metadata"]["uid"])
     assert not Path(f"/proc/{pid}/root/var/run/secrets/kubernetes.io").exists()
     assert not Path(f"/proc/{pid}/root/run/secrets/kubernetes.io").exists()
+    assert not Path(f"/proc/{pid}/root/etc/daemoneye/broker/password").exists()
+    assert _answer(release.cluster, Path(f"/proc/{pid}/root/run/daemoneye/token/token").read_text()) == 401
 
 
 def test_fileless_execution_becomes_a_finding_a_status_and_an_event(release: Release, policy: str, shop: str):
@@ -208,6 +216,45 @@ def test_the_command_line_reads_the_cluster(release: Release, policy: str, tmp_p
     assert "anomalyThreshold" in say("policy", "explain", "default").stdout
 
 
+def test_costs_and_a_report_of_the_cluster(release: Release, policy: str, tmp_path: Path):
+    plugin = Path(sys.executable).with_name("kubectl-daemoneye")
+    environment = {
+        **os.environ, "PATH": f"{plugin.parent}:{binaries.tool('kubectl').parent}:{os.environ['PATH']}",
+        "KUBECONFIG": str(release.cluster.kubeconfig),
+    }  # fmt: skip
+    path = tmp_path / "report.tar.gz"
+    commands = (("top", "-o", "json"), ("bugtool", "--output", str(path)))
+    asked = [
+        subprocess.Popen(
+            ["kubectl", "daemoneye", *words], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=environment
+        )
+        for words in commands
+    ]
+    (costs, trouble), (_, missing) = (process.communicate(timeout=120) for process in asked)
+    assert [process.returncode for process in asked] == [0, 0], trouble + missing
+    sensor = next(line for line in map(json.loads, costs.splitlines()) if line["component"] == "sensor")
+    assert sensor["name"] == NODE
+    assert sensor["cpu_percent"] is not None
+    assert sensor["rss_bytes"] > 10 << 20
+    with tarfile.open(path) as archive:
+        members = [(member.name.partition("/")[2], archive.extractfile(member)) for member in archive]
+        found = {name: file.read().decode() for name, file in members if file is not None}
+    assert not json.loads(found["manifest.json"])["missing"], "the administrator can have everything"
+    heard = {one["name"] for one in map(json.loads, found["broker/heartbeats.jsonl"].splitlines())}
+    assert heard >= {NODE, "analytics"}
+    containers = {name.split("/")[-1] for name in found if name.startswith("logs/")}
+    assert containers >= {"operator.log", "analytics.log", "nats.log", "sensor.log"}
+    assert [name for name in found if name.startswith("broker/configs/")]
+    secrets = [
+        base64.b64decode(value).decode()
+        for secret in release.items("secrets", release.namespace)
+        for key, value in (secret.get("data") or {}).items()
+        if key in {"password", "tls.key", "seed"}
+    ]
+    assert secrets
+    assert not [name for name, text in found.items() if any(secret.strip() in text for secret in secrets)]
+
+
 def test_last_policy_takes_everything_off_the_node(release: Release):
     release.policy("default")
     release.wait_ready("default")
@@ -271,6 +318,17 @@ def test_uninstall_leaves_nothing_and_can_be_undone(release: Release):
 
 
 # ── helpers ─────────────────────────────────────────────────────────────────────────────────────────────────────────
+
+
+def _answer(cluster: Cluster, token: str) -> int:
+    """What the API server answers to whoever comes with this token."""
+    asked = urllib.request.Request(f"{cluster.server}/api", headers={"Authorization": f"Bearer {token}"})
+    context = ssl.create_default_context(cafile=cluster.state / "pki" / "ca.crt")
+    try:
+        with urllib.request.urlopen(asked, timeout=10, context=context) as answer:
+            return int(answer.status)
+    except urllib.error.HTTPError as error:
+        return error.code
 
 
 def _execs(release: Release, namespace: str, pod: str) -> list[dict[str, Any]]:

@@ -3,6 +3,7 @@
  *   victim hold              waits until it is told to end
  *   victim fileless          runs a copy of itself from memory, then waits
  *   victim spawn N           runs N children that end at once, then waits
+ *   victim steady MS         runs a child every MS milliseconds; by SIGUSR1 it says how many there were, and waits
  *   victim every MS          runs a copy of itself from memory every MS milliseconds
  *   victim quiet             ends at once (what the copies do)
  */
@@ -26,8 +27,19 @@ static void end(int number) {
     _exit(0);
 }
 
+static volatile sig_atomic_t over;
+
+static void enough(int number) {
+    (void)number;
+    over = 1;
+}
+
 static void hold(void) {
     for (;;) pause();
+}
+
+static void rest(long ms) {
+    nanosleep(&(struct timespec){ms / 1000, ms % 1000 * 1000000}, NULL);
 }
 
 static void fail(const char *what) {
@@ -63,10 +75,19 @@ int main(int argc, char **argv) {
     if (!strcmp(what, "fileless")) run(1);
     if (!strcmp(what, "spawn"))
         for (int n = argc > 2 ? atoi(argv[2]) : 1; n > 0; n--) run(0);
+    if (!strcmp(what, "steady")) {
+        long made = 0;
+        signal(SIGUSR1, enough);
+        for (; !over; made++) {
+            run(0);
+            rest(argc > 2 ? atol(argv[2]) : 10);
+        }
+        printf("made %ld\n", made);
+    }
     if (!strcmp(what, "every"))
-        for (long ms = argc > 2 ? atol(argv[2]) : 1000;;) {
+        for (;;) {
             run(1);
-            nanosleep(&(struct timespec){ms / 1000, ms % 1000 * 1000000}, NULL);
+            rest(argc > 2 ? atol(argv[2]) : 1000);
         }
     puts("ready");
     fflush(stdout);

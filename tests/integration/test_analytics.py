@@ -293,6 +293,34 @@ async def test_a_stream_that_was_trimmed_is_a_loss(bench: Bench) -> None:
     assert [f["subject"]["exe"] for f in await bench.findings()] == ["/memfd:0", "/memfd:4", "/memfd:5"]
 
 
+async def test_a_stream_that_is_trimmed_under_a_reader_that_is_behind_is_a_loss_of_so_many_rows(bench: Bench) -> None:
+    await bench.start()
+    await bench.publish(message(0))
+    await bench.judged(1)
+    assert bench.analytics
+    # As slow as can be, and in the middle of reading: it has a consumer, and the broker delivers what it does not take.
+    bench.analytics.send_signal(signal.SIGSTOP)
+    rows, step = 3000, 3
+    for number in range(1, rows, step):
+        await bench.publish(message(number, step))
+    await bench.jetstream.purge_stream(SHARD_STREAM, keep=100)
+    bench.analytics.send_signal(signal.SIGCONT)
+    following = 1 + -(-(rows - 1) // step) * step
+    await bench.judged(following)
+
+    async def lost() -> int:
+        batches = [envelope.decode(m) for m in await bench.read(SHARD_STREAM)]
+        told = [section for b in batches if b.envelope.source == "analytics" and (section := b.section("loss"))]
+        assert all(stage == b"stream" for section in told for stage in section.values("stage"))
+        return sum(int(section.rows["count"].sum()) for section in told)
+
+    await bench.eventually(lambda: "were lost in the stream" in bench.log)
+    assert bench.status[-1]["lag"] == 0
+    found = {f["subject"]["exe"] for f in await bench.findings()}
+    assert await lost() + len(found) == following
+    assert {f"/memfd:{i}" for i in range(following - 300, following)} <= found
+
+
 async def test_a_wrong_configuration_is_one_line_and_status_2(tmp_path: Path) -> None:
     bench = Bench(tmp_path, 1, detectors=[{"name": "nope"}])
     await bench.start()

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import json
+import re
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -18,7 +19,7 @@ from daemoneye_operator.bus import Bus
 from daemoneye_operator.reconcile.nodes import BURST, Heartbeats
 from tests.support.apiserver import ApiServer
 from tests.support.broker import heard, until
-from tests.support.sensors import NODE, NODES, OTHER, Place, Pods, place_in
+from tests.support.sensors import NODE, NODES, OTHER, Place, Pods, place_in, put
 
 pytestmark = pytest.mark.integration
 
@@ -116,3 +117,22 @@ def test_the_pace_of_one_node():
     for number in range(100):
         heartbeats.admits(f"daemoneye.v1.status.{number}", 2.0)
     assert len(heartbeats._allowed) == 3
+
+
+async def test_nobody_has_another_nodes_batches_taken_for_duplicates(place: Place):
+    """The broker compares message ids in the whole stream, and tells the last one to whoever expects another."""
+    hostile = await place.sensor(NODE)
+    own = subjects.events(0, NODE, "urgent")
+    async with place.publishing(place.access(OTHER), node=OTHER) as (spool, publisher):
+        put(spool, publisher, 7001)
+        assert await publisher.drain(20)
+        said = (await hostile.request(own, b"0", headers={"Nats-Expected-Last-Msg-Id": "x"})).data.decode()
+        (known,) = re.findall(r"wrong last msg ID: ([^\"]+)/7001", said)
+        for number in range(7002, 7010):
+            await hostile.jetstream().publish(own, b"0", headers={"Nats-Msg-Id": f"{known}/{number}"})
+        put(spool, publisher, *range(7002, 7010))
+        assert await publisher.drain(20)
+    operator = await place.broker.connect("operator")
+    seen = (await operator.jetstream().stream_info(subjects.EVENTS(0), subjects_filter=">")).state.subjects or {}
+    assert seen[subjects.events(0, OTHER, "urgent")] == 9
+    await asyncio.gather(hostile.close(), operator.close())

@@ -63,7 +63,9 @@ class Kernel:
                 positions=drain.positions,
             )
             batch = envelope.decode(envelope.encode(about, drain.sections))
-            self.source.commit(drain)
+            if (following := self.source.commit(drain)) is not None:
+                self.lost.extend(self.source.lost())
+                self.origin = following
             self.batches.append(batch)
             self.events.extend(events_json(batch))
         self.lost.extend(self.source.lost())

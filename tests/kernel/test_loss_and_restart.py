@@ -169,18 +169,6 @@ def test_closing_leaves_nothing_in_the_kernel(kernels: Callable[..., Kernel]) ->
     assert not home.exists()
 
 
-def test_pins_of_another_layout_are_removed(kernels: Callable[..., Kernel]) -> None:
-    old = kernels("layout", sizes=RingSizes(exec_bytes=MIB)).open()
-    old.source.close(keep=True)
-    new = Kernel(old.instance).open()
-    try:
-        home = programs.BPFFS / "daemoneye" / old.instance
-        assert [p.name for p in home.iterdir()] == [new.source._kernel.pin.name]
-        assert not new.source.status()["taken_over"]
-    finally:
-        new.source.close(keep=False)
-
-
 @pytest.mark.parametrize(
     ("broken", "expected", "reason"),
     [

@@ -1,6 +1,7 @@
 """How a process reaches the broker: what a configuration may say, and what is answered to what it may not."""
 
 import ssl
+from dataclasses import replace
 
 import pytest
 
@@ -33,6 +34,15 @@ def test_files_take_the_place_of_values_and_are_read_each_time(tmp_path):
     assert access.options()["inbox_prefix"] == b"inbox_prefix-1"
     (tmp_path / "password").write_text("password-2")
     assert access.options()["password"] == "password-2"
+
+
+def test_a_nodes_part_of_the_inboxes_stands_behind_their_prefix_wherever_that_comes_from(tmp_path):
+    (tmp_path / "prefix").write_text("_INBOX_mine\n")
+    access = Access(("nats://h:1",), inbox_prefix="_INBOX_sensor", inbox_suffix="node-1_2ea")
+    assert access.options()["inbox_prefix"] == b"_INBOX_sensor.node-1_2ea"
+    of_file = replace(access, inbox_prefix_file=tmp_path / "prefix")
+    assert of_file.options()["inbox_prefix"] == b"_INBOX_mine.node-1_2ea"
+    assert access.fingerprint() != replace(access, inbox_suffix="").fingerprint()
 
 
 def test_tls_is_used_for_tls_addresses_and_checks_the_server():

@@ -77,6 +77,14 @@ def test_what_is_no_configuration_is_refused(data):
         NodePointer.decode(data)
 
 
+def test_a_pointer_says_whose_it_is_and_an_older_one_nobodys():
+    assert NodePointer.decode(NodePointer("ab", "node.1").encode()) == NodePointer("ab", "node.1")
+    assert NodePointer.decode(b'{"hash": "ab"}') == NodePointer("ab")
+    for data in (b"", b"[]", b"{}", b'"hash"', b"3"):
+        with pytest.raises(CorruptData):
+            NodePointer.decode(data)
+
+
 def test_answer_is_bounded_whatever_a_node_says():
     answer = NodeAnswer(
         "h",

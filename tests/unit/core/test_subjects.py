@@ -71,6 +71,15 @@ def test_what_would_be_another_subject_is_refused(make):
         make()
 
 
+def test_a_batch_is_of_the_node_and_lane_that_its_subject_says():
+    subject = subjects.events(3, "node.1", "urgent")
+    assert subjects.is_events_of(subject, "node.1", "urgent")
+    for node, lane in (("node", "urgent"), ("node_2e1", "urgent"), ("", "urgent"), ("node.1", "bulk"), ("node.1", "*")):
+        assert not subjects.is_events_of(subject, node, lane)
+    assert not subjects.is_events_of(f"{subject}.more", "node.1", "urgent")
+    assert not subjects.is_events_of("", "node.1", "urgent")
+
+
 def test_every_subject_belongs_to_exactly_one_declared_stream():
     streams = declared(shards=2)
     for subject in (

@@ -1,0 +1,359 @@
+"""Faults of every kind on a real cluster, one after the other, while events flow: after each of them, what was produced is watermarked or counted.
+
+One installation and one generator for all tests of this module; each waits until everything is as before. The broker's volume is a small disk of
+its own, which one of them fills. `-s` shows how long each recovery took.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tests.cluster.harness import binaries, configs
+from tests.cluster.harness.cluster import Cluster
+from tests.cluster.oracle import Look, Oracle
+from tests.cluster.release import PINS, Release, wait
+
+pytestmark = [pytest.mark.cluster, pytest.mark.slow]
+
+EVERY_MS = 20
+A_MOMENT = 20
+DISK_BYTES = 256 << 20
+AWAY_S = 60
+RESYNC_S = 60
+"""operator.resyncSeconds: when children are applied again that nobody told of."""
+PROCESSES = {
+    "operator": "daemoneye_operator run",
+    "identity": "daemoneye_operator identity",
+    "callout": "daemoneye_operator callout",
+    "analytics": "daemoneye_analytics",
+    "nats": "nats-server",
+    "sensor": "daemoneye_sensor",
+}
+
+
+@pytest.fixture(scope="module", autouse=True)
+def disk(cluster: Cluster) -> Iterator[Path]:
+    """The broker's volume, which is mounted before the chart is installed."""
+    path = cluster.state / "broker"
+    path.mkdir(exist_ok=True)
+    subprocess.run(["mount", "-t", "tmpfs", "-o", f"size={DISK_BYTES}", "recovery", path], check=True)
+    yield path
+    wait("the volume let go", lambda: subprocess.run(["umount", path], capture_output=True).returncode == 0, 30)
+
+
+@pytest.fixture(scope="module")
+def busy(disk: Path, release: Release) -> Iterator[dict[str, Any]]:
+    """A pod that executes something every few milliseconds, as long as the module lasts."""
+    release.policy("default")
+    release.wait_ready("default")
+    with (
+        release.namespace_of_tests("recovery") as namespace,
+        release.pod("busy", namespace, "steady", str(EVERY_MS)) as pod,
+    ):
+        yield pod
+
+
+@pytest.fixture(scope="module")
+def oracle(release: Release, busy: dict[str, Any]) -> Oracle:
+    made = Oracle(release)
+    made.settle()
+    return made
+
+
+@contextmanager
+def fault(what: str, release: Release, oracle: Oracle, busy: dict[str, Any]) -> Iterator[None]:
+    """What is done inside is recovered from: all is produced, stored, judged and ready again, and events kept coming."""
+    before = oracle.executions[busy["metadata"]["uid"]]
+    began = time.monotonic()
+    yield
+    now = oracle.settle(120)
+    settled = time.monotonic() - began
+    release.wait_ready("default")
+    ready = time.monotonic() - began
+    assert oracle.executions[busy["metadata"]["uid"]] > before
+    _nothing_lost(oracle)
+    print(f"\nrecovery: {what}: nothing open after {settled:.1f} s, Ready after {ready:.1f} s, {now.produced} rows")
+
+
+def _nothing_lost(oracle: Oracle) -> None:
+    """Rings, spool and stream have room for all of this; only in the moment of an upgrade some events may find neither rings, and are counted."""
+    assert oracle.lost() == oracle.lost("lease") <= A_MOMENT, oracle.losses
+
+
+# ── processes ───────────────────────────────────────────────────────────────────────────────────────────────────────
+
+
+@pytest.mark.parametrize("victims", [*((name,) for name in PROCESSES), tuple(PROCESSES)], ids="+".join)
+def test_a_killed_process_loses_nothing(
+    release: Release, oracle: Oracle, busy: dict[str, Any], victims: tuple[str, ...]
+) -> None:
+    before = _containers(release)
+    with fault(f"kill -9 {'+'.join(victims)}", release, oracle, busy):
+        _kill(release, *victims)
+        if set(victims) == set(PROCESSES):
+            with release.pod("meanwhile", "recovery", "fileless"):
+                wait(
+                    "the Finding of what happened meanwhile", lambda: release.findings("recovery", pod="meanwhile"), 120
+                )
+        wait("started again", lambda: all(_containers(release)[name] > before[name] for name in victims), 60)
+        wait("all ready", lambda: _all_ready(release), 90)
+    after = _containers(release)
+    others = set(PROCESSES) - set(victims)
+    assert {name: after[name] for name in others} == {name: before[name] for name in others}, "nobody else restarts"
+
+
+# ── the API server ──────────────────────────────────────────────────────────────────────────────────────────────────
+
+
+def test_without_an_api_server_for_a_minute_events_are_judged_and_findings_come_late(
+    release: Release, oracle: Oracle, busy: dict[str, Any]
+) -> None:
+    cluster = release.cluster
+    restarted = _containers(release)
+    (sensor,) = release.sensor_pods()
+    with release.pod("late", "recovery", "every", "20000"):
+        wait("its first Finding", lambda: release.findings("recovery", pod="late"), 30)
+        with fault(f"no API server for {AWAY_S} s", release, oracle, busy):
+            looks = [oracle.look()]
+            cluster.processes.end("kube-apiserver")
+            until = time.monotonic() + AWAY_S
+            while time.monotonic() < until:
+                looks.append(oracle.look())
+                assert looks[-1].sensor["broker"]["connected"]
+            _api_server(cluster)
+            wait("each of the minute's findings counts", lambda: _count(release, "late") >= 3, 60)
+        wait("all ready", lambda: _all_ready(release), 120)
+    epoch = looks[0].epoch
+    assert looks[-1].produced - looks[0].produced > AWAY_S * 1000 / EVERY_MS, "events go on"
+    assert looks[-1].watermark(epoch) > looks[1].watermark(epoch), "and are judged"
+    assert _containers(release) == restarted, "no probe took it for a fault of ours"
+    assert release.sensor_pods()[0]["metadata"]["uid"] == sensor["metadata"]["uid"]
+
+
+# ── objects ─────────────────────────────────────────────────────────────────────────────────────────────────────────
+
+
+def test_what_somebody_edits_or_deletes_comes_back(release: Release, oracle: Oracle, busy: dict[str, Any]) -> None:
+    name, namespace = f"{release.name}-sensor", release.namespace
+    wanted = _spec(release.cluster.get("daemonset", name, namespace))
+    with fault("DaemonSet edited", release, oracle, busy):
+        patch = {"spec": {"template": {"spec": {"containers": [{"name": "sensor", "image": "nobody/nothing:1"}]}}}}
+        release.cluster.kubectl("patch", "daemonset", name, "-n", namespace, "-p", json.dumps(patch))
+        wait("restored", lambda: _spec(release.cluster.get("daemonset", name, namespace)) == wanted, 30)
+        wait("sensor", lambda: _all_ready(release), 60)
+    with fault("ConfigMap of the sensors deleted", release, oracle, busy):
+        data = release.cluster.get("configmap", name, namespace)["data"]
+        release.cluster.kubectl("delete", "configmap", name, "-n", namespace)
+        wait("back", lambda: release.cluster.get("configmap", name, namespace)["data"] == data, RESYNC_S + 15)
+    with fault("DaemonSet deleted", release, oracle, busy):
+        (pod,) = release.sensor_pods()
+        release.cluster.kubectl("delete", "daemonset", name, "-n", namespace, "--wait=true", "--timeout=60s")
+        wait("back", lambda: _spec(release.cluster.get("daemonset", name, namespace)) == wanted, 30)
+        wait(
+            "another sensor", lambda: [p["metadata"]["uid"] for p in release.sensor_pods()] != [pod["metadata"]["uid"]]
+        )
+        wait("sensor", lambda: _all_ready(release), 60)
+
+
+def test_a_deleted_credential_is_made_anew_and_everybody_comes_back(
+    release: Release, oracle: Oracle, busy: dict[str, Any]
+) -> None:
+    name = f"{release.name}-broker-analytics"
+    before = release.cluster.get("secret", name, release.namespace)
+    with fault("a broker Secret deleted", release, oracle, busy):
+        release.cluster.kubectl("delete", "secret", name, "-n", release.namespace)
+        after = wait("another", lambda: release.cluster.get("secret", name, release.namespace), RESYNC_S + 15)
+        assert after["data"]["password"] != before["data"]["password"]
+        wait("all ready", lambda: _all_ready(release), 120)
+
+
+def test_a_policy_deleted_while_the_operator_is_down_is_followed_when_it_is_back(
+    release: Release, oracle: Oracle, busy: dict[str, Any]
+) -> None:
+    release.policy("second")
+    release.wait_ready("second")
+    with fault("a policy deleted without an operator", release, oracle, busy), _without_operator(release):
+        release.cluster.kubectl("delete", "depol", "second", "--wait=true", "--timeout=10s")
+    wait("the node runs one policy", lambda: _policies(oracle.look()) == ["default"], 60)
+
+
+def test_a_namespace_goes_with_its_findings_and_holds_nobody_up(
+    release: Release, oracle: Oracle, busy: dict[str, Any]
+) -> None:
+    with fault("a namespace with findings deleted", release, oracle, busy):
+        with release.namespace_of_tests("short-lived") as gone, release.pod("noisy", gone, "every", "200"):
+            wait("a Finding", lambda: release.findings(gone), 30)
+            release.cluster.kubectl("delete", "namespace", gone, "--wait=true", "--timeout=60s")
+        with release.pod("next", "recovery", "fileless"):
+            wait("a Finding elsewhere", lambda: release.findings("recovery", pod="next"), 30)
+    (operator,) = release.items("pods", release.namespace, "app.kubernetes.io/component=operator")
+    assert operator["status"]["containerStatuses"][0]["ready"]
+
+
+# ── the broker's disk ───────────────────────────────────────────────────────────────────────────────────────────────
+
+
+def test_a_full_disk_of_the_broker_is_waited_out(
+    release: Release, oracle: Oracle, busy: dict[str, Any], disk: Path
+) -> None:
+    before = oracle.look()
+    filler = disk / "filler"
+    with fault("the broker's disk full", release, oracle, busy):
+        try:
+            _fill(filler)
+            began = time.monotonic()
+            wait("sensors spool", lambda: _spooling(oracle), 60)
+            print(
+                f"\nrecovery: with the broker's disk full sensors spool; room again after {time.monotonic() - began:.1f} s"
+            )
+        finally:
+            filler.unlink(missing_ok=True)
+        wait("all ready", lambda: _all_ready(release), 240)
+    after = oracle.look()
+    assert after.sensor["spool"]["lost_rows"] == 0
+    assert after.epoch == before.epoch
+
+
+# ── the end ─────────────────────────────────────────────────────────────────────────────────────────────────────────
+
+
+def test_an_upgrade_under_load_reads_the_former_rings_out(
+    release: Release, oracle: Oracle, busy: dict[str, Any]
+) -> None:
+    """Other sizes of the rings are another layout, as another release's programs are; the records are the same."""
+    before = oracle.look()
+    with fault("upgrade with other rings", release, oracle, busy):
+        release.install("sensor.rings.execBytes=2097152")
+        wait("other rings", lambda: oracle.look().epoch != before.epoch, 90)
+    assert oracle.missing(before.epoch, before.produced) == []
+
+
+def test_every_execution_of_the_whole_module_is_there_once(
+    release: Release, oracle: Oracle, busy: dict[str, Any]
+) -> None:
+    uid = busy["metadata"]["uid"]
+    (generator,) = _pids(uid, "/victim steady")
+    os.kill(generator, signal.SIGUSR1)
+    log = wait("its count", lambda: release.cluster.kubectl("logs", "busy", "-n", "recovery").split(), 30)
+    made = int(log[log.index("made") + 1])
+    wait("its last one", lambda: oracle.look().produced and oracle.executions[uid] >= made - oracle.lost(), 30)
+    oracle.settle()
+    assert made - oracle.lost() <= oracle.executions[uid] <= made
+    _nothing_lost(oracle)
+    print(f"\nrecovery: {made} executions in {oracle.batches} batches, {oracle.repeated} of them twice in the stream")
+
+
+def test_the_last_policy_deleted_without_an_operator_takes_everything_off_the_node(release: Release) -> None:
+    with _without_operator(release):
+        release.cluster.kubectl("delete", "depol", "--all", "--wait=true", "--timeout=10s")
+    wait("DaemonSet gone", lambda: not release.items("daemonsets", release.namespace), 90)
+    assert not PINS.exists() or not list(PINS.glob("daemoneye*"))
+
+
+# ── helpers ─────────────────────────────────────────────────────────────────────────────────────────────────────────
+
+
+def _pods(release: Release) -> dict[str, list[dict[str, Any]]]:
+    """The pods of each component that are to stay."""
+    found: dict[str, list[dict[str, Any]]] = {name: [] for name in PROCESSES}
+    for pod in release.items("pods", release.namespace):
+        component = pod["metadata"]["labels"].get("app.kubernetes.io/component")
+        if component in found and "deletionTimestamp" not in pod["metadata"]:
+            found[component].append(pod)
+    return found
+
+
+def _containers(release: Release) -> dict[str, int]:
+    """How often the containers of each component were started anew."""
+    return {
+        name: sum(pod["status"]["containerStatuses"][0]["restartCount"] for pod in pods)
+        for name, pods in _pods(release).items()
+    }
+
+
+def _all_ready(release: Release, *names: str) -> bool:
+    """Whether these components, or all of them, have pods, and these are ready."""
+    pods = _pods(release)
+    return all(
+        pods[name] and all(pod["status"]["containerStatuses"][0]["ready"] for pod in pods[name])
+        for name in names or PROCESSES
+    )
+
+
+def _kill(release: Release, *names: str) -> None:
+    """SIGKILL to the processes of components, all at once."""
+    pods = _pods(release)
+    for pid in [pid for name in names for pod in pods[name] for pid in _pids(pod["metadata"]["uid"], PROCESSES[name])]:
+        os.kill(pid, signal.SIGKILL)
+
+
+def _pids(uid: str, words: str) -> list[int]:
+    """Processes of a pod with these words among their arguments, by their numbers on the node."""
+    found = []
+    for entry in Path("/proc").iterdir():
+        with suppress(OSError):
+            if entry.name.isdigit() and uid in (entry / "cgroup").read_text():
+                arguments = (entry / "cmdline").read_bytes().replace(b"\0", b" ").decode("utf-8", "replace")
+                if words in arguments:
+                    found.append(int(entry.name))
+    assert found, f"no process {words}"
+    return found
+
+
+def _api_server(cluster: Cluster) -> None:
+    """Start it as the harness did, and wait until it answers."""
+    programs = {name: binaries.tool(name) for name in binaries.KUBERNETES}
+    cluster.processes.start("kube-apiserver", configs.control_plane(cluster, programs)["kube-apiserver"])
+    wait("API server", lambda: cluster.kubectl("get", "--raw", "/readyz") == "ok", 60)
+
+
+@contextmanager
+def _without_operator(release: Release) -> Iterator[None]:
+    scale: Callable[[int], str] = lambda n: release.cluster.kubectl(  # noqa: E731
+        "scale", "deployment", f"{release.name}-operator", "-n", release.namespace, f"--replicas={n}"
+    )
+    scale(0)
+    wait("operator gone", lambda: not _pods(release)["operator"], 60)
+    try:
+        yield
+    finally:
+        scale(1)
+    wait("operator back", lambda: _all_ready(release, "operator"), 90)
+
+
+def _spec(daemonset: dict[str, Any]) -> dict[str, Any]:
+    return daemonset["spec"]
+
+
+def _policies(look: Look) -> list[str]:
+    return sorted(policy["name"] for policy in look.sensor["config"]["policies"])
+
+
+def _count(release: Release, pod: str) -> int:
+    """How often the findings of a pod were seen, over its objects."""
+    return sum(int(f.get("status", {}).get("count", 1)) for f in release.findings("recovery", pod=pod))
+
+
+def _fill(path: Path) -> None:
+    """Leave nothing on its disk."""
+    with path.open("wb", buffering=0) as file:
+        for size in (1 << 20, 4096):
+            with suppress(OSError):
+                while True:
+                    file.write(bytes(size))
+
+
+def _spooling(oracle: Oracle) -> bool:
+    """Whether batches stay on the node, and none is lost."""
+    spool = oracle.look().sensor["spool"]
+    return spool["unsent"] > 5 and not spool["lost_rows"]
