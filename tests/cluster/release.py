@@ -100,7 +100,7 @@ class Release:
             "image.tag=dev", "image.pullPolicy=Never", "clusterName=test", f"sensor.hostPaths.runtimeTasks={tasks}",
             f"sensor.hostPaths.spool={self.spool}", f"streams.eventsMaxBytes={4 * small}", f"streams.findingsMaxBytes={small}",
             "nats.storeMaxBytes=1073741824", "nats.storage.size=1Gi", "nats.storage.storageClassName=by-hand", "nats.storage.keep=false",
-            "sensor.statusIntervalSeconds=2", *(f"{one}.resources.requests.cpu=10m" for one in _SMALL),
+            "sensor.statusIntervalSeconds=2", "operator.resyncSeconds=5", *(f"{one}.resources.requests.cpu=10m" for one in _SMALL),
         )  # fmt: skip
 
     def volume(self) -> None:

@@ -29,7 +29,7 @@ EVERY_MS = 20
 A_MOMENT = 20
 DISK_BYTES = 256 << 20
 AWAY_S = 60
-RESYNC_S = 60
+RESYNC_S = 5
 """operator.resyncSeconds: when children are applied again that nobody told of."""
 PROCESSES = {
     "operator": "daemoneye_operator run",

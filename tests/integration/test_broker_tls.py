@@ -5,8 +5,11 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import datetime as dt
+import shutil
 import ssl
 import subprocess
+import urllib.error
+import urllib.request
 from pathlib import Path
 
 import nats.errors
@@ -228,6 +231,40 @@ async def test_streams_of_before_there_were_accounts_are_found_again(
     identity = await broker.connect("identity")
     assert await Bucket(identity, subjects.NODES_BUCKET).read(KEY) == b"kept"
     await identity.close()
+
+
+async def test_streams_of_a_roll_back_do_not_make_the_server_unwell(broker: Broker, capsys: pytest.CaptureFixture[str]):
+    """The kubelet ends a server alone whose whole /healthz fails."""
+    await make_streams(broker)
+    identity = await broker.connect("identity")
+    await Bucket(identity, subjects.NODES_BUCKET).write(KEY, b"kept")
+    await identity.close()
+    store, configuration = broker.directory / "data-0", broker.directory / "nats-0.conf"
+    for again in range(2):
+        broker.stop()
+        shutil.copytree(store / "jetstream" / "DAEMONEYE", store / "jetstream" / "$G")
+        if not again:
+            broker.start()
+            await broker.ready()
+            assert whole_health(broker) == 503, "there would be nothing to put aside"
+            broker.stop()
+        assert brokerstore.main(["--store", str(store), "--config", str(configuration)]) == 0
+        assert f"put aside: {store / 'before-accounts'}, which nothing reads" in capsys.readouterr().err
+        broker.start()
+        await broker.ready()
+        assert whole_health(broker) == 200
+    assert (store / "before-accounts" / "streams" / f"KV_{subjects.NODES_BUCKET}").is_dir()
+    identity = await broker.connect("identity")
+    assert await Bucket(identity, subjects.NODES_BUCKET).read(KEY) == b"kept"
+    await identity.close()
+
+
+def whole_health(broker: Broker) -> int:
+    try:
+        with urllib.request.urlopen(f"http://127.0.0.1:{broker.monitors[0]}/healthz", timeout=5) as answer:
+            return int(answer.status)
+    except urllib.error.HTTPError as error:
+        return error.code
 
 
 async def route_says(broker: Broker, context: ssl.SSLContext) -> bytes:

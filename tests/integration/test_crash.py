@@ -91,7 +91,7 @@ async def stored(broker):
         copies: dict[tuple[str, int], list[int]] = {}
         for number in range(1, state.last_seq + 1):
             message = await jetstream.get_msg("DAEMONEYE_EVENTS_0", number, direct=True)
-            node, epoch, lane, first = message.headers["Nats-Msg-Id"].split("/")
+            node, epoch, lane, _, first = message.headers["Nats-Msg-Id"].split("/")
             assert (node, int(epoch, 16)) == (NODE, EPOCH)
             copies.setdefault((lane, int(first)), []).append(zlib.crc32(message.data))
         return copies

@@ -15,6 +15,7 @@ import pytest
 from daemoneye import subjects, usage
 from daemoneye.broker.bucket import Bucket
 from daemoneye.broker.link import Link
+from daemoneye_operator import brokerconf
 from daemoneye_operator.bus import Bus
 from daemoneye_operator.reconcile.nodes import BURST, Heartbeats
 from tests.support.apiserver import ApiServer
@@ -136,3 +137,21 @@ async def test_nobody_has_another_nodes_batches_taken_for_duplicates(place: Plac
     seen = (await operator.jetstream().stream_info(subjects.EVENTS(0), subjects_filter=">")).state.subjects or {}
     assert seen[subjects.events(0, OTHER, "urgent")] == 9
     await asyncio.gather(hostile.close(), operator.close())
+
+
+@pytest.fixture
+def crowded(
+    tmp_path: Path, api: ApiServer, sensor_pods: Pods, monkeypatch: pytest.MonkeyPatch
+) -> Iterator[tuple[Place, int]]:
+    monkeypatch.setattr(brokerconf, "MAX_SENSOR_CONNECTIONS", 3)
+    with place_in(tmp_path, api, sensor_pods) as place:
+        yield place, 3
+
+
+async def test_who_opens_connections_without_end_leaves_room_for_the_other_roles(crowded: tuple[Place, int]):
+    place, limit = crowded
+    clients = [await place.sensor(NODE) for _ in range(limit)]
+    with pytest.raises(nats.errors.Error, match="maximum account active connections exceeded"):
+        await place.sensor(NODE)
+    clients += [await place.broker.connect(role) for role in ("operator", "analytics", "identity", "cli")]
+    await asyncio.gather(*(client.close() for client in clients))

@@ -138,6 +138,22 @@ def test_rings_of_another_layout_are_read_out_as_what_they_are(node: Node, storm
     assert node.pins == [node.pin]
 
 
+def test_rings_that_do_not_say_their_form_have_that_of_the_release_before_they_did(node: Node, storming: Path) -> None:
+    node.start(BEFORE)
+    assert node.source
+    node.source._kernel._control[programs._CONTROL_RECORDS] = 0
+    run(storming, 20)
+    node.end()
+
+    node.start(AFTER).turn()
+    # When the records change, this release's constant stays: then they are counted, and this test expects that.
+    alike = programs.records_id() == programs._FIRST_RECORDS
+    assert len(node.executions(storming)) == (20 if alike else 0)
+    counted = {loss["reason"] for loss in node.losses() if loss["stage"] == "ring"}
+    assert counted == (set() if alike else {"layout changed by an upgrade"})
+    assert node.pins == [node.pin]
+
+
 def test_what_the_spool_has_is_not_read_out_again(node: Node, storming: Path) -> None:
     node.start(BEFORE)
     run(storming, 30)
@@ -213,6 +229,26 @@ def test_records_that_cannot_be_read_are_counted(node: Node, storming: Path, mon
     assert node.pins == [node.pin]
 
 
+def test_former_programs_outlast_the_longest_compile(
+    node: Node, storming: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    node.start(BEFORE)
+    (pin,) = node.pins
+    node.end()
+    left: list[float] = []
+    compiling = programs._compile
+
+    def slowly(python: str, request: dict[str, object]) -> None:
+        former = programs.Pinned(BPFFS / "daemoneye" / node.instance / pin)
+        left.append(int(former._control[programs._CONTROL_LEASE]) / 1e9 - time.clock_gettime(time.CLOCK_BOOTTIME))
+        former.close()
+        compiling(python, request)
+
+    monkeypatch.setattr(programs, "_compile", slowly)
+    node.start(AFTER)
+    assert left[0] >= programs._COMPILE_TIMEOUT_S
+
+
 def test_under_load_nothing_is_lost_that_is_not_counted(node: Node, storming: Path) -> None:
     total = 4000
     pipeline = node.start(BEFORE)
@@ -233,6 +269,22 @@ def test_under_load_nothing_is_lost_that_is_not_counted(node: Node, storming: Pa
     assert total - lost <= len(seen) <= total + 1
     assert lost <= 20
     assert_unbroken(node.batches())
+
+
+def test_a_sensor_that_stood_still_before_its_first_look_reads_them_out_all_the_same(
+    node: Node, storming: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    node.start(BEFORE)
+    run(storming, 12)
+    node.end()
+    pipeline = node.start(AFTER)
+    moment = time.monotonic
+    with monkeypatch.context() as later:  # it was suspended, or waited for a disk that writes an image
+        later.setattr("daemoneye_sensor.sources.reading.time.monotonic", lambda: moment() + 60)
+        pipeline.turn()
+    assert len(node.executions(storming)) == 12
+    assert [loss for loss in node.losses() if loss["stage"] == "ring"] == []
+    assert node.pins == [node.pin]
 
 
 @pytest.fixture

@@ -25,6 +25,7 @@ from nats.js.errors import NotFoundError
 from daemoneye import envelope, subjects
 from daemoneye.broker.link import TRANSIENT
 from daemoneye.broker.pull import Puller
+from daemoneye.ending import end
 from daemoneye.envelope import Batch
 from daemoneye.errors import CorruptData
 from daemoneye_analytics import answers
@@ -122,8 +123,7 @@ class Consumer:
         finally:
             if self._unwritten and self._consistent and self._client.is_connected:
                 await self._checkpoint()
-            status.cancel()
-            await asyncio.gather(status, return_exceptions=True)
+            await end([status])
             await self._status.publish()
             if self._puller is not None:
                 await self._puller.close()

@@ -65,6 +65,7 @@ class Store:
 
     async def loss(self, node: str, payload: bytes, message_id: str) -> bool:
         """Publish a loss batch; False if the broker did not take it now."""
+        self._progress.turn()  # a trimmed stream is a loss for each node: many, of which a slow broker takes one a second
         try:
             await self._publish(subjects.events(self._shard, node, "loss"), payload, message_id)
         except TRANSIENT as error:

@@ -22,7 +22,8 @@ Page = Callable[[], bytes]
 _TIMEOUT_S: Final = 5.0
 _LIMIT: Final = 8192
 _AT_ONCE: Final = 32
-"""Connections; who comes when there are that many is sent away, so that slow readers cost a bounded amount of memory."""
+"""Connections; when there are that many, the oldest makes room, so that slow readers cost a bounded amount of memory. Whoever asks at once is answered
+at once, as the kubelet: a crowd that says nothing must not look like a process that does not answer."""
 _TEXT: Final = {
     200: "OK",
     404: "Not Found",
@@ -46,14 +47,14 @@ async def serving(
         OSError: The port is taken.
     """
     answers = {"/healthz": alive, "/readyz": ready}
-    open_now = 0
+    open_now: dict[asyncio.StreamWriter, None] = {}  # oldest first
 
     async def answer(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        nonlocal open_now
-        if open_now >= _AT_ONCE:
-            writer.transport.abort()
-            return
-        open_now += 1
+        if len(open_now) >= _AT_ONCE:
+            oldest = next(iter(open_now))
+            del open_now[oldest]
+            oldest.transport.abort()
+        open_now[writer] = None
         try:
             async with asyncio.timeout(_TIMEOUT_S):
                 head = await reader.readuntil(b"\r\n\r\n")
@@ -65,7 +66,7 @@ async def serving(
         except (OSError, TimeoutError, ValueError, asyncio.IncompleteReadError, asyncio.LimitOverrunError):
             writer.transport.abort()  # what it has not read is not kept for it
         finally:
-            open_now -= 1
+            open_now.pop(writer, None)
 
     server = await asyncio.start_server(answer, host, port, limit=_LIMIT)
     async with server:

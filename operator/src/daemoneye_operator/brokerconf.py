@@ -36,6 +36,8 @@ STORE: Final = "/data"
 MAX_PAYLOAD_BYTES: Final = 8 << 20
 # One for each sensor and a few more; nodes of the largest clusters that Kubernetes supports, twice.
 MAX_CONNECTIONS: Final = 10_000
+# The rest is for the other roles: whoever took a sensor over can open as many as he likes, and must not shut them out.
+MAX_SENSOR_CONNECTIONS: Final = MAX_CONNECTIONS - 100
 # A sensor has two: for answers, and for what changes.
 MAX_SENSOR_SUBSCRIPTIONS: Final = 16
 # A connection's first line bears a token: two kilobytes, more where keys are large. What is longer is cut off unread.
@@ -129,7 +131,7 @@ def _accounts(passwords: Mapping[str, str]) -> dict[str, Any]:
             "imports": [{"stream": {"account": SENSORS, "subject": heartbeats}}],
         },
         SENSORS: {
-            "limits": {"max_subscriptions": MAX_SENSOR_SUBSCRIPTIONS},
+            "limits": {"max_subscriptions": MAX_SENSOR_SUBSCRIPTIONS, "max_connections": MAX_SENSOR_CONNECTIONS},
             "exports": [{"stream": heartbeats, "accounts": [STREAMS]}],
             "imports": [
                 *({"service": {"account": STREAMS, "subject": subject}} for subject in services),

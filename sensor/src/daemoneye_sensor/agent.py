@@ -26,6 +26,7 @@ from typing import Any, Final
 from nats.aio.client import Client
 
 from daemoneye import metrics
+from daemoneye.ending import end
 from daemoneye.errors import DaemonEyeError
 from daemoneye.events.registry import RECORDS
 from daemoneye.exposition import Exposition, histogram
@@ -120,9 +121,7 @@ class Agent:
                 await self._publisher.publish_status(self._status(REMOVED if self._removed else "stopped"))
         finally:
             await self._follower.close()
-            for task in (publishing, beating, *([self._flow] if self._flow else [])):
-                task.cancel()
-            await asyncio.gather(publishing, beating, *([self._flow] if self._flow else []), return_exceptions=True)
+            await end((publishing, beating, *([self._flow] if self._flow else [])))
             if self._source is not None:
                 self._source.close(keep=self._settings.keep_programs)
             if self._spool is not None:

@@ -30,6 +30,7 @@ from nats.aio.msg import Msg
 from daemoneye import subjects
 from daemoneye.broker import values
 from daemoneye.broker.link import TRANSIENT
+from daemoneye.ending import end
 from daemoneye.errors import CorruptData
 from daemoneye.nodeconfig import MAX_BYTES, MAX_POLICIES, NodeConfig, NodePointer
 from daemoneye_sensor import answers
@@ -169,9 +170,7 @@ class Follower:
     async def close(self) -> None:
         """Stop following."""
         tasks = [*self._asking.values(), *([self._following] if self._following else [])]
-        for task in tasks:
-            task.cancel()
-        await asyncio.gather(*tasks, return_exceptions=True)
+        await end(tasks)
 
     # --- the configuration
 

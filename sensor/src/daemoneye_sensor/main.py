@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import Any, Final
 
 from daemoneye import metrics
+from daemoneye.ending import end
 from daemoneye.errors import ConfigError, DaemonEyeError
 from daemoneye.events.registry import RECORDS
 from daemoneye.exposition import Exposition, histogram
@@ -107,11 +108,10 @@ async def run(settings: Settings) -> int:
                 heartbeat.compose(state, settings, publisher, pipeline, losses=losses, error=error)
             )
     finally:
+        await end((beating, publishing))
         for task in (beating, publishing):
-            task.cancel()
-        for result in await asyncio.gather(beating, publishing, return_exceptions=True):
-            if isinstance(result, Exception):
-                _log.error("%s", result)
+            if task.done() and not task.cancelled() and (failure := task.exception()) is not None:
+                _log.error("%s", failure)
         source.close(keep=settings.keep_programs)
         spool.close()
     if error:

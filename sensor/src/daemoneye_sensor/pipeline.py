@@ -76,20 +76,20 @@ class Pipeline:
         self.turned = time.monotonic()
         self._spool_lost = 0
         self._last_loss_ns = 0
-        lane = self._last(max(("urgent", "bulk", "rollup"), key=self._place))
-        resume = dict(lane.positions) if lane else {}
-        epoch = lane.epoch if lane else None
-        if epoch is not None and (newest := self._last(_LOSS, epoch)):
-            # Counters only rise: of what both lanes say was told, the greater is the newer.
-            resume |= {key: max(told, resume.get(key, 0)) for key, told in newest.positions.items()}
-        self.origin = source.open(resume, epoch)
+        # Of whichever lane: where all rows belong to nobody, losses are all that is ever stored of some rings.
+        newest = self._last(max(LANES, key=self._place))
+        resume: dict[str, int] = {}
+        for about in filter(None, [self._last(lane, newest.epoch) for lane in LANES] if newest else []):
+            # Positions and counters only rise: of what the lanes say, the greater is the newer.
+            resume |= {key: max(place, resume.get(key, 0)) for key, place in about.positions.items()}
+        self.origin = source.open(resume, newest.epoch if newest else None)
         if (
-            lane
-            and lane.boot_id == self.origin.boot_id
-            and abs(lane.clock_offset_ns - self.origin.clock_offset_ns) < _CLOCK_STEP_NS
+            newest
+            and newest.boot_id == self.origin.boot_id
+            and abs(newest.clock_offset_ns - self.origin.clock_offset_ns) < _CLOCK_STEP_NS
         ):
             # One boot, one offset: a process's start must stay the same wall time, or its key would not match in a recording.
-            self.origin = replace(self.origin, clock_offset_ns=lane.clock_offset_ns)
+            self.origin = replace(self.origin, clock_offset_ns=newest.clock_offset_ns)
         self._sequences: dict[tuple[str, int], int] = {}
 
     @property

@@ -54,6 +54,8 @@ RINGS: Final = ("exec", "process", "blob")
 _OPAQUE: Final = np.dtype((np.void, 8))
 _CONTROL_LEASE, _CONTROL_EVENTS, _CONTROL_LAPSED, _CONTROL_EPOCH, _CONTROL_RECORDS = 0, 1, 2, 3, 4
 _CONTROL_DROPS, _CONTROL_READ = 8, 24
+_FIRST_RECORDS: Final = 0x798A32519A0D
+"""The `records_id` of records whose rings do not say it: the release that did not yet write the slot had these."""
 _COMPILE_TIMEOUT_S: Final = 120
 _TELLING: Final = re.compile(r"error:|invalid|cannot|not allowed|unknown func|too large")
 """Lines of clang and of the verifier that say why."""
@@ -101,7 +103,7 @@ class Pinned:
         finally:
             os.close(control)
         self._control = np.frombuffer(self._control_map, np.uint64)
-        self.alike = int(self._control[_CONTROL_RECORDS]) == records_id()
+        self.alike = (int(self._control[_CONTROL_RECORDS]) or _FIRST_RECORDS) == records_id()
         dtypes = _ring_dtypes() if self.alike else {p.name.removesuffix("_ring"): _OPAQUE for p in pin.glob("*_ring")}
         self.rings = {name: Ring(bpfsys.obj_get(pin / f"{name}_ring"), dtype) for name, dtype in dtypes.items()}
 
@@ -215,7 +217,7 @@ def load(
 ) -> Programs:
     """Take over the pinned programs of this layout, or have them compiled, loaded and pinned.
 
-    Programs of another layout whose records can be read go on for `lease_s` more seconds, so that nothing is lost while ours are compiled.
+    Programs of another layout whose records can be read go on for `lease_s` seconds more than compiling ours may take: nothing is lost meanwhile.
 
     Raises:
         ProgramError: The kernel, a privilege, BCC or headers are missing; the message says which and the fix what to do.
@@ -286,7 +288,7 @@ def _former(home: Path, pin: Path, lease_s: int) -> list[Pinned]:
             shutil.rmtree(path, ignore_errors=True)
             continue
         if pinned.alike and pinned.wanted:
-            pinned.lease(time.clock_gettime_ns(time.CLOCK_BOOTTIME) + lease_s * 1_000_000_000)
+            pinned.lease(time.clock_gettime_ns(time.CLOCK_BOOTTIME) + (_COMPILE_TIMEOUT_S + lease_s) * 1_000_000_000)
         former.append(pinned)
     return former
 

@@ -18,6 +18,7 @@ the connection.
 from __future__ import annotations
 
 import asyncio
+import hashlib
 import json
 import logging
 import random
@@ -33,6 +34,7 @@ from nats.js.errors import APIError
 
 from daemoneye import subjects
 from daemoneye.broker.access import Access
+from daemoneye.ending import end
 from daemoneye.errors import MachineError
 
 if TYPE_CHECKING:
@@ -191,9 +193,7 @@ class Publisher:
                 await self._sleep()
         finally:
             pending = [connecting, *([self._flight.task] if self._flight else [])]
-            for task in pending:
-                task.cancel()
-            await asyncio.gather(*pending, return_exceptions=True)
+            await end(pending)
             self._flight = None
             self._save_cursor()
 
@@ -244,8 +244,14 @@ class Publisher:
         _log.log(logging.WARNING if self._failures == 1 else logging.DEBUG, "publishing pauses: %s", reason)
 
     async def _attempt(self, entry: Entry, subject: str) -> _Outcome:
-        message_id = f"{self._token}/{entry.epoch:x}/{entry.lane}/{entry.first_sequence}"
-        return await self._publish(subject, bytes(entry.payload), message_id)
+        payload = bytes(entry.payload)
+        return await self._publish(subject, payload, self._message_id(entry, payload))
+
+    def _message_id(self, entry: Entry, payload: bytes) -> str:
+        # The broker holds ids against each other stream by stream, whoever sent them, and tells the last one to who sends it a wrong one: an id
+        # that another node could foresee it could use up, and our batch would be acknowledged without being stored. Nobody foresees its bytes.
+        digest = hashlib.blake2b(payload, digest_size=16).hexdigest()
+        return f"{self._token}/{entry.epoch:x}/{entry.lane}/{digest}/{entry.first_sequence}"
 
     async def _publish(self, subject: str, payload: bytes, message_id: str) -> _Outcome:
         client, jetstream = self._client, self._jetstream

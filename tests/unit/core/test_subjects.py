@@ -76,7 +76,11 @@ def test_a_batch_is_of_the_node_and_lane_that_its_subject_says():
     assert subjects.is_events_of(subject, "node.1", "urgent")
     for node, lane in (("node", "urgent"), ("node_2e1", "urgent"), ("", "urgent"), ("node.1", "bulk"), ("node.1", "*")):
         assert not subjects.is_events_of(subject, node, lane)
+    assert subjects.is_events_of("daemoneye.v1.events.0.n.newer", "n", "newer"), (
+        "a lane of a later release is its node's"
+    )
     assert not subjects.is_events_of(f"{subject}.more", "node.1", "urgent")
+    assert not subjects.is_events_of(f"{subject}.more", "node.1", "urgent.more")
     assert not subjects.is_events_of("", "node.1", "urgent")
 
 

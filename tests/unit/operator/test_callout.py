@@ -7,6 +7,7 @@ import base64
 import contextlib
 import json
 import logging
+import secrets
 import time
 from typing import Any
 
@@ -254,8 +255,14 @@ async def test_a_refusal_is_not_remembered(api: Api, asking: Reviews):
     assert isinstance(await asking.decide(token()), Granted)
 
 
-async def test_no_token_and_too_long_a_one_reach_nobody(api: Api, asking: Reviews):
-    for text, reason in (("", decision.NO_TOKEN), ("x" * (reviews.MAX_TOKEN + 1), decision.TOO_LONG)):
+async def test_what_is_no_token_reaches_nobody(api: Api, asking: Reviews):
+    for text, reason in (
+        ("", decision.NO_TOKEN),
+        ("x" * (reviews.MAX_TOKEN + 1), decision.TOO_LONG),
+        (secrets.token_urlsafe(32), decision.NOT_AUTHENTICATED),  # what sensors had before
+        ("a.\ud800.c", decision.NOT_AUTHENTICATED),
+        ("..", decision.NOT_AUTHENTICATED),
+    ):
         refused = await asking.decide(text)
         assert isinstance(refused, Refused)
         assert refused.reason == reason
@@ -280,6 +287,22 @@ async def test_who_waits_too_long_or_comes_too_late_comes_again(
     assert len(api.asked) == reviews.AT_ONCE
     api.go.set()
     assert isinstance(await asking.decide(token(n=1)), Granted)
+
+
+async def test_what_is_found_out_too_late_is_known_when_the_sensor_comes_again(
+    api: Api, asking: Reviews, monkeypatch: pytest.MonkeyPatch
+):
+    """With a slow API server a thousand sensors would otherwise ask for ever, each time anew."""
+    monkeypatch.setattr(reviews, "_WITHIN_S", 0.01)
+    api.go.clear()
+    for _ in range(3):
+        decisions = await asyncio.gather(*(asking.decide(token(n=n)) for n in range(40)))
+        assert {one.reason for one in decisions if isinstance(one, Refused)} == {decision.BUSY}
+    api.go.set()
+    monkeypatch.setattr(reviews, "_WITHIN_S", 20)
+    decisions = await asyncio.gather(*(asking.decide(token(n=n)) for n in range(40)))
+    assert all(isinstance(one, Granted) for one in decisions)
+    assert (api.most, len(api.asked)) == (reviews.AT_ONCE, 40)
 
 
 async def test_an_api_server_that_is_away_is_said_without_the_token(api: Api, asking: Reviews):

@@ -6,13 +6,12 @@ import asyncio
 
 import pytest
 
-from daemoneye_operator import ending
 from daemoneye_operator.ending import run_until
 
 
 @pytest.fixture(autouse=True)
 def _impatient(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(ending, "_WAIT_S", 0.05)
+    monkeypatch.setattr("daemoneye.ending._WAIT_S", 0.05)
 
 
 async def for_ever() -> None:
@@ -79,7 +78,7 @@ async def test_what_goes_wrong_at_the_end_is_no_failure():
 
 
 async def test_nobody_is_waited_for_for_ever(monkeypatch: pytest.MonkeyPatch):
-    monkeypatch.setattr(ending, "_TIMES", 2)
+    monkeypatch.setattr("daemoneye.ending._TIMES", 2)
     stop, free = asyncio.Event(), asyncio.Event()
     stop.set()
 

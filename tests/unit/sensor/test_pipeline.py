@@ -187,6 +187,21 @@ def test_losses_become_records_and_are_told_once(tmp_path: Path, settings: Any) 
     spool.close()
 
 
+def test_losses_are_told_once_also_where_no_row_was_ever_stored(tmp_path: Path, settings: Any) -> None:
+    spool = Spool(tmp_path / "spool", max_bytes=1 << 24)
+    before = Tape(1)
+    before.written += [1]
+    Pipeline(before, spool, settings).turn()
+    tape = Tape(2)  # new rings, and from here on every row belongs to no policy
+    pipeline = Pipeline(tape, spool, settings)
+    tape.losses = [Lost("lease", "", 500, "no reader for longer than the lease")]
+    pipeline.turn()
+    again = Tape(2)
+    Pipeline(again, spool, settings)
+    assert again.resumed == {"told:tape": 5}
+    spool.close()
+
+
 def test_rows_are_counted_by_lane_and_delays_by_batch(tmp_path: Path, settings: Any) -> None:
     tape, delays = Tape(), list[float]()
     spool = Spool(tmp_path / "spool", max_bytes=1 << 24)

@@ -16,10 +16,12 @@ import nats.errors
 from nats.aio.client import Client
 
 from daemoneye.broker.access import Access
+from daemoneye.ending import end
 
 TRANSIENT: Final = (nats.errors.Error, TimeoutError, OSError)
 """What nats-py raises when the broker is away, slow or not ready."""
 _RETRY_S: Final = 1
+_LOOK_S: Final = 1.0
 _CLOSE_S: Final = 5.0
 _CLOSE_AWAY_S: Final = 0.5
 _MINUTE: Final = 60.0
@@ -56,13 +58,13 @@ class Link:
             self._used, self._url = access.fingerprint(), access.url
             attempt = asyncio.ensure_future(self._attempt(access.options()))
             stop = asyncio.ensure_future(self._stop.wait())
-            await asyncio.wait({attempt, stop}, return_when=asyncio.FIRST_COMPLETED)
+            # nats-py tries for ever, with what it was given: not with credentials or authorities that were renewed since.
+            while not attempt.done() and not stop.done() and self._access().fingerprint() == self._used:
+                await asyncio.wait({attempt, stop}, timeout=_LOOK_S, return_when=asyncio.FIRST_COMPLETED)
             stop.cancel()
             if not attempt.done():
-                attempt.cancel()
-                return None
-            client = attempt.result()
-            if client is not None:
+                await end([attempt])
+            elif (client := attempt.result()) is not None:
                 return client
         return None
 
@@ -96,6 +98,9 @@ class Link:
             await self._error(error)
             await asyncio.sleep(_RETRY_S)
             return None
+        except asyncio.CancelledError:
+            await self.close(client)
+            raise
         return client
 
     async def _error(self, error: Exception) -> None:

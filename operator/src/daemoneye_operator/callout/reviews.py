@@ -31,7 +31,7 @@ from daemoneye_operator.settings import OperatorSettings
 
 AT_ONCE: Final = 16
 WAITING: Final = 4096
-"""Questions that wait for their turn; who comes then is told to come again."""
+"""Tokens that wait for their turn; who comes then with another is told to come again."""
 REMEMBERED_S: Final = 60.0
 """How long a good token is not asked about again, and never beyond its own end."""
 MAX_TOKEN: Final = 16 * 1024
@@ -56,7 +56,7 @@ class Reviews:
         self._settings = settings
         self._tally = tally
         self._gate = asyncio.Semaphore(AT_ONCE)
-        self._open = 0
+        self._asking: dict[bytes, asyncio.Task[Granted | Refused]] = {}  # by the token's hash, as the next
         self._good: dict[bytes, tuple[float, Granted]] = {}  # by the token's hash: when it is to be asked about again
 
     async def decide(self, token: str) -> Granted | Refused:
@@ -65,20 +65,30 @@ class Reviews:
             return Refused(NO_TOKEN, "no token was given")
         if len(token) > MAX_TOKEN:
             return Refused(TOO_LONG, f"{len(token)} characters are no token")
+        try:
+            payload(token)
+        except ValueError:
+            # While an upgrade lasts, all sensors of a release before the callout come with their password, every few seconds.
+            return Refused(
+                NOT_AUTHENTICATED, "this is no token; a sensor of a release before the callout gives its password"
+            )
         key = hashlib.sha256(token.encode("utf-8", "surrogatepass")).digest()
         until, known = self._good.get(key, (0.0, None))
         if known is not None and time.time() < until:
             return known
-        if self._open >= WAITING:
-            return Refused(BUSY, f"{self._open} connections wait to be decided about")
-        self._open += 1
-        try:
-            async with asyncio.timeout(_WITHIN_S):
-                decision = await self._asked(token)
-        except TimeoutError:
-            return Refused(BUSY, f"not decided within {_WITHIN_S:g} s; {self._open} connections wait")
-        finally:
-            self._open -= 1
+        asking = self._asking.get(key)
+        if asking is None:
+            if len(self._asking) >= WAITING:
+                return Refused(BUSY, f"{len(self._asking)} tokens wait to be decided about")
+            # It goes on when whoever asks has left: with a slow API server all would else be asked about again and again, and few let in.
+            asking = self._asking[key] = asyncio.create_task(self._found_out(key, token))
+            asking.add_done_callback(lambda _: self._asking.pop(key, None))
+        if not (await asyncio.wait({asking}, timeout=_WITHIN_S))[0]:
+            return Refused(BUSY, f"not decided within {_WITHIN_S:g} s; {len(self._asking)} tokens wait")
+        return asking.result()
+
+    async def _found_out(self, key: bytes, token: str) -> Granted | Refused:
+        decision = await self._asked(token)
         if isinstance(decision, Granted):
             self._remember(key, token, decision)
         return decision

@@ -17,7 +17,7 @@ TOLD: Final = "told:"
 HELD: Final = "held"
 """Records that rings held that nobody can read."""
 _READ_OUT_S: Final = 10.0
-"""Rings that fell silent are empty within a turn or two; what still stands there by then never comes."""
+"""Rings that fell silent are empty within a turn or two; what our looks have not got any further with for so long never comes."""
 _FOR_EVER: Final = 1 << 63
 
 
@@ -37,7 +37,9 @@ class Reading:
         self.blobs_seen = 0
         self.over = self.told = False
         self._told = {key.removeprefix(TOLD): count for key, count in resume.items() if key.startswith(TOLD)}
-        self._deadline = float("inf")
+        self._silent = False
+        self._stands: tuple[int, ...] = ()
+        self._until = 0.0
         for name, ring in rings.rings.items():
             if rings.alike:
                 rings.advance(name, resume.get(name, 0))
@@ -48,7 +50,7 @@ class Reading:
         """Have the programs that write here write no more; they count what they see, unless a predecessor of ours had them do neither."""
         if self.rings.wanted:
             self.rings.lease(0)
-        self._deadline = time.monotonic() + _READ_OUT_S
+        self._silent = True
 
     def close_accounts(self) -> None:
         """Have them not even count: others see the events now. This lasts, should we end before we have read out the rings."""
@@ -58,9 +60,16 @@ class Reading:
     @property
     def finished(self) -> bool:
         """Whether there is nothing to read at the moment; in rings that are silent, ever."""
-        if not self.rings.alike or time.monotonic() > self._deadline:
+        rings = self.rings.rings.values()
+        if not self.rings.alike or all(ring.produced == ring.position for ring in rings):
             return True
-        return all(ring.produced == ring.position for ring in self.rings.rings.values())
+        if not self._silent:
+            return False
+        # From look to look: that we ourselves stood still, before the first or for a slow disk, says nothing of the rings.
+        stands = tuple(ring.position for ring in rings)
+        if stands != self._stands:
+            self._stands, self._until = stands, time.monotonic() + _READ_OUT_S
+        return time.monotonic() > self._until
 
     def lost(self) -> list[tuple[str, str, int]]:
         """(stage or HELD, ring, records) that were lost since the last call."""

@@ -1,0 +1,57 @@
+"""A process's connection to the broker: what the first one needs is read again until there is one."""
+
+from __future__ import annotations
+
+import asyncio
+import datetime as dt
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from daemoneye.broker.link import Link
+from daemoneye_operator import pki
+from tests.support.broker import Broker, running, until
+
+pytestmark = pytest.mark.integration
+
+
+@pytest.fixture
+def broker(tmp_path: Path) -> Iterator[Broker]:
+    with running(tmp_path) as broker:
+        yield broker
+
+
+@pytest.mark.parametrize("renewed", ["password_file", "tls_ca"])
+async def test_a_first_connection_is_made_with_what_was_renewed_meanwhile(
+    broker: Broker, caplog: pytest.LogCaptureFixture, renewed: str
+):
+    """A Secret that is made anew reaches a pod a minute after the broker."""
+    await broker.ready()
+    access, stop = broker.access("analytics"), asyncio.Event()
+    path: Path = getattr(access, renewed)
+    good = path.read_bytes()
+    path.write_bytes(b"former" if renewed == "password_file" else _another_authority(broker))
+    link = Link(access, "test", stop)
+    connecting = asyncio.create_task(link.connect())
+    await until("the refusal", lambda: "broker tls://" in caplog.text)
+    path.write_bytes(good)
+    async with asyncio.timeout(20):
+        client = await connecting
+    assert client is not None
+    assert client.is_connected
+    await link.close(client)
+
+
+async def test_a_first_connection_is_given_up_when_the_process_ends(broker: Broker, caplog: pytest.LogCaptureFixture):
+    broker.stop()
+    stop = asyncio.Event()
+    connecting = asyncio.create_task(Link(broker.access("analytics"), "test", stop).connect())
+    await until("the first attempt", lambda: "broker tls://" in caplog.text)
+    stop.set()
+    async with asyncio.timeout(5):
+        assert await connecting is None
+
+
+def _another_authority(broker: Broker) -> bytes:
+    return pki.authority(None, broker.settings.fullname, dt.datetime.now(dt.UTC)).certificate
