@@ -13,7 +13,7 @@ from typing import Final
 from daemoneye import metrics
 from daemoneye.metrics import Metric
 
-TARGET_LABELS: Final = {"namespace", "node"}
+TARGET_LABELS: Final = {"namespace", "instance", "node"}
 """Labels of every target, and of sensors' (PodMonitor)."""
 _SERIES: Final = re.compile(r"(?<![\w:])(daemoneye_\w+)(?:\{([^}]*)\})?")
 _MATCHER: Final = re.compile(r'(\w+)\s*(?:=~|!~|!=|=)\s*"')

@@ -15,6 +15,9 @@ from daemoneye import metrics as m
 from daemoneye import subjects
 from daemoneye.events.flags import Flag
 from daemoneye.events.loss import STAGES
+from daemoneye_analytics import answers
+from daemoneye_analytics.progress import Progress
+from daemoneye_analytics.store import Store
 from daemoneye_operator.reconcile import analytics
 from tests.support.analytics import DEADLINE_S, SHARD_STREAM, Bench, free_port
 from tests.support.page import Page, probe
@@ -125,6 +128,16 @@ async def test_what_prometheus_and_the_kubelet_get(bench: Bench) -> None:
     await page(bench, lambda seen: not seen.of(m.BROKER_CONNECTED, "analytics"))
     assert probe(bench.health, "/healthz") == (200, "")
     assert "cannot be answered" not in bench.log
+
+
+async def test_a_thousand_losses_told_to_a_slow_broker_are_no_standstill(bench: Bench) -> None:
+    await bench.start_broker()
+    await bench.connect()
+    await bench.add_cluster_streams()
+    progress = Progress()
+    progress._turned -= 2 * answers.STUCK_S
+    assert await Store(bench.jetstream, 0, asyncio.Event(), progress).loss("n1", b"rows", "stream-loss/1")
+    assert progress.still_s < answers.STUCK_S
 
 
 async def test_a_finding_that_the_broker_has_already_is_not_counted_again(bench: Bench) -> None:

@@ -141,6 +141,10 @@ class ApiServer:
         spec = {"nodeName": node, "serviceAccountName": account, "containers": [container]}
         return self.create(path_of("/api/v1", "pods", namespace=namespace), {"metadata": {"name": name}, "spec": spec})
 
+    def delete(self, path: str) -> None:
+        """DELETE as an administrator."""
+        request(self._admin, "DELETE", path)
+
     def delete_pod(self, namespace: str, name: str) -> None:
         """Delete a pod at once."""
         request(self._admin, "DELETE", path_of("/api/v1", "pods", name, namespace), {"gracePeriodSeconds": "0"})

@@ -113,6 +113,11 @@ class Operator:
         process.send_signal(number)
         return process.wait(20)
 
+    def signal(self, number: int) -> None:
+        """Send it a signal, such as SIGSTOP."""
+        assert self._process is not None
+        self._process.send_signal(number)
+
     def log(self) -> str:
         """What it had to say."""
         path = self._directory / "log"

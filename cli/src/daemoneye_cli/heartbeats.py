@@ -27,7 +27,7 @@ Process = tuple[str, str]
 
 BROKER: Final[Process] = ("component", "broker")
 """It sends no heartbeats; it says its version when somebody connects."""
-SPEAKERS: Final = frozenset({"analytics"})
+SPEAKERS: Final = frozenset({"analytics", "operator", "identity"})
 """Components that send heartbeats; whoever else does is shown when it is heard of."""
 MAX_BYTES: Final = 256 * 1024
 """Largest heartbeat that is read, as in the operator."""

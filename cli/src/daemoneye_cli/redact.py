@@ -51,7 +51,8 @@ _VALUE: Final = re.compile(
     r"""|(?:(?i:basic|bearer|digest|negotiate|token)[ \t]++)?(?P<bare>[^\s"'&]++)"""
 )
 _BLOCK: Final = re.compile(r"[|>][+-]?\d?[ \t]*(?:#[^\n]*)?$")
-_OPTION: Final = re.compile(r"(?<![\w-])(--?[A-Za-z][\w-]{1,64}+)[ \t]++(?![-\s])")
+# What follows it, or is the next of a quoted list: --password X, ['--password', 'X'].
+_OPTION: Final = re.compile(r"""(?<![\w-])(--?[A-Za-z][\w-]{1,64}+)(?:[ \t]++|\\*["'],[ \t]*+)(?![-\s])""")
 
 _START: Final = r"(?:(?<!\w)|(?<=\\[nrt]))"
 """Where a token can begin: not within a word, unless that is the escape of a line's end."""
@@ -66,6 +67,8 @@ _TABLE: Final = tuple(
         # URLs' userinfo; an image's digest (docker-pullable://name@sha256:…) is none.
         (r"""(://[^/\s:@"'<>]{1,256}:)(?!\d{1,5}[/\s])[^\s@"'<>]{1,512}@""", rf"\1{MARK}@"),
         (r"""(://)[^/\s"'<>]{1,1024}@(?!sha256:)""", rf"\1{MARK}@"),
+        # Who has a signed URL has what it is of.
+        (r"""(?i)([?&](?:sig|signature|x-(?:amz|goog|oss)-signature)=)[^&\s"'<>\\]+""", rf"\1{MARK}"),
         # What looks like a token wherever it stands: JWT, NATS seeds, those of clouds and forges, Kubernetes' bootstrap tokens.
         (r"eyJ[\w-]{8,1024}+\.[\w-]{8,8192}+(?:\.[\w-]{0,4096}+)?", MARK),
         (_START + r"S[UAOCNX][A-Z2-7]{56}(?![A-Z0-9])", MARK),

@@ -2,7 +2,8 @@
 
 Responsible for holding them and for telling who waits for changes; filled by kopf's handlers and by the list of each resync, which puts right
 whatever a broken watch has missed. What lists and our own writes told, and no handler did, is remembered: it says whether kopf's watches see
-anything. Findings are not held here: the aggregation has what it needs of them.
+anything. Not so of deletions: when kopf has to list anew, it never tells which objects are gone. Findings are not held here: the aggregation
+has what it needs of them.
 """
 
 from __future__ import annotations
@@ -34,7 +35,7 @@ class Cache:
         self._objects: dict[str, dict[Key, Object]] = {plural: {} for plural in KINDS}
         # What went while a list was on its way; None while there is none.
         self._going: dict[str, set[Key] | None] = dict.fromkeys(KINDS)
-        # Versions, or deletions, that no handler told: since when, and which version it has to tell at least.
+        # Versions that no handler told: since when, and which one it has to tell at least.
         self._untold: dict[tuple[str, Key], tuple[float, int]] = {}
 
     def of(self, plural: str) -> Mapping[Key, Object]:
@@ -101,9 +102,11 @@ class Cache:
         before, after = ({k: _version(o) for k, o in objects.items()} for objects in (held, listed))
         if before != after:
             self._objects[plural] = listed
-            for key in before.keys() | after.keys():
-                if before.get(key) != after.get(key):
-                    self._expect(plural, key, after.get(key, 0))
+            for key in before.keys() - after.keys():
+                self._untold.pop((plural, key), None)
+            for key, at in after.items():
+                if before.get(key) != at:
+                    self._expect(plural, key, at)
             self._news(plural)
 
     def _take(self, plural: str, key: Key, obj: Object) -> bool:
@@ -115,7 +118,7 @@ class Cache:
         return True
 
     def _expect(self, plural: str, key: Key, version: int) -> None:
-        """A handler is to tell of this version or a later one; 0 of a deletion. Who is waited for already is waited for since then."""
+        """A handler is to tell of this version or a later one. Who is waited for already is waited for since then."""
         if version != _OPAQUE:
             since, _ = self._untold.get((plural, key), (time.monotonic(), 0))
             self._untold[plural, key] = since, version

@@ -28,7 +28,7 @@ from daemoneye_operator.errors import ApiError
 MANAGER: Final = "daemoneye-operator"
 """Field manager of everything that the operator applies."""
 _TIMEOUT: Final = (5.0, 30.0)
-_PAGE: Final = 500
+_PAGE: Final = 100  # see `daemoneye_operator.watch`
 _MAX_MESSAGE: Final = 500
 
 

@@ -115,7 +115,7 @@ class _Operator:
             instance=pod,
         )
         await self._patiently("findings", lambda: self._seed(aggregation))
-        await asyncio.wait([asyncio.ensure_future(watch.synced.wait()) for watch in watches.all])
+        await self._first_lists(watches)
         group.create_task(pulse.run())
         bus = parts.bus = Bus(settings, parts.heartbeats, changed)
         controller = parts.controller = Controller(
@@ -143,6 +143,11 @@ class _Operator:
         group.create_task(self._keep_secrets(watches))
         group.create_task(self._kopf())
         self._starting = ""
+
+    async def _first_lists(self, watches: Watches) -> None:
+        for watch in watches.all:
+            self._starting = f"waiting for the first list of {watch.resource}: if it is refused, the log says why"
+            await watch.synced.wait()
 
     async def _cluster_uid(self) -> str:
         found = await self._api.get(path_of(resources.CORE, "namespaces", "kube-system"))

@@ -61,8 +61,9 @@ class Pulse:
         return f"{self._settings.fullname}-operator"
 
     def unseen_since(self) -> float | None:
-        """Since when, in monotonic seconds, there is a write that the watch has not shown; None when there is not."""
-        return min(self._written.values(), default=None)
+        """Since when, in monotonic seconds, there is a write that the watch has not shown, though it was not refused; None when there is not."""
+        unseen = min(self._written.values(), default=None)
+        return None if unseen is None else max(unseen, self.watch.last_refused)
 
     async def run(self) -> None:
         """Write for ever. Who may not write, or gets no answer, has nothing to wait for."""

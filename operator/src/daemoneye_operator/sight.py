@@ -1,7 +1,7 @@
 """Whether a process still sees what happens in the cluster.
 
-Responsible for telling blindness from an API server that is away, as a pure judgement; not for what is watched nor for what follows from it (a
-liveness probe that fails: whoever is started anew asks everything anew).
+Responsible for telling blindness from an API server that is away, and for the sentence in the log, for a kubelet does not keep what /healthz says;
+not for what is watched nor for what follows from it (a liveness probe that fails: whoever is started anew asks everything anew).
 
 A watch can die in ways that no error tells: a connection that a proxy keeps open, a server whose cache stands still, a thread that hangs. So
 each is asked since when it has shown nothing, though it should have. That time counts only while the API server answers something else.
@@ -9,6 +9,7 @@ each is asked since when it has shown nothing, though it should have. That time 
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Iterable, Mapping
 from typing import Final
 
@@ -27,6 +28,7 @@ HUNG_S: Final = 900.0
 _FRESH_S: Final = 90.0
 # Between two looks; who is not asked for longer (the kubelet restarts, say) has seen no more of that time than this.
 _STEP_S: Final = 30.0
+_log = logging.getLogger(__name__)
 
 
 class Sight:
@@ -59,7 +61,7 @@ class Sight:
 
 
 def verdict(blind: Mapping[str, float], watches: Iterable[Watch]) -> dict[str, object]:
-    """What /healthz says.
+    """What /healthz says; what makes it fail is logged.
 
     Args:
         blind: See `Sight.look`.
@@ -67,4 +69,8 @@ def verdict(blind: Mapping[str, float], watches: Iterable[Watch]) -> dict[str, o
     """
     said = [f"{name}: nothing for {seconds:.0f} s though the API server answers" for name, seconds in blind.items()]
     said += [f"{one.resource}: its thread has hung for {one.silence:.0f} s" for one in watches if one.silence > HUNG_S]
-    return {"ok": not said, **({"blind": "; ".join(said)} if said else {})}
+    if not said:
+        return {"ok": True}
+    text = "; ".join(said)
+    _log.error("blind, /healthz fails so that the pod is started anew: %s", text)
+    return {"ok": False, "blind": text}

@@ -88,7 +88,7 @@ def leaky_finding() -> dict[str, Any]:
 
 @contextlib.asynccontextmanager
 async def beating(broker: Broker) -> AsyncIterator[None]:
-    """Heartbeats of two nodes and of analytics, and what is configured in the KV buckets."""
+    """Heartbeats of two nodes and of the other parts, and what is configured in the KV buckets."""
     client = await broker.onlooker()
     stream = client.jetstream(timeout=10)
     document = {"policies": [{"name": "everything"}], **planted.settings()}
@@ -105,10 +105,9 @@ async def beating(broker: Broker) -> AsyncIterator[None]:
                 said = heartbeat(moment, cpu=share * moment, wakeups=4 * moment, events=100 * moment)
                 said["error"] = f"broker: nats://u:{planted.SECRETS['userinfo']}@host refused {planted.SECRETS['jwt']}"
                 await client.publish(subjects.status(node), json.dumps(said).encode())
-            await client.publish(
-                subjects.component("analytics"),
-                json.dumps({"state": "running", "version": "0.1.0", "events": moment}).encode(),
-            )
+            for component in ("analytics", "operator", "identity"):
+                said = {"state": "running", "version": "0.1.0", "events": moment}
+                await client.publish(subjects.component(component), json.dumps(said).encode())
             await asyncio.sleep(0.3)
 
     task = asyncio.create_task(beat())
@@ -148,7 +147,7 @@ async def test_everything_is_in_it_but_no_secret(cluster, broker, tmp_path):
     assert b"INFO the first line" in entries[logs[0]]
     assert "all is ready" in entries["status.txt"].decode()
     heard = [json.loads(line) for line in entries["broker/heartbeats.jsonl"].splitlines()]
-    assert [one["name"] for one in heard] == ["analytics", "node-1", "node-2"]
+    assert [one["name"] for one in heard] == ["analytics", "identity", "node-1", "node-2", "operator"]
     assert heard[1]["heartbeat"]["lost"] == {"ring": 12, "lease": 0, "spool": 5}
     (sensor, _) = (json.loads(line) for line in entries["objects/pods.jsonl"].splitlines())
     assert sensor["spec"]["containers"][0]["env"] == [

@@ -64,7 +64,10 @@ def test_who_was_expected_and_not_heard_has_an_empty_line():
     costs = found.costs([("node", "node-1"), ("node", "node-2"), ("component", "operator")])
     assert [one.name for one in costs] == ["node-1", "node-2", "operator"]
     assert costs[1] == Cost("sensor", "node-2")
-    assert found.silent([("node", "node-2"), ("component", "operator"), BROKER]) == [("node", "node-2")]
+    assert found.silent([("node", "node-2"), ("component", "operator"), BROKER]) == [
+        ("node", "node-2"),
+        ("component", "operator"),
+    ]
 
 
 HOSTILE = [

@@ -1,11 +1,16 @@
-"""The operator's process: how it ends."""
+"""The operator's process: how it begins and ends."""
 
 from __future__ import annotations
+
+import asyncio
 
 import pytest
 
 from daemoneye.errors import DaemonEyeError
 from daemoneye_operator import kube, main
+from daemoneye_operator.controller import Watches
+from daemoneye_operator.kube import Kube
+from tests.support.broker import until
 from tests.support.kubeapi import KubeApi, serving
 from tests.unit.operator.factory import settings
 
@@ -33,3 +38,16 @@ async def test_an_error_that_nobody_foresaw_is_told_in_whole(api: KubeApi, monke
     monkeypatch.setattr(main._Operator, "run", run)
     with pytest.raises(ExceptionGroup):
         await main.serve(settings())
+
+
+async def test_it_says_whose_first_list_it_waits_for(api: KubeApi):
+    kube = Kube(api.client())
+    watches = Watches(kube, settings(), lambda: None)
+    operator = main._Operator(settings(), kube, asyncio.Event())
+    watches.nodes.synced.set()
+    waiting = asyncio.create_task(operator._first_lists(watches))
+    await until("the second", lambda: "first list of daemonsets" in str(operator._ready()["starting"]))
+    for watch in watches.all:
+        watch.synced.set()
+    await waiting
+    kube.close()

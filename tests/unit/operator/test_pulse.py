@@ -77,6 +77,24 @@ async def test_what_a_watch_does_not_show_is_known_since_the_first(pulse: Pulse,
     await until("seen", lambda: pulse.unseen_since() is None)
 
 
+async def test_a_watch_that_is_refused_is_not_blind(pulse: Pulse, api: KubeApi, monkeypatch: pytest.MonkeyPatch):
+    """Rights to write the Lease and not to watch it: nothing that a new process would change."""
+    monkeypatch.setattr("daemoneye_operator.watch._FIRST_WAIT_S", 0.01)
+    monkeypatch.setattr("daemoneye_operator.watch._LONGEST_WAIT_S", 0.01)
+    api.blind.add(LEASES)
+    await pulse.beat()
+    assert pulse.unseen_since() is not None
+    api.refuse = [403] * 100_000
+    api.drop()
+    first = pulse.watch.last_refused
+    await until("refused", lambda: pulse.watch.last_refused > first)
+    second = pulse.unseen_since() or 0.0
+    await until("refused again", lambda: (pulse.unseen_since() or 0.0) > second)
+    api.refuse.clear()
+    api.blind.clear()
+    await until("seen", lambda: pulse.unseen_since() is None)
+
+
 async def test_a_refusal_is_said_once_and_waits_for_nothing(
     pulse: Pulse, api: KubeApi, caplog: pytest.LogCaptureFixture
 ):

@@ -68,8 +68,12 @@ def test_a_time_in_which_nobody_asked_does_not_count(bench):
     assert bench.run(20, {"pods": 1000.0}) == {}
 
 
-def test_the_verdict_says_what_and_for_how_long():
+def test_the_verdict_says_what_and_for_how_long(caplog):
     assert sight.verdict({}, ()) == {"ok": True}
+    assert not caplog.records
     assert sight.verdict({"pods": 612.4}, ()) == {
         "ok": False, "blind": "pods: nothing for 612 s though the API server answers",
     }  # fmt: skip
+    assert caplog.messages == [
+        "blind, /healthz fails so that the pod is started anew: pods: nothing for 612 s though the API server answers"
+    ]

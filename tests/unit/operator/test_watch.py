@@ -80,17 +80,17 @@ async def test_objects_come_and_change_and_go(api: KubeApi):
 
 
 async def test_a_list_of_several_pages_is_one_list(api: KubeApi):
-    for i in range(1203):
+    for i in range(203):
         api.put(PODS, f"p{i}", "ns")
     calls: list[int] = []
     async with watching(api, PODS, on_change=lambda: calls.append(1), project=lambda _: None) as watch:
         await synced(watch)
-        assert len(watch.objects) == 1203
+        assert len(watch.objects) == 203
         assert ("ns", "p7") in watch.objects
     assert calls == [1]
     lists = [query for path, query in api.asked if "watch" not in query]
-    assert [query.get("continue") for query in lists] == [None, "500", "1000"]
-    assert {query["limit"] for query in lists} == {"500"}
+    assert [query.get("continue") for query in lists] == [None, "100", "200"]
+    assert {query["limit"] for query in lists} == {"100"}
 
 
 async def test_an_empty_collection_is_synced_and_says_so(api: KubeApi):
@@ -152,7 +152,7 @@ async def test_a_watch_that_ends_goes_on_from_where_it_was(api: KubeApi):
 
 
 async def test_an_expired_page_begins_the_list_again(api: KubeApi):
-    for i in range(700):
+    for i in range(150):
         api.put(NODES, f"n{i}")
     page = api.page
 
@@ -164,8 +164,8 @@ async def test_an_expired_page_begins_the_list_again(api: KubeApi):
     api.page = once  # type: ignore[method-assign]
     async with watching(api) as watch:
         await synced(watch)
-        assert len(watch.objects) == 700
-    assert [query.get("continue") for _, query in api.asked if "watch" not in query] == [None, "500", None, "500"]
+        assert len(watch.objects) == 150
+    assert [query.get("continue") for _, query in api.asked if "watch" not in query] == [None, "100", None, "100"]
 
 
 async def test_errors_are_waited_out_and_logged_once(api: KubeApi, caplog: pytest.LogCaptureFixture):
@@ -216,6 +216,38 @@ async def test_who_is_refused_is_not_silent(api: KubeApi, monkeypatch: pytest.Mo
         await until("refused again and again", lambda: len(api.asked) > 5)
         assert watch.last_heard > began
         assert not watch.synced.is_set()
+
+
+async def test_watches_that_are_cut_before_a_word_are_followed_by_a_list(api: KubeApi, monkeypatch: pytest.MonkeyPatch):
+    """A proxy that ends what is idle, and a server without bookmarks: quiet is not blind."""
+    monkeypatch.setattr(module, "_WATCH_S", 1)
+    monkeypatch.setattr(module, "_LONGEST_WAIT_S", 0.05)
+    async with watching(api) as watch:
+        await synced(watch)
+        heard = watch.last_heard
+
+        def cut() -> bool:
+            api.drop()
+            return watch.last_heard > heard
+
+        await until("heard", cut)
+        assert len(watches(api)) > 2
+        assert len([query for _, query in api.asked if "watch" not in query]) == 2
+
+
+async def test_a_long_list_is_heard_page_by_page(api: KubeApi, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr(module, "_PAGE", 1)
+    for name in "abc":
+        api.put(NODES, name)
+    heard: list[float] = []
+    watch = Watch(api.client(), NODES, project=lambda _: heard.append(watch.last_heard))
+    made = watch.last_heard
+    task = asyncio.create_task(watch.run())
+    await synced(watch)
+    task.cancel()
+    with suppress(asyncio.CancelledError):
+        await task
+    assert made < heard[0] < heard[1] < heard[2]
 
 
 async def test_a_watch_that_shows_nothing_is_silent_by_what_it_heard_alone(api: KubeApi):
