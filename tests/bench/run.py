@@ -23,7 +23,7 @@ REPOSITORY: Final = Path(__file__).resolve().parents[2]
 sys.path[0] = str(REPOSITORY)
 
 NAMES: Final = ("storm", "ring", "encodings", "idle", "system")
-EXTRA: Final = ("profile",)
+EXTRA: Final = ("profile", "broker", "scale", "cluster_latency")
 
 
 def main(argv: list[str] | None = None) -> int:
@@ -65,7 +65,7 @@ def _options(argv: list[str] | None) -> argparse.Namespace:
         "--agents", nargs="+", default=[], metavar="NAME", help="of storm's agents, only these beside the baseline"
     )
     parser.add_argument("--falco", type=Path, metavar="PATH", help="the peer's binary")
-    parser.add_argument("-o", "--output", type=Path, metavar="FILE", help="write the figures as JSON, too")
+    parser.add_argument("-o", "--output", "--json", type=Path, metavar="FILE", help="write the figures as JSON, too")
     options = parser.parse_args(argv)
     options.rounds = options.rounds or (1 if options.quick else 3)
     options.scale = options.scale or (0.1 if options.quick else 1.0)

@@ -44,6 +44,7 @@ class Outcome:
         data: The figures by name, for the JSON file.
         notes: Sentences below the table.
         targets: What was aimed at.
+        more: Tables that follow from it.
     """
 
     name: str
@@ -52,6 +53,7 @@ class Outcome:
     data: dict[str, Any] = field(default_factory=dict)
     notes: list[str] = field(default_factory=list)
     targets: list[Target] = field(default_factory=list)
+    more: list[Outcome] = field(default_factory=list)
 
     def text(self) -> str:
         """The table as Markdown, with notes and targets."""
@@ -71,6 +73,7 @@ class Outcome:
                 *(f"* {note}" for note in self.notes),
                 *(target.line() for target in self.targets),
                 "",
+                *(table.text() for table in self.more),
             ]
         )
 
@@ -80,7 +83,16 @@ class Outcome:
             {"name": t.name, "measured": t.measured, "bound": t.bound, "at_least": t.at_least, "met": t.met}
             for t in self.targets
         ]
-        return {"bench": self.name, "data": self.data, "notes": self.notes, "targets": targets}
+        table = {"columns": self.columns, "rows": [[cell(value) for value in row] for row in self.rows]}
+        more = [table.as_json() for table in self.more]
+        return {
+            "bench": self.name,
+            "data": self.data,
+            "notes": self.notes,
+            "targets": targets,
+            "table": table,
+            "more": more,
+        }
 
 
 def cell(value: Any) -> str:

@@ -116,12 +116,16 @@ def _lines(
         _nothing(axes)
 
 
+def _now(panel: Mapping[str, Any], prometheus: Prometheus, variables: Mapping[str, str]) -> list[tuple[str, float]]:
+    return [
+        (_name(legend, series["metric"]), float(series["value"][1]))
+        for expression, legend in expressions(panel, variables)
+        for series in prometheus.query(expression)
+    ]
+
+
 def _stat(axes: Axes, panel: Mapping[str, Any], prometheus: Prometheus, variables: Mapping[str, str], _: float) -> None:
-    found = []
-    for expression, legend in expressions(panel, variables):
-        found += [
-            (_name(legend, series["metric"]), float(series["value"][1])) for series in prometheus.query(expression)
-        ]
+    found = _now(panel, prometheus, variables)
     if not found:
         _nothing(axes)
         return
@@ -136,11 +140,7 @@ def _stat(axes: Axes, panel: Mapping[str, Any], prometheus: Prometheus, variable
 
 
 def _bars(axes: Axes, panel: Mapping[str, Any], prometheus: Prometheus, variables: Mapping[str, str], _: float) -> None:
-    found = []
-    for expression, legend in expressions(panel, variables):
-        found += [
-            (_name(legend, series["metric"]), float(series["value"][1])) for series in prometheus.query(expression)
-        ]
+    found = _now(panel, prometheus, variables)
     if not found:
         _nothing(axes)
         return

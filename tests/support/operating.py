@@ -12,8 +12,6 @@ import os
 import signal
 import subprocess
 import sys
-import urllib.error
-import urllib.request
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -28,6 +26,7 @@ from daemoneye_operator.kube import path_of
 from tests.chart.chart import NAMESPACE, ROOT, render
 from tests.support.apiserver import ApiServer
 from tests.support.broker import Broker, free_ports
+from tests.support.page import fetch
 
 ACCOUNT: Final = "daemoneye-operator"
 BLIND_S: Final = 4.0
@@ -126,14 +125,7 @@ class Operator:
     def _ask(self, path: str) -> tuple[int, bytes]:
         assert self._process is not None
         assert self._process.poll() is None, f"the operator ended: {self.log()}"
-        try:
-            with urllib.request.urlopen(f"http://127.0.0.1:{self._port}{path}", timeout=5) as answer:
-                return answer.status, answer.read()
-        except urllib.error.HTTPError as error:
-            with error:
-                return error.code, error.read()
-        except OSError:
-            return 0, b""
+        return fetch(self._port, path)
 
 
 @contextmanager

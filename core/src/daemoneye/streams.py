@@ -21,6 +21,8 @@ _MIB: Final = 1 << 20
 _DAY_S: Final = 86_400.0
 # Longer than a broker or sensor takes to come back; what is replayed later still is skipped by its readers.
 _DUPLICATE_WINDOW_S: Final = 600.0
+# The server remembers each message's id that long, in half a kilobyte: at a thousand nodes' rate ten minutes would be a gigabyte.
+_EVENTS_WINDOW_S: Final = 120.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -62,6 +64,7 @@ def declared(
             subjects=(f"{subjects.PREFIX}.events.{shard}.>",),
             max_bytes=events_max_bytes,
             max_age=events_max_age,
+            duplicate_window=_EVENTS_WINDOW_S,
             max_msg_size=max_msg_size,
             description="Batches of events, as the sensors made them",
         )

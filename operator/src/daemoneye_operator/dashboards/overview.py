@@ -281,7 +281,7 @@ _OPERATOR: Final = Row(
         ),
         lines(
             "Silence of watches",
-            "Seconds since a watch heard something. Minutes mean that it is blind; the process then restarts by its liveness probe.",
+            "Seconds since a watch heard something or asked. It rises to five minutes where nothing changes; above that it hangs, and liveness ends it.",
             Query(gauge(m.OPERATOR_WATCH, by="resource", how="max"), "operator: {{resource}}"),
             Query(gauge(m.IDENTITY_WATCH, by="resource", how="max"), "identity: {{resource}}"),
             unit="s",
