@@ -58,7 +58,8 @@ def monitored(release: Release, tmp_path_factory: pytest.TempPathFactory) -> Ite
         running(directory, Discovery(release, objects, directory), rules) as prometheus,
         release.namespace_of_tests("metered") as namespace,
     ):
-        wait("the sensor's target", lambda: prometheus.query("daemoneye_sensor_programs_loaded == 1"), 60)
+        wait("every target", lambda: (t := prometheus.targets()) and all(health == "up" for health in t.values()), 60)
+        wait("the sensor at work", lambda: prometheus.query("daemoneye_sensor_programs_loaded == 1"), 60)
         with release.pod("noisy", namespace, "fileless"), release.pod("busy", namespace, "spawn", "500"):
             wait("Finding", lambda: release.findings(namespace, pod="noisy"), 30)
             wait(
@@ -119,16 +120,21 @@ def test_every_panel_is_answered(monitored: Prometheus, path: Path):
         silent = panel.get("fieldConfig", {}).get("defaults", {}).get("noValue") == "none"
         for expression, _ in panels.expressions(panel, VARIABLES):
             assert not re.search(r"\$\{?\w", expression), f"{panel['title']}: a variable is left: {expression}"
-            if not wait_for_data(monitored, expression) and not silent:
+            if not wait_for_data(monitored, expression, 0 if silent else 45) and not silent:
                 empty.append((panel["title"], expression))
     assert not empty
 
 
-def wait_for_data(prometheus: Prometheus, expression: str) -> bool:
-    """Rates need two scrapes, and rollups a little longer."""
-    if prometheus.query(expression):
-        return True
-    return bool(prometheus.query_range(expression, 120, 2))
+def wait_for_data(prometheus: Prometheus, expression: str, seconds: float) -> bool:
+    """Rates need two scrapes, and the operator looks at the broker every half a minute."""
+
+    def found() -> bool:
+        return bool(prometheus.query(expression) or prometheus.query_range(expression, 120, 2))
+
+    try:
+        return wait(expression, found, seconds, every=1.0)
+    except AssertionError:
+        return found()
 
 
 def test_every_rule_evaluates_and_the_finding_alerts(monitored: Prometheus):
