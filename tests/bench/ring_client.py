@@ -21,6 +21,7 @@ from daemoneye_sensor.programs import Programs, RingSizes
 from daemoneye_sensor.settings import Settings
 from daemoneye_sensor.sources.base import Origin, Source
 from daemoneye_sensor.sources.ebpf import EbpfSource
+from daemoneye_sensor.sources.reading import Reading
 from tests.bench.fakering import DROPPED, DTYPES, FakeRing
 
 
@@ -28,6 +29,8 @@ class FakePrograms:
     """What `EbpfSource` asks of the kernel side."""
 
     taken_over = False
+    alike = True
+    wanted = True
 
     def __init__(self, fds: list[int]) -> None:
         self.epoch = secrets.randbits(48)
@@ -68,6 +71,7 @@ class SyntheticSource(EbpfSource):
     def open(self, resume: Mapping[str, int], epoch: int | None) -> Origin:
         """Take the rings that we were given."""
         self._programs = cast("Programs", FakePrograms(self._fds))
+        self._readings.append(Reading(self._programs, {}))
         self._epoll.register(self._wake, select.EPOLLIN | select.EPOLLET)
         return Origin("", procfs.boot_id(), self._programs.epoch, procfs.clock_offset_ns())
 
