@@ -25,7 +25,7 @@ from tests.cluster.release import CHART, Release, wait
 pytestmark = [pytest.mark.cluster, pytest.mark.slow]
 
 DASHBOARDS = sorted((CHART / "dashboards").glob("*.json"))
-PICTURE_S = 180.0
+PICTURE_S = 120.0
 MONITORING = tuple(f"monitoring.coreos.com/v1/{kind}" for kind in ("ServiceMonitor", "PodMonitor", "PrometheusRule"))
 VARIABLES = {
     "__rate_interval": "20s", "__range": "5m", "__interval": "5s", "datasource": "", "namespace": "daemoneye", "node": ".*",

@@ -135,7 +135,9 @@ class _Operator:
         link = Link(lambda: secretstore.access(settings, parts.secrets, "operator"), "daemoneye-operator", self._stop)
         broker = parts.broker = BrokerLook(bus)
         group.create_task(bus.run(link))
-        group.create_task(selfreport.tell(measures.COMPONENT, lambda: bus.client))
+        group.create_task(
+            selfreport.tell(measures.COMPONENT, lambda: bus.client, settings.sensor.status_interval_seconds)
+        )
         group.create_task(broker.run())
         group.create_task(controller.run())
         group.create_task(_findings(bus, sink))

@@ -12,7 +12,6 @@ import os
 import time
 from collections.abc import Callable
 from dataclasses import asdict
-from typing import Final
 
 from nats.aio.client import Client
 
@@ -20,17 +19,15 @@ from daemoneye import subjects, usage
 from daemoneye.broker.link import TRANSIENT
 from daemoneye_operator import version
 
-EVERY_S: Final = 10.0
 
-
-async def tell(component: str, client: Callable[[], Client | None]) -> None:
-    """Publish until cancelled; while there is no connection nobody would hear it."""
+async def tell(component: str, client: Callable[[], Client | None], every: float) -> None:
+    """Publish every so many seconds, as sensors do, until cancelled; while there is no connection nobody would hear it."""
     while True:
         connected = client()
         if connected is not None and connected.is_connected:
             with contextlib.suppress(*TRANSIENT):
                 await connected.publish(subjects.component(component), message(component))
-        await asyncio.sleep(EVERY_S)
+        await asyncio.sleep(every)
 
 
 def message(component: str) -> bytes:

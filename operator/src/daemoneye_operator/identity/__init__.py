@@ -68,7 +68,9 @@ async def serve(settings: OperatorSettings, access: Access, api: ApiClient, stop
             ready=lambda: _ready(publisher),
             metrics=page,
         ):
-            await run_until(stop, *publisher.parts(), _keep(link, publisher), _ask(kube))
+            await run_until(
+                stop, *publisher.parts(), _keep(link, publisher, settings.sensor.status_interval_seconds), _ask(kube)
+            )
     finally:
         kube.close()
 
@@ -81,13 +83,13 @@ async def _ask(kube: Kube) -> None:
         await asyncio.sleep(_ASK_S)
 
 
-async def _keep(link: Link, publisher: Publisher) -> None:
+async def _keep(link: Link, publisher: Publisher, every: float) -> None:
     """A connection for the publisher; a new one where the former stays away."""
     while (client := await link.connect()) is not None:
         _log.info("connected to the broker")
         publisher.bucket = Bucket(client, subjects.NODES_BUCKET)
         publisher.look()
-        telling = asyncio.create_task(selfreport.tell(measures.COMPONENT, _always(client)))
+        telling = asyncio.create_task(selfreport.tell(measures.COMPONENT, _always(client), every))
         try:
             heard = time.monotonic()
             while time.monotonic() - heard < _AWAY_S:
