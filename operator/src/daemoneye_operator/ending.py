@@ -1,15 +1,25 @@
 """Parts of a process that run side by side until it is to end.
 
-Responsible for running them and for what their end means; not for what says that it is time.
+Responsible for running them, for the signals that ask a process to end, and for what an end means.
 """
 
 from __future__ import annotations
 
 import asyncio
+import signal
 from collections.abc import Coroutine
 from typing import Any
 
 from daemoneye.ending import end
+
+
+def on_signals() -> asyncio.Event:
+    """An event that SIGTERM and SIGINT set; called in the loop that waits for it."""
+    stop = asyncio.Event()
+    loop = asyncio.get_running_loop()
+    for number in (signal.SIGTERM, signal.SIGINT):
+        loop.add_signal_handler(number, stop.set)
+    return stop
 
 
 async def run_until(stop: asyncio.Event, *parts: Coroutine[Any, Any, None]) -> None:

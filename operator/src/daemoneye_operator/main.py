@@ -10,7 +10,6 @@ import asyncio
 import contextlib
 import logging
 import os
-import signal
 import threading
 import time
 from typing import Any, Final
@@ -26,7 +25,7 @@ from daemoneye_operator.brokerlook import BrokerLook
 from daemoneye_operator.bus import Bus
 from daemoneye_operator.cache import Cache
 from daemoneye_operator.controller import Controller, Watches
-from daemoneye_operator.ending import run_until
+from daemoneye_operator.ending import on_signals, run_until
 from daemoneye_operator.errors import ApiError
 from daemoneye_operator.findingsink import FindingSink
 from daemoneye_operator.kube import Kube, path_of
@@ -49,10 +48,7 @@ async def serve(settings: OperatorSettings) -> None:
         MachineError: There is no way to the API server.
         DaemonEyeError: kopf ended by itself.
     """
-    stop = asyncio.Event()
-    loop = asyncio.get_running_loop()
-    for number in (signal.SIGTERM, signal.SIGINT):
-        loop.add_signal_handler(number, stop.set)
+    stop = on_signals()
     api = Kube(kube.client())
     operator = _Operator(settings, api, stop)
     try:

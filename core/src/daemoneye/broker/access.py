@@ -78,6 +78,17 @@ class Access:
             tls_key=key,
         )
 
+    @classmethod
+    def mounted(cls, url: str, directory: Path, *, tls_ca: Path | None) -> Self:
+        """From a role's Secret, as a pod mounts it."""
+        return cls(
+            urls=(url,),
+            user_file=directory / "user",
+            password_file=directory / "password",
+            inbox_prefix_file=directory / "inbox_prefix",
+            tls_ca=tls_ca,
+        )
+
     def fingerprint(self) -> str:
         """Changes with whatever a connection would be made with; a file that cannot be read counts as empty."""
         values = (self.urls, self.user, self.password, self.inbox_prefix, self.inbox_suffix)

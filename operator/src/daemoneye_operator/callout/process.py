@@ -5,8 +5,6 @@ Responsible for signals, files and its ways to broker and API server; what it an
 
 from __future__ import annotations
 
-import asyncio
-import signal
 from pathlib import Path
 from typing import Final
 
@@ -14,6 +12,7 @@ from daemoneye.broker.access import Access
 from daemoneye_operator import callout, kube
 from daemoneye_operator.callout import claims
 from daemoneye_operator.callout.reviews import AT_ONCE
+from daemoneye_operator.ending import on_signals
 from daemoneye_operator.settings import OperatorSettings
 
 BROKER_DIR: Final = Path("/etc/daemoneye/broker")
@@ -24,17 +23,8 @@ async def serve(
     settings: OperatorSettings, broker: Path = BROKER_DIR, issuer: Path = ISSUER_DIR, *, life: float = claims.LIFE_S
 ) -> None:
     """Answer until SIGTERM or SIGINT; `broker` holds the role's Secret, `issuer` the one with the seed."""
-    stop = asyncio.Event()
-    loop = asyncio.get_running_loop()
-    for number in (signal.SIGTERM, signal.SIGINT):
-        loop.add_signal_handler(number, stop.set)
-    access = Access(
-        urls=(settings.nats.url,),
-        user_file=broker / "user",
-        password_file=broker / "password",
-        inbox_prefix_file=broker / "inbox_prefix",
-        tls_ca=broker / "ca.crt",
-    )
+    stop = on_signals()
+    access = Access.mounted(settings.nats.url, broker, tls_ca=broker / "ca.crt")
     api = kube.Kube(kube.client(), at_once=AT_ONCE)
     try:
         await callout.serve(settings, access, api, stop, seed=issuer / "seed", life=life)
