@@ -159,9 +159,8 @@ def test_what_somebody_edits_or_deletes_comes_back(release: Release, oracle: Ora
         (pod,) = release.sensor_pods()
         release.cluster.kubectl("delete", "daemonset", name, "-n", namespace, "--wait=true", "--timeout=60s")
         wait("back", lambda: _spec(release.cluster.get("daemonset", name, namespace)) == wanted, 30)
-        wait(
-            "another sensor", lambda: [p["metadata"]["uid"] for p in release.sensor_pods()] != [pod["metadata"]["uid"]]
-        )
+        # Kubernetes takes the former pod away, which can last when its collector of garbage has just seen the API server go.
+        wait("one sensor, another", lambda: _only_others(release, pod), 180)
         wait("sensor", lambda: _all_ready(release), 60)
 
 
@@ -329,6 +328,12 @@ def _without_operator(release: Release) -> Iterator[None]:
     finally:
         scale(1)
     wait("operator back", lambda: _all_ready(release, "operator"), 90)
+
+
+def _only_others(release: Release, former: dict[str, Any]) -> bool:
+    """Whether there is a sensor, and the former pod is gone."""
+    uids = [pod["metadata"]["uid"] for pod in release.sensor_pods()]
+    return bool(uids) and former["metadata"]["uid"] not in uids
 
 
 def _spec(daemonset: dict[str, Any]) -> dict[str, Any]:

@@ -16,6 +16,7 @@ import pytest
 
 from daemoneye import metrics as m
 from daemoneye_sensor.programs import BPFFS
+from daemoneye_sensor.store import lock_directory
 from tests.support.analytics import free_port
 from tests.support.nodebroker import NodeBroker, Sensor, broker_in, configuration, policy, until
 from tests.support.page import Page, fetch, probe
@@ -177,3 +178,24 @@ async def test_on_one_machine_a_port_is_served_if_asked_for(tmp_path: Path) -> N
     finally:
         process.kill()
         await process.wait()
+
+
+async def test_a_second_sensor_of_a_node_waits_in_silence_for_the_first(
+    broker: NodeBroker, sensor: Callable[..., Any], tmp_path: Path
+) -> None:
+    """A pod that nobody has taken away yet: to end and be started again would cost minutes after it has gone."""
+    former = lock_directory(tmp_path / "state" / "spool")
+    port = free_port()
+    try:
+        process = await sensor(port)
+        await answers(port, "/readyz", 503, "other sensor has not ended")
+        await answers(port, "/healthz", 200)
+        await process.stop()
+        assert process.returncode == 0
+        process = await sensor(port)
+        await answers(port, "/readyz", 503, "other sensor has not ended")
+        assert not broker.heartbeats, "it does not speak for the node"
+    finally:
+        os.close(former)
+    await answers(port, "/readyz", 503, "it has no configuration yet")
+    await until(lambda: broker.heartbeats, "the first heartbeat")

@@ -45,12 +45,14 @@ from daemoneye_sensor.publisher import Publisher
 from daemoneye_sensor.settings import Settings
 from daemoneye_sensor.sources.ebpf import EbpfSource
 from daemoneye_sensor.spool import Spool
+from daemoneye_sensor.store import SpoolInUse
 
 RETRY_S: Final = 60.0
 """Seconds after which programs that could not be loaded are tried again; a new configuration tries at once."""
 REMOVED: Final = "removed"
 _DRAIN_S: Final = 10.0
 _LEAVE_S: Final = 5.0
+_OTHER_S: Final = 0.5
 _NOTHING: Final = ("", "")
 
 _log = logging.getLogger(__name__)
@@ -82,6 +84,7 @@ class Agent:
         self._filters: Mapping[tuple[str, int], str] = {}
         self._programs = self._trouble = _NOTHING
         self._retry_at = 0.0
+        self._held_up = ""
         self._removed = False
         self._stopping = False
         self._changed = asyncio.Event()
@@ -97,31 +100,33 @@ class Agent:
             self._publisher.announce_schema(
                 record.hash, json.dumps(record.descriptor(), separators=(",", ":")).encode()
             )
-        if self._spool_directory.is_dir():
-            self._open_spool()
-        self._wanted = self._store.load()
-        publishing = asyncio.create_task(self._publisher.run(), name="publisher")
-        beating = asyncio.create_task(self._heartbeat(), name="heartbeat")
+        tasks: list[asyncio.Task[None]] = []
         serving = vitals.serving(
             self._settings.health_port,
-            alive=lambda: vitals.alive((publishing, beating), self._pipeline),
+            alive=lambda: vitals.alive(tasks, self._pipeline),
             ready=self._ready,
             metrics=Exposition("sensor", heartbeat.version(), self._samples, [self._delay]).page,
         )
         try:
             async with serving:
+                if not await self._take_spool():
+                    return 0
+                self._wanted = self._store.load()
+                publishing = asyncio.create_task(self._publisher.run(), name="publisher")
+                beating = asyncio.create_task(self._heartbeat(), name="heartbeat")
+                tasks += publishing, beating
                 while not self._stopping:
                     self._changed.clear()
                     await self._bring()
                     if not self._stopping:
-                        await self._wait(publishing, beating)
+                        await self._wait(*tasks)
                 await self._end_flow()
                 await self._publisher.drain(_DRAIN_S)
                 beating.cancel()
                 await self._publisher.publish_status(self._status(REMOVED if self._removed else "stopped"))
         finally:
             await self._follower.close()
-            await end((publishing, beating, *([self._flow] if self._flow else [])))
+            await end((*tasks, *([self._flow] if self._flow else [])))
             if self._source is not None:
                 self._source.close(keep=self._settings.keep_programs)
             if self._spool is not None:
@@ -132,6 +137,28 @@ class Agent:
         """Have `run` end."""
         self._stopping = True
         self._changed.set()
+
+    async def _take_spool(self) -> bool:
+        """Open the spool, if there is one; false when told to stop before the node's other sensor had ended.
+
+        Two sensors are on a node for as long as nobody has taken the former's pod away. The second says nothing in the node's name until then: to
+        end and be started again would cost minutes of the kubelet's patience, after the other has gone.
+        """
+        while not self._stopping:
+            try:
+                if self._spool_directory.is_dir():
+                    self._open_spool()
+            except SpoolInUse as error:
+                if not self._held_up:
+                    _log.warning("waiting for the node's other sensor to end: %s", error)
+                self._held_up = f"the node's other sensor has not ended: {error}"
+                with contextlib.suppress(TimeoutError):
+                    async with asyncio.timeout(_OTHER_S):
+                        await self._changed.wait()
+            else:
+                self._held_up = ""
+                return True
+        return False
 
     # --- what comes in
 
@@ -314,10 +341,10 @@ class Agent:
 
     def _ready(self) -> dict[str, Any]:
         """The answer of /readyz: it does what its node's configuration says."""
-        reason = ""
-        if self._current is None:
+        reason = self._held_up
+        if not reason and self._current is None:
             reason = self._trouble[1] or "it has no configuration yet"
-        elif not self._loaded:
+        elif not reason and not self._loaded:
             reason = self._programs[1] or "its programs are not loaded yet"
         config = "" if self._current is None else self._current.hash
         return {"ok": not reason, "reason": reason, "version": heartbeat.version(), "config": config}

@@ -225,8 +225,12 @@ class SegmentStore:
         self.sizes[number] = size
 
 
+class SpoolInUse(MachineError):  # noqa: N818 - a state of the spool, and it ends with the other process
+    """Another process has the spool."""
+
+
 def lock_directory(directory: Path) -> int:
-    """Make ``directory`` and take it for this process; closing the descriptor gives it free. Raises MachineError."""
+    """Make ``directory`` and take it for this process; closing the descriptor gives it free. Raises MachineError, SpoolInUse."""
     try:
         directory.mkdir(mode=0o700, parents=True, exist_ok=True)
         fd = os.open(directory / "lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
@@ -237,7 +241,7 @@ def lock_directory(directory: Path) -> int:
     except OSError as error:
         os.close(fd)
         message = f"another process is using the spool {directory}"
-        raise MachineError(message, fix="stop the other sensor or give this one its own state directory") from error
+        raise SpoolInUse(message, fix="stop the other sensor or give this one its own state directory") from error
     return fd
 
 
