@@ -75,7 +75,12 @@ def _section(record: Record) -> Section:
     values: dict[str, object] = {}
     for field in record.fields:
         seed = zlib.crc32(f"{record.name}.{field.name}".encode())
-        if field.heap:
+        if field.text == "numbers":
+            values[field.name] = [b"", b"0\0", b"%d\0%d\0" % (seed, seed + 1), b"4294967295\0" * 64]
+        elif field.type == "ip":
+            some = [hashlib.sha256(b"%d %d" % (seed, i)).digest()[:16] for i in range(2)]
+            values[field.name] = np.array([bytes(16), b"\xff" * 16, *some], "V16")
+        elif field.heap:
             words = b"%s.%s\0caf\xe9 \xff\0" % (record.name.encode(), field.name.encode())
             values[field.name] = [b"", words, b"\n", words * (4000 if field.type == "heap32" else 20)]
         elif field.type == "char16":

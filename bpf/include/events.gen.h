@@ -18,6 +18,14 @@
 #define DE_FLAG_CORE_DUMPED (1U << 12) /* the process dumped core */
 #define DE_FLAG_IMAGE_INHERITED (1U << 13) /* the process has not executed anything since its parent forked it */
 #define DE_FLAG_ARGV_UNREADABLE (1U << 14) /* the argument pages could not be read */
+#define DE_FLAG_SNI_ABSENT (1U << 15) /* the ClientHello names no server */
+#define DE_FLAG_SNI_UNSEEN (1U << 16) /* the flow carries TLS or QUIC, but its ClientHello was not seen: nothing is known about the server's name */
+#define DE_FLAG_ECH (1U << 17) /* encrypted_client_hello is offered: the server's name, if there is one, is the outer one */
+#define DE_FLAG_RESPONSE_UNSEEN (1U << 18) /* no response was seen */
+#define DE_FLAG_PARTIAL (1U << 19) /* the capture or the sender cut the message: what follows the cut is missing */
+#define DE_FLAG_MID_STREAM (1U << 20) /* the connection was open before the first packet that was seen: who opened it is a guess by the ports */
+#define DE_FLAG_TRUNCATED (1U << 21) /* the response has the bit TC: the whole of it would have to be asked for by TCP */
+#define DE_FLAG_CERTIFICATE_HIDDEN (1U << 22) /* TLS 1.3 encrypts the server's certificate */
 
 #define DE_EVENT_PROCESS_EXEC 1
 #define DE_PROCESS_EXEC_HEAP 288

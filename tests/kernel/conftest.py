@@ -14,7 +14,7 @@ import pytest
 from daemoneye import envelope
 from daemoneye.envelope import Batch, Envelope
 from daemoneye.events.jsonform import events_json
-from daemoneye.events.registry import EVENTS
+from daemoneye.events.registry import KERNEL_EVENTS
 from daemoneye_sensor.programs import BPFFS, RingSizes
 from daemoneye_sensor.sources.base import Origin
 from daemoneye_sensor.sources.ebpf import EbpfSource
@@ -37,7 +37,7 @@ class Kernel:
     def __init__(self, instance: str, sizes: RingSizes | None = None, events: list[str] | None = None) -> None:
         self.instance = instance
         self.source = EbpfSource(
-            bpf_dir=BPF, instance=instance, sizes=sizes or RingSizes(), events=events or list(EVENTS)
+            bpf_dir=BPF, instance=instance, sizes=sizes or RingSizes(), events=events or list(KERNEL_EVENTS)
         )
         self.events: list[dict[str, Any]] = []
         self.batches: list[Batch] = []

@@ -25,7 +25,7 @@ import numpy as np
 
 from daemoneye.events.process_exec import PROCESS_EXEC
 from daemoneye.events.process_fork import PROCESS_FORK
-from daemoneye.events.registry import BY_RING, EVENTS, slot_size
+from daemoneye.events.registry import BY_RING, KERNEL_EVENTS, slot_size
 from daemoneye_sensor import bpfsys
 from daemoneye_sensor.errors import BAD_PROGRAM, MISSING_FEATURE, ProgramError
 from daemoneye_sensor.rings import Ring
@@ -46,7 +46,7 @@ BLOB: Final = np.dtype(
 
 PROGRAMS: Final = {
     "cgroup_announce": "sched_process_exec",
-    **{r.name: r.tracepoint for r in EVENTS.values() if r.tracepoint},
+    **{r.name: r.tracepoint for r in KERNEL_EVENTS.values()},
 }
 """Function → raw tracepoint; the file is bpf/programs/<function>.bpf.c. cgroup_announce comes first: rows refer to what it sends."""
 
@@ -119,7 +119,7 @@ class Pinned:
 
     def want(self, events: list[str]) -> None:
         """Switch the programs to these events."""
-        self._control[_CONTROL_EVENTS] = sum(1 << EVENTS[name].id for name in events)
+        self._control[_CONTROL_EVENTS] = sum(1 << KERNEL_EVENTS[name].id for name in events)
 
     def lease(self, until_boot_ns: int) -> None:
         """Promise to read until then."""

@@ -11,7 +11,7 @@ from typing import Any, Final
 
 from daemoneye.broker.access import Access
 from daemoneye.errors import ConfigError
-from daemoneye.events.registry import EVENTS
+from daemoneye.events.registry import KERNEL_EVENTS
 from daemoneye_sensor.programs import RingSizes
 
 FROM_FILE: Final = "file"
@@ -31,7 +31,7 @@ class Settings:
         state_dir: Directory of the spool, and of the last good configuration.
         bpf_dir: Folder of the program sources.
         source: Name of the source.
-        replay_path: Recording to read, for the source `replay`.
+        replay_path: File to read, for the sources `replay` and `pcap`.
         access: How to reach the broker.
         shard: Shard of the events' stream.
         spool_bytes: Disk budget of the spool.
@@ -94,7 +94,7 @@ def wanted_events(kernel: Mapping[str, Any]) -> tuple[str, ...]:
     if not kernel.get("enable_ebpf", True):
         return ()
     switches = kernel.get("events") or {}
-    return tuple(name for name in EVENTS if switches.get(name, True))
+    return tuple(name for name in KERNEL_EVENTS if switches.get(name, True))
 
 
 def _settings(raw: Mapping[str, Any], access: Access) -> Settings:

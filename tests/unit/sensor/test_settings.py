@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from daemoneye.errors import ConfigError
-from daemoneye.events.registry import EVENTS
+from daemoneye.events.registry import KERNEL_EVENTS
 from daemoneye_operator.reconcile.daemonset import desired_configmap
 from daemoneye_operator.settings import OperatorSettings
 from daemoneye_sensor.settings import Settings, load
@@ -25,7 +25,7 @@ def made(tmp_path: Path, **changes: Any) -> Settings:
 
 def test_on_one_machine_the_file_says_which_events(tmp_path: Path) -> None:
     settings = made(tmp_path)
-    assert settings.events == tuple(EVENTS)
+    assert settings.events == tuple(KERNEL_EVENTS)
     assert settings.configuration == "file"
     assert settings.health_port == 0, "nobody asks for a port on a machine of one's own"
     assert made(tmp_path, kernel_monitoring={"enable_ebpf": False}).events == ()

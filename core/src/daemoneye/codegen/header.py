@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from daemoneye.events.flags import FLAG_DOCS, Flag
-from daemoneye.events.registry import BY_RING, EVENTS, slot_size
+from daemoneye.events.registry import BY_RING, KERNEL_EVENTS, slot_size
 from daemoneye.events.schema import Record
 
 _HEAD = """\
@@ -21,11 +21,11 @@ def render() -> str:
         f"#define DE_FLAG_{flag.name} (1U << {flag.bit_length() - 1}) /* {FLAG_DOCS[flag]} */" for flag in Flag
     )
     parts.append("")
-    for record in EVENTS.values():
+    for record in KERNEL_EVENTS.values():
         parts.append(f"#define DE_EVENT_{record.name.upper()} {record.id}")
         if record.inline_heap:
             parts.append(f"#define DE_{record.name.upper()}_HEAP {record.inline_heap}")
-    parts.extend(_struct(record) for record in EVENTS.values())
+    parts.extend(_struct(record) for record in KERNEL_EVENTS.values())
     parts.append("\n/* One size a ring, so that a reader decodes a whole span at once. */")
     parts.extend(
         f"struct de_{ring}_slot {{\n    __u8 bytes[{slot_size(ring)}];\n}};"
@@ -42,7 +42,7 @@ def _struct(record: Record) -> str:
     offset = 0
     for field in record.fields:
         _, size, ctype = field.column_type
-        suffix = "[16]" if field.type == "char16" else ""
+        suffix = "[16]" if field.array else ""
         lines.append(f"    {ctype} {field.column}{suffix};")
         asserts.append(
             f'_Static_assert(__builtin_offsetof(struct de_{record.name}, {field.column}) == {offset}, "{record.name}.{field.column}");'

@@ -34,6 +34,6 @@ def _record(record: Record) -> list[str]:
     ]
     lines += ["| id | field | type | unit | OCSF | meaning |", "|---|---|---|---|---|---|"]
     for field in record.fields:
-        kind = {"string": "string", "argv": "strings"}.get(field.text, field.type)
+        kind = {"string": "string", "argv": "strings", "numbers": "numbers"}.get(field.text, field.type)
         lines.append(f"| {field.id} | `{field.name}` | {kind} | {field.unit} | {field.ocsf} | {field.doc} |")
     return [*lines, ""]

@@ -26,6 +26,8 @@ _NUMBERS: Final[dict[str, pa.DataType]] = {
 }  # fmt: skip
 _MOMENT: Final = pa.timestamp("ns", tz="UTC")
 _NUL: Final = np.uint8(0)
+_LISTS: Final = ("argv", "numbers")
+"""Texts that are lists; whether a number is one is for its reader to see."""
 
 
 def schema(record: Record, columns: Iterable[str] | None = None) -> pa.Schema:
@@ -67,31 +69,28 @@ def to_arrow(batch: Batch, section: Section, columns: Iterable[str] | None = Non
     return pa.RecordBatch.from_arrays(arrays, schema=made)
 
 
-def is_moment(field: Field) -> bool:
-    """Whether a field is a point of the boot-time clock and not a span: named `time`, `since` or `…_time`, in ns."""
-    return field.unit == "ns" and (field.name in {"time", "since"} or field.name.endswith("_time"))
-
-
 def _type(field: Field) -> pa.DataType:
-    if is_moment(field):
+    if field.moment:
         return _MOMENT
-    if field.text == "argv":
+    if field.text in _LISTS:
         return pa.list_(pa.field("item", pa.string(), nullable=False))
     if field.text == "string" or field.type == "char16":
         return pa.string()
+    if field.type == "ip":
+        return pa.binary(16)
     return pa.binary() if field.heap else _NUMBERS[field.type]
 
 
 def _array(batch: Batch, section: Section, field: Field, kind: pa.DataType) -> pa.Array:
     if field.heap:
         offsets, data = section.bytes_column(field.name)
-        if field.text == "argv":
+        if field.text in _LISTS:
             return _arguments(offsets, data, kind)
         return _strings(offsets, data) if field.text else _binary(pa.binary(), offsets, data)
     column = section.rows[field.column]
     if field.type == "char16":
         return _strings(*_fixed_text(column))
-    values = batch.wall_ns(column) if is_moment(field) else np.ascontiguousarray(column)
+    values = batch.wall_ns(column) if field.moment else np.ascontiguousarray(column)
     return pa.Array.from_buffers(kind, len(values), [None, pa.py_buffer(values)])
 
 

@@ -7,7 +7,7 @@ from typing import Final
 
 
 class Flag(IntFlag):
-    """Facts about a process row; append-only."""
+    """Facts about a row; append-only."""
 
     EXE_DELETED = 1 << 0
     MEMFD = 1 << 1
@@ -24,6 +24,14 @@ class Flag(IntFlag):
     CORE_DUMPED = 1 << 12
     IMAGE_INHERITED = 1 << 13
     ARGV_UNREADABLE = 1 << 14
+    SNI_ABSENT = 1 << 15
+    SNI_UNSEEN = 1 << 16
+    ECH = 1 << 17
+    RESPONSE_UNSEEN = 1 << 18
+    PARTIAL = 1 << 19
+    MID_STREAM = 1 << 20
+    TRUNCATED = 1 << 21
+    CERTIFICATE_HIDDEN = 1 << 22
 
 
 FLAG_DOCS: Final[dict[Flag, str]] = {
@@ -42,6 +50,14 @@ FLAG_DOCS: Final[dict[Flag, str]] = {
     Flag.CORE_DUMPED: "the process dumped core",
     Flag.IMAGE_INHERITED: "the process has not executed anything since its parent forked it",
     Flag.ARGV_UNREADABLE: "the argument pages could not be read",
+    Flag.SNI_ABSENT: "the ClientHello names no server",
+    Flag.SNI_UNSEEN: "the flow carries TLS or QUIC, but its ClientHello was not seen: nothing is known about the server's name",
+    Flag.ECH: "encrypted_client_hello is offered: the server's name, if there is one, is the outer one",
+    Flag.RESPONSE_UNSEEN: "no response was seen",
+    Flag.PARTIAL: "the capture or the sender cut the message: what follows the cut is missing",
+    Flag.MID_STREAM: "the connection was open before the first packet that was seen: who opened it is a guess by the ports",
+    Flag.TRUNCATED: "the response has the bit TC: the whole of it would have to be asked for by TCP",
+    Flag.CERTIFICATE_HIDDEN: "TLS 1.3 encrypts the server's certificate",
 }
 
 

@@ -13,11 +13,17 @@ import numpy as np
 from daemoneye.envelope import Batch
 from daemoneye.escape import decode
 from daemoneye.events.ancestry import Images, identity_rows
+from daemoneye.events.base import BASE
 from daemoneye.events.codec import Section
 from daemoneye.events.flags import Flag, flag_names
+from daemoneye.events.netform import endpoints_json
+from daemoneye.events.schema import Field
 
 _STATES = ("unknown", "partial", "resolved")
-_HIDDEN = {"event", "time", "start_time", "parent_start_time", "target_start_time", "flags", "comm"}
+_HIDDEN = {"event", "flags", "comm"}
+_NAMELESS = Flag.SNI_ABSENT | Flag.SNI_UNSEEN
+_OF_PROCESS = {f.name for f in BASE} - {"time", "event", "flags"}
+"""What a row says only of a process; one of the network may know none."""
 
 
 def rfc3339(wall_ns: np.ndarray) -> list[str]:
@@ -88,14 +94,15 @@ def _section_json(
     about = batch.envelope
     # With the moment of boot a reader gets the rows' own clock back, and with it the process keys.
     origin = {"node": about.node, "boot_id": about.boot_id, "boot_time": rfc3339(np.array([about.clock_offset_ns]))[0]}
-    times = {
-        c: rfc3339(batch.wall_ns(rows[c]))
-        for c in ("time", "start_time", "parent_start_time", "target_start_time")
-        if c in (rows.dtype.names or ())
-    }
-    heap = {f.name: section.values(f.name) for f in section.record.heap_fields}
+    moments = [f.name for f in section.record.fields if f.moment]
+    times = {c: rfc3339(batch.wall_ns(rows[c])) for c in moments}
+    heap = {f.name: [_text(f, value) for value in section.values(f.name)] for f in section.record.heap_fields}
     keys = {f.name for f in section.record.fields if f.key_of}
-    numbers = {n: rows[n].tolist() for n in rows.dtype.names or () if n not in _HIDDEN and not n.endswith("_len")}
+    numbers = {
+        f.name: rows[f.name].tolist()
+        for f in section.record.fields
+        if not (f.heap or f.array or f.moment or f.name in _HIDDEN)
+    }
     # 64-bit keys as hex digits: JSON readers that hold numbers as doubles would round them.
     numbers |= {n: [f"{v:016x}" for v in numbers[n]] for n in keys}
     chains = images.ancestors(rows["parent_uid"], rows["time"]) if images else np.full((len(rows), 1), -1)
@@ -105,12 +112,12 @@ def _section_json(
     identity = _identities(batch, rows)
     flags = rows["flags"].tolist()
     comm = rows["comm"].tolist() if "comm" in (rows.dtype.names or ()) else None
+    endpoints = endpoints_json(rows) if section.record.of_network else None
     for i in range(len(rows)):
         event: dict[str, Any] = {"kind": "event", "event": section.record.name, **origin}
         event |= {name: values[i] for name, values in times.items()}
         event |= {name: values[i] for name, values in numbers.items()}
-        for name, strings in heap.items():
-            event[name] = split_argv(strings[i]) if name == "argv" else decode(strings[i])
+        event |= {name: texts_of[i] for name, texts_of in heap.items()}
         if comm is not None:
             event["comm"] = decode(comm[i])
             event["argv_truncated"] = bool(flags[i] & Flag.ARGV_TRUNCATED)
@@ -118,11 +125,26 @@ def _section_json(
             image = texts(int(own[i]))
             event["exe"], event["argv"] = image["exe"], image["argv"]
         event["flags"] = flag_names(flags[i])
+        if endpoints:
+            event |= endpoints[i]
+            if flags[i] & _NAMELESS and not event.get("sni"):
+                event["sni"] = None
+            if not rows["pid"][i]:
+                yield {name: value for name, value in event.items() if name not in _OF_PROCESS}
+                continue
         event |= identity[i]
         chain = [texts(int(k)) for k in chains[i] if k >= 0] if texts else []
         event["parent"] = chain[0] if chain else {"pid": int(rows["ppid"][i]), "exe": "", "argv": []}
         event["ancestors"] = chain[1:]
         yield event
+
+
+def _text(field: Field, raw: bytes) -> Any:
+    if field.text == "argv":
+        return split_argv(raw)
+    if field.text == "numbers":
+        return [int(number) if number.isdecimal() else None for number in split_argv(raw)]
+    return decode(raw)
 
 
 def _identities(batch: Batch, rows: np.ndarray) -> list[dict[str, Any]]:

@@ -14,15 +14,16 @@ from typing import Any, Final, NamedTuple
 
 import numpy as np
 
+from daemoneye.events.addresses import packed, protocol_number
 from daemoneye.events.base import derive
 from daemoneye.events.cgroup_identity import CGROUP_IDENTITY
 from daemoneye.events.codec import Section, section_of
 from daemoneye.events.flags import Flag, flags_of
+from daemoneye.events.netform import attribution
 from daemoneye.events.process_exec import PROCESS_EXEC
 from daemoneye.events.registry import EVENTS
 from daemoneye.events.schema import Record
 
-_TIMES: Final = ("time", "start_time", "parent_start_time", "target_start_time")
 _STATES: Final = {"unknown": 0, "partial": 1, "resolved": 2}
 _TIME: Final = re.compile(r"^(\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d(?:\.\d{1,9})?)Z$")
 _ESCAPED: Final = re.compile(rb"\\x([89a-f][0-9a-f])")
@@ -57,7 +58,7 @@ def parse_line(line: bytes) -> dict[str, Any] | None:
     if record is None:
         msg = f"unknown event {event.get('event')!r}; known: {', '.join(EVENTS)}"
         raise ValueError(msg)
-    for name in ("time", "pid", "start_time"):
+    for name in ("time",) if record.of_network else ("time", "pid", "start_time"):
         if name not in event:
             msg = f"{record.name}: {name} is missing"
             raise ValueError(msg)
@@ -75,12 +76,20 @@ def _checked(record: Record, event: dict[str, Any]) -> dict[str, Any]:
         value = event.get(field.name)
         if field.derived or field.name == "event" or value is None:
             continue
-        if field.name in _TIMES:
+        if field.moment:
             row[field.name] = _since_boot(value, boot)
         elif field.name == "flags":
             row["flags"] = flags_of(value) if isinstance(value, list) else int(value)
         elif field.text == "argv":
-            row["argv"] = b"".join(_bytes(a).replace(b"\0", b"") + b"\0" for a in value)
+            row[field.name] = b"".join(_bytes(a).replace(b"\0", b"") + b"\0" for a in value)
+        elif field.text == "numbers":
+            row[field.name] = b"".join(b"%d\0" % int(number or 0) for number in value)
+        elif field.type == "ip":
+            row[field.name] = packed(str(value))
+        elif field.name == "proto":
+            row["proto"] = protocol_number(value)
+        elif field.name == "attribution":
+            row["attribution"] = attribution(value)
         elif field.heap or field.type == "char16":
             row[field.name] = _bytes(value)
         else:
@@ -154,7 +163,7 @@ def _section(record: Record, rows: Sequence[Mapping[str, Any]]) -> Section:
     values: dict[str, object] = {"event": record.id}
     for field in record.fields:
         if not field.derived and field.name != "event":
-            empty: object = b"" if field.heap or field.type == "char16" else 0
+            empty: object = bytes(16) if field.type == "ip" else b"" if field.heap or field.type == "char16" else 0
             values[field.name] = [row.get(field.name, empty) for row in rows]
     section = section_of(record, values, len(rows))
     derive(record, section.rows)

@@ -25,6 +25,8 @@ def _declared() -> list[Record]:
 
 RECORDS: Final[tuple[Record, ...]] = tuple(_declared())
 EVENTS: Final[dict[str, Record]] = {r.name: r for r in RECORDS if r.lane in {"urgent", "bulk", "rollup"}}
+KERNEL_EVENTS: Final[dict[str, Record]] = {name: r for name, r in EVENTS.items() if r.in_kernel}
+"""Those that a program in the kernel writes: what can be asked of the source `ebpf`."""
 BY_NAME: Final[dict[str, Record]] = {r.name: r for r in RECORDS}
 BY_ID: Final[dict[int, Record]] = {r.id: r for r in RECORDS}
 BY_HASH: Final[dict[str, Record]] = {r.hash: r for r in RECORDS}

@@ -30,7 +30,9 @@ _TYPES: dict[str, tuple[str, int, str]] = {
     "u64": ("<u8", 8, "__u64"),
     "i64": ("<i8", 8, "__s64"),
     "char16": ("S16", 16, "char"),
+    "ip": ("V16", 16, "__u8"),
 }
+_BYTES = ("char16", "ip")
 _LENGTH_TYPES = {"heap16": "u16", "heap32": "u32"}
 
 
@@ -41,13 +43,14 @@ class Field:
     Attributes:
         id: Append-only number within the record; never reused, its meaning and unit never change.
         name: Column name, `snake_case`.
-        type: `u8 u16 u32 i32 u64 i64 char16`, or `heap16`/`heap32` for bytes in the heap whose length is a u16/u32 column.
+        type: `u8 u16 u32 i32 u64 i64 char16`, `ip` (16 bytes, IPv4 as ::ffff:a.b.c.d), or `heap16`/`heap32` for bytes in the heap whose length
+            is a u16/u32 column.
         doc: One sentence for people.
         unit: Unit of the value, empty for identifiers.
         ocsf: Path of the field in OCSF (schema.ocsf.io), empty where OCSF has none.
         delta: Values rise slowly from row to row, so that the wire form stores differences.
         key_of: (pid column, start column) of the process whose folded key this is: every reader computes it, so it is not on the wire.
-        text: `string` (a path, a name), `argv` (NUL-terminated strings); empty for numbers.
+        text: `string` (a path, a name), `argv` (NUL-terminated strings), `numbers` (the same, whole numbers in decimal); empty for numbers.
     """
 
     id: int
@@ -64,6 +67,16 @@ class Field:
     def heap(self) -> bool:
         """Whether the bytes stand in the heap."""
         return self.type in _LENGTH_TYPES
+
+    @property
+    def moment(self) -> bool:
+        """Whether it is a point of the row's clock and not a span: named `time`, `since` or `…_time`, in ns."""
+        return self.unit == "ns" and (self.name in {"time", "since"} or self.name.endswith("_time"))
+
+    @property
+    def array(self) -> bool:
+        """Whether the column is an array of bytes in C."""
+        return self.type in _BYTES
 
     @property
     def derived(self) -> bool:
@@ -117,7 +130,7 @@ class Record:
         offset = 0
         for field in self.fields:
             size = field.column_type[1]
-            align = 1 if field.type == "char16" else size
+            align = 1 if field.type in _BYTES else size
             if offset % align:
                 msg = f"{self.name}.{field.name}: offset {offset} is not a multiple of {align}; order fields so that C needs no padding"
                 raise ValueError(msg)
@@ -152,6 +165,16 @@ class Record:
     def heap_fields(self) -> tuple[Field, ...]:
         """The fields whose bytes stand in the heap, in order."""
         return tuple(f for f in self.fields if f.heap)
+
+    @property
+    def in_kernel(self) -> bool:
+        """Whether a program in the kernel writes it."""
+        return bool(self.ring)
+
+    @cached_property
+    def of_network(self) -> bool:
+        """Whether its rows are about what crossed the network: they name two endpoints, and a process only where one is known."""
+        return any(f.type == "ip" for f in self.fields)
 
     @cached_property
     def explained_keys(self) -> tuple[str, ...]:
