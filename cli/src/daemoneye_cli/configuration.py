@@ -43,6 +43,9 @@ class Plan:
     state: State
     node: str
     replay: Path | None = None
+    """A file that is read instead of the kernel."""
+    form: str = "replay"
+    """The source that reads it."""
     port: int = 0
     sizes: Sizes = field(default_factory=Sizes)
 
@@ -94,7 +97,7 @@ def sensor(plan: Plan, broker: Broker) -> dict[str, Any]:
         "instance": plan.state.instance,
         "state_dir": str(plan.state.path / "sensor"),
         "bpf_dir": str(bpf_directory()) if plan.replay is None else "",
-        "source": "ebpf" if plan.replay is None else "replay",
+        "source": "ebpf" if plan.replay is None else plan.form,
         "replay_path": None if plan.replay is None else str(plan.replay.absolute()),
         "nats": {**access(broker, "sensor"), "tls": None},
         "shard": 0,

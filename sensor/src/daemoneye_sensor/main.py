@@ -13,6 +13,7 @@ import json
 import logging
 import signal
 import sys
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any, Final
 
@@ -30,12 +31,14 @@ from daemoneye_sensor.publisher import Publisher
 from daemoneye_sensor.settings import Settings
 from daemoneye_sensor.sources.base import Source
 from daemoneye_sensor.sources.ebpf import EbpfSource
+from daemoneye_sensor.sources.pcap import PcapSource
 from daemoneye_sensor.sources.replay import ReplaySource
 from daemoneye_sensor.spool import Spool
 
 GROUP: Final = "daemoneye.sources"
 _DRAIN_S: Final = 10.0
 _REPLAY_DRAIN_S: Final = 600.0
+_FILES: Final[dict[str, Callable[[Path], Source]]] = {"replay": ReplaySource, "pcap": PcapSource}
 
 _log = logging.getLogger(__name__)
 
@@ -50,15 +53,15 @@ def make_source(settings: Settings) -> Source:
         return EbpfSource(
             bpf_dir=settings.bpf_dir, instance=settings.instance, sizes=settings.rings, events=list(settings.events)
         )
-    if settings.source == "replay":
+    if settings.source in _FILES:
         if settings.replay_path is None:
-            raise ConfigError("source replay: replay_path is missing")
-        return ReplaySource(settings.replay_path)
+            raise ConfigError(f"source {settings.source}: replay_path is missing")
+        return _FILES[settings.source](settings.replay_path)
     for entry in importlib.metadata.entry_points(group=GROUP):
         if entry.name == settings.source:
             made: Source = entry.load()(settings)
             return made
-    names = sorted({"ebpf", "replay", *(e.name for e in importlib.metadata.entry_points(group=GROUP))})
+    names = sorted({"ebpf", *_FILES, *(e.name for e in importlib.metadata.entry_points(group=GROUP))})
     msg = f"unknown source {settings.source!r}; there are: {', '.join(names)}"
     raise ConfigError(msg)
 

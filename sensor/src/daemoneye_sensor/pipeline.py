@@ -160,7 +160,7 @@ class Pipeline:
 
     def follow_clock(self) -> None:
         """Take a step of the wall clock over; slewing is left alone, so that a process's start stays one moment."""
-        if self._settings.source == "replay":
+        if self._source.patient:  # a file's times are its own
             return
         offset = time.time_ns() - time.clock_gettime_ns(time.CLOCK_BOOTTIME)
         if abs(offset - self.origin.clock_offset_ns) >= _CLOCK_STEP_NS:

@@ -25,7 +25,7 @@ def test_wrong_usage_is_status_2(arguments, capsys):
     assert "usage:" in capsys.readouterr().err
 
 
-@pytest.mark.parametrize("option", ["pcap", "etl", "evtx", "es"])
+@pytest.mark.parametrize("option", ["etl", "evtx", "es"])
 def test_inputs_that_come_later_are_refused_by_name(option, capsys):
     assert main(["run", f"--{option}", "file"]) == 2
     assert f"--{option} arrives with" in capsys.readouterr().err

@@ -35,7 +35,6 @@ from daemoneye_cli.state import State
 from daemoneye_cli.tally import Tally
 
 LATER: Final = {
-    "pcap": "network monitoring",
     "etl": "Windows monitoring (ETW)",
     "evtx": "Windows monitoring (ETW)",
     "es": "macOS monitoring (Endpoint Security)",
@@ -51,6 +50,9 @@ def add(commands: Subparsers) -> None:
     settings.add_argument("--config", type=Path, metavar="FILE", help="the specification's YAML (enterprise: …)")
     inputs = parser.add_mutually_exclusive_group()
     inputs.add_argument("--replay", type=Path, metavar="FILE", help="read a recording instead of the kernel")
+    inputs.add_argument(
+        "--pcap", type=Path, metavar="FILE", help="read packets of a capture file (pcap, pcapng) instead"
+    )
     for name, feature in LATER.items():
         inputs.add_argument(f"--{name}", metavar="FILE", help=f"arrives with {feature}")
     parser.add_argument("--for", type=positive, metavar="SECONDS", dest="seconds", help="end after so long a watch")
@@ -69,7 +71,9 @@ def run(options: argparse.Namespace) -> int:
         if getattr(options, name) is not None:
             raise ConfigError(f"--{name} arrives with {feature}, which this release does not have")
     policy = _policy(options)
-    _check_input(options.replay, policy)
+    form = "replay" if options.pcap is None else "pcap"
+    path = options.replay or options.pcap
+    _check_input(form, path, policy)
     output = options.output or ("live" if sys.stdout.isatty() else "plain")
     if output == "live" and not sys.stdout.isatty():
         output = "plain"
@@ -81,13 +85,13 @@ def run(options: argparse.Namespace) -> int:
     if output != "live":
         for entry in idle:
             _say(entry)
-    with _state(options) as state:
-        plan = Plan(policy, state, options.node, options.replay, options.listen_port)
-        tally = Tally(options.node, time.monotonic, inactive=idle, hint="" if options.replay else TRIGGER)
+    with _state(options, offline=path is not None) as state:
+        plan = Plan(policy, state, options.node, path, form, options.listen_port)
+        tally = Tally(options.node, time.monotonic, inactive=idle, hint="" if path else TRIGGER)
         try:
             asyncio.run(_run(plan, tally, output, options))
         except MachineError as error:
-            if options.replay is None:
+            if path is None:
                 raise _with_offer(error) from None
             raise
         if output == "live":
@@ -132,25 +136,25 @@ def _policy(options: argparse.Namespace) -> LoadedPolicy:
     return LoadedPolicy(DaemonEyePolicy(api_version=API_VERSION, kind=KIND, metadata=metadata))
 
 
-def _check_input(replay: Path | None, policy: LoadedPolicy) -> None:
-    if replay is not None:
+def _check_input(form: str, path: Path | None, policy: LoadedPolicy) -> None:
+    if path is not None:
         try:
-            with replay.open("rb"):
+            with path.open("rb"):
                 return
         except OSError as error:
-            raise ConfigError(f"--replay {replay}: cannot be read: {error.strerror}") from None
+            raise ConfigError(f"--{form} {path}: cannot be read: {error.strerror}") from None
     if not policy.policy.spec.kernel_monitoring.enable_ebpf:
         raise ConfigError(
-            "the policy turns eBPF off and no --replay is given: there is nothing to watch on this machine"
+            "the policy turns eBPF off and neither --replay nor --pcap is given: there is nothing to watch on this machine"
         )
 
 
 @contextlib.contextmanager
-def _state(options: argparse.Namespace) -> Iterator[State]:
-    """Give the run's state; a replay has its own: it must neither learn from the past nor teach the future."""
+def _state(options: argparse.Namespace, *, offline: bool) -> Iterator[State]:
+    """Give the run's state; one that reads a file has its own: it must neither learn from the past nor teach the future."""
     state = State.at(options.state)
     state.prepare()
-    if options.replay is None:
+    if not offline:
         yield state
         return
     with tempfile.TemporaryDirectory(prefix="replay-", dir=state.path, ignore_cleanup_errors=True) as directory:

@@ -15,6 +15,14 @@ TRIGGER: Final = "cp /bin/true /tmp/eye; (rm /tmp/eye; /proc/self/fd/3) 3< /tmp/
 """Harmless, and deserves a finding: a program whose file is deleted already is executed. Fits into 80 columns."""
 
 _ARGV_SHOWN: Final = 200
+_SHOWN: Final = {
+    "packet_flow": ("service", "state"),
+    "dns_query": ("query", "type", "rcode"),
+    "tls_client_hello": ("sni", "version", "ja4", "server_version", "certificate_subject"),
+    "http_request": ("method", "host", "uri", "status", "user_agent"),
+    "quic_initial": ("sni", "version", "ja4"),
+}
+"""What a line says of an event of the network, beside its endpoints."""
 
 
 def severity(finding: Mapping[str, Any]) -> str:
@@ -80,6 +88,8 @@ def process_tree(finding: Mapping[str, Any]) -> list[Mapping[str, Any]]:
 def event(content: Mapping[str, Any]) -> str:
     """Give an event in one line."""
     name = plain(content.get("event"))
+    if "community_id" in content:
+        return conversation(name, content)
     line = f"{plain(content.get('time'))} {name} {process(content)}"
     parent = content.get("parent")
     details = []
@@ -92,6 +102,29 @@ def event(content: Mapping[str, Any]) -> str:
     details += [f"uid {plain(content['uid'])}"] if "uid" in content else []
     details += [plain(content["workload"])] if content.get("workload") else []
     return " · ".join([line, *details])
+
+
+def conversation(name: str, content: Mapping[str, Any]) -> str:
+    """Give an event of the network in one line."""
+    ends = " → ".join(_endpoint(content, side) for side in ("src", "dst"))
+    words = [" ".join(f"{key} {plain(content[key])}" for key in _SHOWN.get(name, ()) if content.get(key))]
+    if name == "packet_flow":
+        words += [
+            f"{plain(content.get(f'src_{what}'))}/{plain(content.get(f'dst_{what}'))} {what}"
+            for what in ("packets", "bytes")
+        ]
+    if content.get("answers"):
+        words.append(shorten(", ".join(plain(answer) for answer in _list(content["answers"])), _ARGV_SHOWN))
+    if content.get("pid"):
+        words.append(process(content))
+    return " · ".join(
+        part for part in (f"{plain(content.get('time'))} {name} {plain(content.get('proto'))} {ends}", *words) if part
+    )
+
+
+def _endpoint(content: Mapping[str, Any], side: str) -> str:
+    address = plain(content.get(f"{side}_ip"))
+    return f"{f'[{address}]' if ':' in address else address}:{plain(content.get(f'{side}_port'))}"
 
 
 def loss(content: Mapping[str, Any]) -> str:

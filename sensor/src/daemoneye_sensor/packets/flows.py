@@ -1,0 +1,315 @@
+"""Conversations: packets are counted by the pair of endpoints, a block at a time.
+
+A conversation is named by a 64-bit hash of both endpoints, protocol and VLAN, the same for both directions, with a salt of this process: nobody
+who chooses addresses can make two conversations one. The table is columns; a block costs a sort and a few sums, and Python once for each
+conversation that the block has packets of.
+"""
+
+from __future__ import annotations
+
+import secrets
+from dataclasses import dataclass
+from typing import Final
+
+import numpy as np
+
+from daemoneye.events.base import splitmix64
+from daemoneye.events.codec import Section, section_of
+from daemoneye.events.flags import Flag
+from daemoneye.events.packet_flow import PACKET_FLOW
+from daemoneye.events.sets import unique
+from daemoneye_sensor.packets import columns as c
+from daemoneye_sensor.packets.columns import Packets, any_of
+
+MAX_FLOWS: Final = 65_536
+"""Conversations at once; when there are more, those that were silent longest are told and forgotten."""
+IDLE_NS: Final = 120_000_000_000
+ACTIVE_NS: Final = 60_000_000_000
+"""A conversation that goes on, which has had packets in the second half of it, is told so often."""
+_LINGER_NS: Final = 2_000_000_000
+"""Closed conversations still get their last acknowledgements."""
+_SWEEP_NS: Final = 1_000_000_000
+_KNOWN_PORTS: Final = 1024
+
+# Answers of ICMP and ICMPv6 and the requests that they belong to (RFC 792, RFC 950, RFC 4443).
+_REPLIES: Final = {(c.ICMP, 0): 8, (c.ICMP, 14): 13, (c.ICMP, 16): 15, (c.ICMP, 18): 17, (c.ICMPV6, 129): 128}
+
+_ROW: Final = np.dtype([
+    ("flow", "u8"), ("src_hi", "u8"), ("src_lo", "u8"), ("dst_hi", "u8"), ("dst_lo", "u8"), ("src_port", "u2"), ("dst_port", "u2"),
+    ("vlan", "u2"), ("proto", "u1"), ("service", "u1"), ("src_tcp_flags", "u1"), ("dst_tcp_flags", "u1"), ("flags", "u4"),
+    ("begin", "u8"), ("last", "u8"), ("told", "u8"), ("src_packets", "u8"), ("src_bytes", "u8"), ("dst_packets", "u8"), ("dst_bytes", "u8"),
+    ("used", "?"),
+])  # fmt: skip
+SERVICES: Final = ("", "dns", "tls", "http", "quic")
+
+
+@dataclass(frozen=True, slots=True)
+class Placed:
+    """Where the packets of a block belong; arrays of shape (n,).
+
+    Attributes:
+        slot: Row of the conversation in the table.
+        out: Whether the sender opened the conversation.
+    """
+
+    slot: np.ndarray
+    out: np.ndarray
+
+
+class FlowTable:
+    """The conversations of one interface.
+
+    Attributes:
+        rows: The table, structured array; a slot is valid while `used`.
+        evicted: Conversations that were told early for want of room.
+    """
+
+    def __init__(self, interface: str = "") -> None:
+        self.rows = np.zeros(1024, _ROW)
+        self.evicted = 0
+        self._interface = interface.encode()
+        self._salt = np.uint64(secrets.randbits(64))
+        self._slots: dict[int, int] = {}
+        self._free = list(range(len(self.rows) - 1, -1, -1))
+        self._now = self._swept = 0
+
+    def add(self, packets: Packets) -> tuple[Placed, Section]:
+        """Count a block of packets, which is in order of time; where each belongs, and the conversations that are to be told now."""
+        told = [self._make_room(len(packets))]
+        forward, src_port, dst_port = _oriented(packets)
+        keys = self._keys(packets, src_port, dst_port)
+        order = np.argsort(keys, kind="stable")
+        ordered = keys[order]
+        starts = np.flatnonzero(np.append(True, ordered[1:] != ordered[:-1])) if len(keys) else np.zeros(0, np.int64)
+        first = order[starts]
+        told.append(self._reopened(packets, keys))
+        slots = np.fromiter((self._slots.get(key, -1) for key in keys[first].tolist()), np.int64, len(first))
+        fresh = np.flatnonzero(slots < 0)
+        slots[fresh] = self._open(packets, keys, first[fresh], forward, src_port, dst_port)
+        group = np.zeros(len(keys), np.int64)
+        group[order] = np.repeat(np.arange(len(first)), np.diff(np.append(starts, len(keys))))
+        slot = slots[group]
+        out = self._sent_by_opener(packets, slot, forward, src_port)
+        self._count(packets, slots, group, out)
+        if len(packets):
+            self._now = max(self._now, int(packets.time[-1]))
+        told.append(self._due())
+        return Placed(slot, out), _joined(told)
+
+    def end(self) -> Section:
+        """Tell all that are left: the capture is over."""
+        return self._tell(np.flatnonzero(self.rows["used"]), b"end")
+
+    def __len__(self) -> int:
+        """Conversations that are known."""
+        return len(self._slots)
+
+    # --- which conversation
+
+    def _keys(self, packets: Packets, src_port: np.ndarray, dst_port: np.ndarray) -> np.ndarray:
+        sides = []
+        for hi, lo, port in (
+            (packets.src_hi, packets.src_lo, src_port), (packets.dst_hi, packets.dst_lo, dst_port),
+        ):  # fmt: skip
+            sides.append(splitmix64(splitmix64(splitmix64(hi ^ self._salt) ^ lo) ^ port.astype(np.uint64)))
+        about = packets.proto.astype(np.uint64) << np.uint64(16) | packets.vlan.astype(np.uint64)
+        # Either order of the sides gives the same: the smaller goes first.
+        return splitmix64(splitmix64(np.minimum(*sides) ^ about) ^ np.maximum(*sides))
+
+    def _sent_by_opener(
+        self, packets: Packets, slot: np.ndarray, forward: np.ndarray, src_port: np.ndarray
+    ) -> np.ndarray:
+        rows = self.rows[slot]
+        same = (packets.src_lo == rows["src_lo"]) & (packets.src_hi == rows["src_hi"]) & (src_port == rows["src_port"])
+        icmp = any_of(packets.proto, (c.ICMP, c.ICMPV6))
+        # Of echoes both sides have the same number; the message itself says which way it goes.
+        return np.where(icmp, same & forward | same & ~any_of(rows["src_port"], _ASKED), same)
+
+    def _open(
+        self,
+        packets: Packets,
+        keys: np.ndarray,
+        at: np.ndarray,
+        forward: np.ndarray,
+        src_port: np.ndarray,
+        dst_port: np.ndarray,
+    ) -> np.ndarray:
+        """New rows for the conversations whose first packets these are."""
+        if not len(at):
+            return at
+        slots = np.array([self._free.pop() for _ in at])
+        self._slots.update(zip(keys[at].tolist(), slots.tolist(), strict=True))
+        turned, flags = _turned(packets, at, forward[at], src_port[at], dst_port[at])
+        rows = np.zeros(len(at), _ROW)
+        for mine, theirs in (("src", "dst"), ("dst", "src")):
+            for half in ("hi", "lo"):
+                a, b = getattr(packets, f"{mine}_{half}")[at], getattr(packets, f"{theirs}_{half}")[at]
+                rows[f"{mine}_{half}"] = np.where(turned, b, a)
+        rows["src_port"] = np.where(turned, dst_port[at], src_port[at])
+        # The key has the type of an ICMP message on both sides; people are told type and code.
+        icmp = any_of(packets.proto[at], (c.ICMP, c.ICMPV6))
+        rows["dst_port"] = np.select([icmp, turned], [packets.dst_port[at], src_port[at]], dst_port[at])
+        rows["flow"], rows["proto"], rows["vlan"], rows["flags"] = keys[at], packets.proto[at], packets.vlan[at], flags
+        rows["begin"] = rows["told"] = rows["last"] = packets.time[at]
+        rows["used"] = True
+        self.rows[slots] = rows
+        return slots
+
+    # --- counting
+
+    def _count(self, packets: Packets, slots: np.ndarray, group: np.ndarray, out: np.ndarray) -> None:
+        if not len(slots):
+            return
+        rows = self.rows[slots]
+        for side, mask in (("src", out), ("dst", ~out)):
+            mine = group[mask]
+            rows[f"{side}_packets"] += np.bincount(mine, minlength=len(slots)).astype(np.uint64)
+            rows[f"{side}_bytes"] += np.bincount(mine, packets.wire[mask], len(slots)).astype(np.uint64)
+            for bit in range(8):
+                set_ = mine[packets.tcp_flags[mask] >> bit & 1 == 1]
+                if len(set_):
+                    rows[f"{side}_tcp_flags"][unique(set_)] |= np.uint8(1 << bit)
+        latest = np.zeros(len(slots), np.uint64)
+        np.maximum.at(latest, group, packets.time)
+        rows["last"] = np.maximum(rows["last"], latest)
+        self.rows[slots] = rows
+
+    # --- telling
+
+    def _reopened(self, packets: Packets, keys: np.ndarray) -> Section:
+        """Tell conversations that were closed and whose ports are used anew."""
+        opening = np.flatnonzero((packets.proto == c.TCP) & (packets.tcp_flags & (c.SYN | c.ACK) == c.SYN))
+        slots = [slot for key in unique(keys[opening]).tolist() if (slot := self._slots.get(key, -1)) >= 0]
+        closed = [slot for slot in slots if _state(self.rows[slot : slot + 1])[0] in _OVER]
+        return self._tell(np.array(closed, np.int64), b"")
+
+    def _due(self) -> Section:
+        if self._now - self._swept < _SWEEP_NS:
+            return _nothing()
+        self._swept = self._now
+        used = np.flatnonzero(self.rows["used"])
+        rows = self.rows[used]
+        silent = np.uint64(self._now) - np.minimum(rows["last"], np.uint64(self._now))
+        over = np.isin(_state(rows), _OVER) & (silent >= _LINGER_NS)
+        idle = ~over & (silent >= IDLE_NS)
+        news = rows["src_packets"] + rows["dst_packets"] > 0
+        age = np.uint64(self._now) - np.minimum(rows["told"], np.uint64(self._now))
+        active = ~over & news & (age >= ACTIVE_NS) & (silent < ACTIVE_NS // 2)
+        return _joined(
+            [self._tell(used[over], b""), self._tell(used[idle], b"idle"), self._tell(used[active], b"active")]
+        )
+
+    def _make_room(self, packets: int) -> Section:
+        """Room for as many conversations as a block of packets may begin."""
+        while len(self._free) < packets and len(self.rows) < MAX_FLOWS + packets:
+            size = len(self.rows)
+            self.rows = np.concatenate([self.rows, np.zeros(size, _ROW)])
+            self._free[:0] = range(2 * size - 1, size - 1, -1)
+        missing = max(packets - len(self._free), len(self._slots) - MAX_FLOWS)
+        if missing <= 0:
+            return _nothing()
+        used = np.flatnonzero(self.rows["used"])
+        oldest = used[np.argsort(self.rows["last"][used], kind="stable")[:missing]]
+        self.evicted += len(oldest)
+        return self._tell(oldest, b"evicted")
+
+    def _tell(self, slots: np.ndarray, state: bytes) -> Section:
+        """Rows of these conversations; all but active ones are forgotten, active ones count anew. Without a state it is theirs."""
+        if not len(slots):
+            return _nothing()
+        slots = slots[np.argsort(self.rows["last"][slots], kind="stable")]
+        rows = self.rows[slots]
+        states = _state(rows).tolist()
+        names = (
+            [state if state and own not in _OVER else own for own in states]
+            if state != b"active"
+            else [state] * len(rows)
+        )
+        values: dict[str, object] = {
+            "time": rows["last"], "event": PACKET_FLOW.id, "flags": rows["flags"], **endpoints(rows), "begin_time": rows["begin"],
+            **{name: rows[name] for name in _COUNTED}, "src_tcp_flags": rows["src_tcp_flags"], "dst_tcp_flags": rows["dst_tcp_flags"],
+            "state": names, "interface": [self._interface] * len(rows), "service": [SERVICES[i].encode() for i in rows["service"].tolist()],
+        }  # fmt: skip
+        section = section_of(PACKET_FLOW, values, len(rows))
+        if state == b"active":
+            for name in _COUNTED:
+                self.rows[name][slots] = 0
+            self.rows["told"][slots] = self._now
+        else:
+            self.rows["used"][slots] = False
+            self._free += slots.tolist()
+            for key in rows["flow"].tolist():
+                self._slots.pop(key, None)
+        return section
+
+
+_COUNTED: Final = ("src_packets", "src_bytes", "dst_packets", "dst_bytes")
+_OVER: Final = (b"closed", b"reset")
+_ASKED: Final = tuple(sorted(set(_REPLIES.values())))
+
+
+def endpoints(rows: np.ndarray) -> dict[str, object]:
+    """Columns of `daemoneye.events.network` for rows of the table."""
+    return {
+        "src_ip": _addresses(rows["src_hi"], rows["src_lo"]), "dst_ip": _addresses(rows["dst_hi"], rows["dst_lo"]),
+        "src_port": rows["src_port"], "dst_port": rows["dst_port"], "proto": rows["proto"], "vlan": rows["vlan"],
+    }  # fmt: skip
+
+
+def _addresses(hi: np.ndarray, lo: np.ndarray) -> np.ndarray:
+    both = np.stack([hi, lo], axis=1).astype(">u8")
+    return np.ascontiguousarray(both).view("V16").reshape(-1)
+
+
+def _oriented(packets: Packets) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Whether each packet is no answer of ICMP, and its ports; those of ICMP are the type of the request on both sides, for both directions."""
+    src_port, dst_port = packets.src_port.copy(), packets.dst_port.copy()
+    forward = np.ones(len(packets), bool)
+    for proto in (c.ICMP, c.ICMPV6):
+        mine = packets.proto == proto
+        if not mine.any():
+            continue
+        for (of, reply), request in _REPLIES.items():
+            if of == proto:
+                answers = mine & (packets.src_port == reply)
+                forward[answers] = False
+                src_port[answers] = request
+        dst_port[mine] = src_port[mine]
+    return forward, src_port, dst_port
+
+
+def _turned(
+    packets: Packets, at: np.ndarray, forward: np.ndarray, src_port: np.ndarray, dst_port: np.ndarray
+) -> tuple[np.ndarray, np.ndarray]:
+    """Whether the receiver of each first packet opened the conversation, and the row's flags."""
+    proto, flags = packets.proto[at], packets.tcp_flags[at]
+    tcp = proto == c.TCP
+    opens = tcp & (flags & (c.SYN | c.ACK) == c.SYN)
+    answers = tcp & (flags & (c.SYN | c.ACK) == c.SYN | c.ACK)
+    # Whoever has the well-known port, or the lower one of a connection that was there before us, is taken for the server.
+    guess = np.where(
+        tcp, src_port < dst_port, (src_port < _KNOWN_PORTS) & (src_port < dst_port) & (dst_port >= _KNOWN_PORTS)
+    )
+    turned = np.select([opens, answers, any_of(proto, (c.ICMP, c.ICMPV6))], [False, True, ~forward], guess)
+    late = (tcp & ~opens) | (turned & ~tcp)
+    return turned, np.where(late, np.uint32(Flag.MID_STREAM), np.uint32(0))
+
+
+def _state(rows: np.ndarray) -> np.ndarray:
+    """`closed` or `reset` where that is so, else `active`; bytes of shape (n,)."""
+    src, dst = rows["src_tcp_flags"], rows["dst_tcp_flags"]
+    return np.select([(src | dst) & c.RST != 0, src & dst & c.FIN != 0], [b"reset", b"closed"], b"active")
+
+
+def _nothing() -> Section:
+    return Section(PACKET_FLOW, np.zeros(0, PACKET_FLOW.dtype), np.zeros(0, np.uint8))
+
+
+def _joined(sections: list[Section]) -> Section:
+    filled = [section for section in sections if len(section.rows)]
+    if len(filled) == 1:
+        return filled[0]
+    if not filled:
+        return _nothing()
+    rows = np.concatenate([section.rows for section in filled])
+    return Section(PACKET_FLOW, rows, np.concatenate([section.heap for section in filled]))

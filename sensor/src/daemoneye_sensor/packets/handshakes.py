@@ -1,0 +1,95 @@
+"""TLS over TCP: the client's hello and what the server shows of itself, out of the two directions of a connection."""
+
+from __future__ import annotations
+
+from typing import Final
+
+from daemoneye.events.flags import Flag
+from daemoneye.events.tls_client_hello import TLS_CLIENT_HELLO
+from daemoneye_sensor.l7 import ja, tls
+from daemoneye_sensor.packets.rows import Ends, Rows
+from daemoneye_sensor.packets.stream import Stream
+
+_RECORD: Final = b"\x16\x03"
+"""How a record of the handshake begins (RFC 8446, 5.1)."""
+
+_UNSEEN, _HIDDEN, _ECH, _NAMELESS = map(int, (Flag.RESPONSE_UNSEEN, Flag.CERTIFICATE_HIDDEN, Flag.ECH, Flag.SNI_ABSENT))
+
+
+def hello_flags(hello: tls.ClientHello) -> int:
+    """What a row's flags say of a ClientHello."""
+    return (_ECH if hello.ech else 0) | (0 if hello.sni_seen else _NAMELESS)
+
+
+class Handshake:
+    """One of them.
+
+    Attributes:
+        done: Nothing more is awaited, and its row, if it is to have one, was told.
+        incomplete: Whether the end of its hello was not seen.
+    """
+
+    service = "tls"
+
+    def __init__(self, ends: Ends, time: int, *, client_out: bool) -> None:
+        """`ends` are the client's and the server's; `client_out`: the client is whoever opened the conversation."""
+        self.done = False
+        self.incomplete = True
+        self._ends = ends
+        self._time = time
+        self._client_out = client_out
+        self._client: Stream | None = None
+        self._server: Stream | None = None
+        self._hello: tls.ClientHello | None = None
+
+    def add(self, rows: Rows, time: int, sequence: int, payload: bytes, *, out: bool) -> None:  # noqa: ARG002 - as all that read a connection
+        """A segment.
+
+        Raises:
+            Malformed: It is no handshake.
+        """
+        if out == self._client_out:
+            if self._hello is not None:
+                return
+            if self._client is None:
+                self._client = Stream(sequence)
+            if self._client.add(sequence, payload):
+                self._hello = tls.client_hello(self._client.data)
+                self.incomplete = self._hello is None
+        else:
+            if self._server is None:
+                if not _RECORD.startswith(payload[:2]):
+                    return
+                self._server = Stream(sequence)
+            self._server.add(sequence, payload)
+        if self._hello is None or self._server is None:
+            return
+        answer = tls.server_certificates(self._server.data)
+        if answer is not None or self._server.full:
+            self._tell(rows, answer)
+
+    def end(self, rows: Rows) -> None:
+        """No more comes: tell what there is."""
+        if not self.done and self._hello is not None:
+            self._tell(rows, None)
+        self.done = True
+
+    def _tell(self, rows: Rows, answer: tls.Certificate | None) -> None:
+        self.done = True
+        hello = self._hello
+        if hello is None:
+            return
+        flags = hello_flags(hello)
+        values: dict[str, object] = {}
+        if answer is None:
+            flags |= _UNSEEN
+        else:
+            flags |= _HIDDEN if answer.given == "hidden" else 0
+            values = {
+                "server_version": answer.version, "server_cipher": f"{answer.cipher:04x}", "certificate_subject": answer.subject,
+                "certificate_issuer": answer.issuer, "certificate_sha256": answer.sha256,
+            }  # fmt: skip
+        rows.add(
+            TLS_CLIENT_HELLO, self._ends, self._time, flags, sni=hello.sni, alpn=hello.alpn, version=hello.version, ja3=ja.ja3(hello),
+            ja4=ja.ja4(hello, "t"), hello_bytes=min(hello.length, 0xFFFF), **values,
+        )  # fmt: skip

@@ -1,0 +1,194 @@
+"""Blocks of packets of one interface become flows and the messages of DNS, TLS, HTTP and QUIC.
+
+Responsible for the order of things, for what is remembered of a conversation and for how long; what a message says is
+:mod:`daemoneye_sensor.l7`'s, which packets carry one :mod:`daemoneye_sensor.packets.selection`'s.
+"""
+
+from __future__ import annotations
+
+from collections import Counter, OrderedDict
+from dataclasses import dataclass
+from typing import Final, Protocol
+
+import numpy as np
+
+from daemoneye.events.codec import Section
+from daemoneye.events.quic_initial import QUIC_INITIAL
+from daemoneye_sensor.l7 import http, ja, quic, tls
+from daemoneye_sensor.l7.errors import Malformed
+from daemoneye_sensor.packets import columns as c
+from daemoneye_sensor.packets.columns import Packets
+from daemoneye_sensor.packets.exchanges import Exchange
+from daemoneye_sensor.packets.flows import SERVICES, FlowTable
+from daemoneye_sensor.packets.handshakes import Handshake, hello_flags
+from daemoneye_sensor.packets.questions import WAIT_NS, Dialogue, Questions
+from daemoneye_sensor.packets.rows import Ends, Rows, ends_of
+from daemoneye_sensor.packets.selection import DNS_PORTS, SURE, select
+
+MAX_OPEN: Final = 8192
+"""Connections whose bytes are put together at once."""
+
+
+class _Reader(Protocol):
+    """Something that reads a TCP connection."""
+
+    service: str
+    done: bool
+    incomplete: bool
+
+    def add(self, rows: Rows, time: int, sequence: int, payload: bytes, *, out: bool) -> None: ...
+
+    def end(self, rows: Rows) -> None: ...
+
+
+@dataclass(slots=True)
+class _Open:
+    """A connection that is read.
+
+    Attributes:
+        time: When it was last.
+        sure: Whether its first bytes were enough to tell what it speaks; if not, it is no fault that it speaks something else.
+    """
+
+    reader: _Reader
+    time: int
+    sure: bool
+
+
+@dataclass(slots=True)
+class _Beginning:
+    """A QUIC connection; `initials` is None from when its hello was told: what is sent again begins nothing."""
+
+    initials: quic.Initials | None
+    ends: Ends
+    time: int
+
+
+class Inspector:
+    """One interface.
+
+    Attributes:
+        flows: Its conversations.
+        malformed: Messages that could not be read, by protocol.
+        incomplete: Handshakes whose hello began and was never whole.
+    """
+
+    def __init__(self, interface: str = "") -> None:
+        self.flows = FlowTable(interface)
+        self.malformed: Counter[str] = Counter()
+        self.incomplete = 0
+        self._rows = Rows(interface)
+        self._questions = Questions(self._rows)
+        self._open: OrderedDict[int, _Open] = OrderedDict()
+        self._initials: OrderedDict[int, _Beginning] = OrderedDict()
+
+    def inspect(self, packets: Packets) -> list[Section]:
+        """A block of packets, in order of time: the rows that it makes."""
+        placed, told = self.flows.add(packets)
+        chosen = select(packets, placed, self._waiting(), self.flows.rows["service"] != 0)
+        slots = placed.slot[chosen]
+        rows = self.flows.rows[slots]
+        about = (chosen, slots, rows["flow"], placed.out[chosen], packets.time[chosen])
+        spoken: dict[int, int] = {}
+        for ends, i, slot, flow, out, time in zip(ends_of(rows), *(column.tolist() for column in about), strict=True):
+            if service := self._look(packets, i, ends, flow, time, out=out):
+                spoken[slot] = SERVICES.index(service)
+        self.flows.rows["service"][list(spoken)] = list(spoken.values())
+        if len(packets):
+            self._expire(int(packets.time[-1]))
+        return [section for section in (told, *self._rows.take()) if len(section.rows)]
+
+    def end(self) -> list[Section]:
+        """The capture is over: whatever is open is told as far as it came."""
+        self._expire(1 << 63)
+        self._questions.end()
+        return [section for section in (*self._rows.take(), self.flows.end()) if len(section.rows)]
+
+    def _waiting(self) -> np.ndarray:
+        """Conversations whose bytes somebody puts together, by slot."""
+        rows = self.flows.rows
+        waiting = np.zeros(len(rows), bool)
+        if self._open:
+            used = np.flatnonzero(rows["used"])
+            waiting[used] = np.isin(rows["flow"][used], np.fromiter(self._open, np.uint64, len(self._open)))
+        return waiting
+
+    def _look(self, packets: Packets, i: int, ends: Ends, flow: int, time: int, *, out: bool) -> str:
+        """One packet; what its conversation speaks, if it says so. Nothing that it says ends more than its own message."""
+        begin = int(packets.payload[i])
+        payload = packets.data[begin : begin + int(packets.length[i])].tobytes()
+        what = ""
+        try:
+            if ends.proto == c.TCP:
+                return self._segment(ends, flow, time, int(packets.sequence[i]), payload, out=out)
+            if ends.src_port in DNS_PORTS or ends.dst_port in DNS_PORTS:
+                what = "dns"
+                self._questions.add(flow, ends if out else ends.turned(), time, payload, cut=bool(packets.cut[i]))
+            elif out:  # the server's Initials answer these and are passed over
+                what = "quic"
+                self._initial(ends, flow, time, payload)
+        except Malformed:
+            if (open_ := self._open.pop(flow, None)) is not None:
+                what = open_.reader.service if open_.sure else ""
+                open_.reader.end(self._rows)
+            if what:
+                self.malformed[what] += 1
+            return ""
+        return what
+
+    def _segment(self, ends: Ends, flow: int, time: int, sequence: int, payload: bytes, *, out: bool) -> str:
+        open_ = self._open.get(flow)
+        if open_ is None:
+            reader = self._reader(ends, flow, time, payload, out=out)
+            if reader is None:
+                return ""
+            open_ = self._open[flow] = _Open(reader, time, len(payload) >= SURE)
+            if len(self._open) > MAX_OPEN:
+                self._end(self._open.popitem(last=False)[1])
+        open_.time = time
+        self._open.move_to_end(flow)
+        open_.reader.add(self._rows, time, sequence, payload, out=out)
+        if open_.reader.done:
+            self._open.pop(flow, None)
+        return open_.reader.service if open_.sure else ""
+
+    def _reader(self, ends: Ends, flow: int, time: int, payload: bytes, *, out: bool) -> _Reader | None:
+        """Whoever reads a connection that goes on with this segment; None if it begins nothing that is known."""
+        if ends.dst_port in DNS_PORTS or ends.src_port in DNS_PORTS:
+            return Dialogue(self._questions, flow, ends)
+        sides = ends if out else ends.turned()
+        if tls.looks_like(payload):
+            return Handshake(sides, time, client_out=out)
+        return Exchange(sides, client_out=out) if http.looks_like_request(payload) else None
+
+    def _initial(self, ends: Ends, flow: int, time: int, payload: bytes) -> None:
+        """A datagram from the client with QUIC's long header."""
+        if flow not in self._initials:
+            self._initials[flow] = _Beginning(quic.Initials(), ends, time)
+            if len(self._initials) > MAX_OPEN:
+                self._give_up(self._initials.popitem(last=False)[1])
+        began = self._initials[flow]
+        if began.initials is None:
+            return
+        hello = began.initials.add(payload)
+        if hello is not None:
+            self._rows.add(
+                QUIC_INITIAL, began.ends, began.time, hello_flags(hello), sni=hello.sni, alpn=hello.alpn, ja4=ja.ja4(hello, "q"),
+                version=began.initials.version, connection_id=began.initials.dcid.hex(), hello_bytes=hello.length,
+            )  # fmt: skip
+            began.initials = None
+
+    def _expire(self, now: int) -> None:
+        """Give up what nothing was heard of for long."""
+        self._questions.expire(now)
+        while self._open and now - next(iter(self._open.values())).time >= WAIT_NS:
+            self._end(self._open.popitem(last=False)[1])
+        while self._initials and now - next(iter(self._initials.values())).time >= WAIT_NS:
+            self._give_up(self._initials.popitem(last=False)[1])
+
+    def _give_up(self, began: _Beginning) -> None:
+        self.incomplete += began.initials is not None
+
+    def _end(self, open_: _Open) -> None:
+        open_.reader.end(self._rows)
+        self.incomplete += open_.reader.incomplete and open_.sure

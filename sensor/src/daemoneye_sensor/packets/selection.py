@@ -1,0 +1,66 @@
+"""Which packets of a block a parser is to see: by their first bytes, and those that go on what one of them began."""
+
+from __future__ import annotations
+
+from typing import Final
+
+import numpy as np
+
+from daemoneye_sensor.l7 import http
+from daemoneye_sensor.packets import columns as c
+from daemoneye_sensor.packets.columns import Packets, any_of, be32
+from daemoneye_sensor.packets.flows import Placed
+
+DNS_PORTS: Final = (53, 5353)
+# How requests begin (`daemoneye_sensor.l7.http` says which methods there are).
+_METHODS: Final = np.array([int.from_bytes(method) for method in sorted({method[:4] for method in http.METHODS})])
+_QUIC_VERSIONS: Final = (1, 0x6B3343CF, *range(0xFF00001D, 0xFF000023))
+_QUIC_LEAST: Final = 1000
+"""Datagrams with Initials are padded to 1,200 bytes (RFC 9000, 14.1)."""
+_FOLLOWING: Final = 128
+"""Segments of one conversation and block that are looked at after it began something."""
+_FIRST: Final = 8
+"""Segments of one conversation and block that are looked at although they are too short to say what they begin."""
+SURE: Final = 5
+"""Bytes that tell what a message is."""
+
+
+def select(packets: Packets, placed: Placed, waiting: np.ndarray, known: np.ndarray) -> np.ndarray:
+    """Positions of the packets that are to be looked at, ascending.
+
+    Args:
+        packets: A block of n packets.
+        placed: Where they belong.
+        waiting: Whether somebody waits for more bytes of a conversation, by slot of the table.
+        known: Whether it is known what a conversation speaks, likewise.
+    """
+    filled = packets.length > 0
+    tcp, udp = filled & (packets.proto == c.TCP), filled & (packets.proto == c.UDP)
+    dns = any_of(packets.src_port, DNS_PORTS) | any_of(packets.dst_port, DNS_PORTS)
+    begins = np.zeros(len(packets), bool)
+    quads = np.flatnonzero((tcp | udp) & (packets.length >= SURE))
+    word = be32(packets.data, packets.payload[quads])
+    hello = (word >> 16 == 0x1603) & (word >> 8 & 0xFF <= 4)
+    begins[quads] = tcp[quads] & (hello | np.isin(word, _METHODS))
+    initial = quads[udp[quads] & (word >> 30 == 3) & (packets.length[quads] >= _QUIC_LEAST)]
+    chosen = dns & (tcp | udp)
+    chosen[initial] |= any_of(be32(packets.data, packets.payload[initial] + 1), _QUIC_VERSIONS)
+    begins |= dns & tcp
+    # Whoever sends its first bytes singly must not hide behind that.
+    short = np.flatnonzero(tcp & (packets.length < SURE) & ~known[placed.slot])
+    begins[short[_rank(placed.slot[short]) < _FIRST]] = True
+    interesting = waiting.copy()
+    interesting[placed.slot[begins]] = True
+    following = np.flatnonzero(tcp & interesting[placed.slot])
+    chosen[following[_rank(placed.slot[following]) < _FOLLOWING]] = True
+    return np.flatnonzero(chosen | begins)
+
+
+def _rank(group: np.ndarray) -> np.ndarray:
+    """How many of the same group come before each, int64."""
+    order = np.argsort(group, kind="stable")
+    ordered = group[order]
+    starts = np.flatnonzero(np.append(True, ordered[1:] != ordered[:-1])) if len(group) else np.zeros(0, np.int64)
+    rank = np.empty(len(group), np.int64)
+    rank[order] = np.arange(len(group)) - np.repeat(starts, np.diff(np.append(starts, len(group))))
+    return rank

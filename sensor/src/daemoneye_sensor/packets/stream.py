@@ -1,0 +1,63 @@
+"""One direction of a TCP connection, as far as a parser needs it: the beginning of a message, whatever order its segments came in."""
+
+from __future__ import annotations
+
+from typing import Final
+
+MAX_BYTES: Final = 65_536
+MAX_SEGMENTS: Final = 64
+_HALF: Final = 1 << 31
+_WHOLE: Final = 1 << 32
+
+
+class Stream:
+    """Bytes from one sequence number on.
+
+    Attributes:
+        data: What is there without a gap.
+        full: Whether nothing more is taken: there is no room.
+        next: Sequence number that follows them.
+    """
+
+    def __init__(self, sequence: int) -> None:
+        """Begin at this sequence number."""
+        self.data = b""
+        self.full = False
+        self.next = sequence
+        self._later: dict[int, bytes] = {}
+
+    def add(self, sequence: int, payload: bytes) -> bool:
+        """Take a segment; whether `data` grew. What was there already is passed over, what comes too early is kept for later."""
+        ahead = (sequence - self.next) % _WHOLE
+        if ahead >= _HALF:
+            payload = payload[_WHOLE - ahead :]
+            ahead = 0
+        if not payload or self.full:
+            return False
+        if ahead:
+            if len(self._later) >= MAX_SEGMENTS or ahead > MAX_BYTES:
+                self.full = True
+            else:
+                self._later[sequence] = max(payload, self._later.get(sequence, b""), key=len)
+            return False
+        self._append(payload)
+        while self._later:
+            ready = [start for start in self._later if (start - self.next) % _WHOLE >= _HALF or start == self.next]
+            if not ready:
+                break
+            for start in sorted(ready, key=lambda start: (start - self.next) % _WHOLE):
+                late = self._later.pop(start)
+                known = (self.next - start) % _WHOLE
+                self._append(late[known:])
+        return True
+
+    def drop(self, count: int) -> None:
+        """Forget the first bytes of `data`: they are a message that was read."""
+        self.data = self.data[count:]
+
+    def _append(self, payload: bytes) -> None:
+        if len(self.data) + len(payload) > MAX_BYTES:
+            self.full = True
+            payload = payload[: MAX_BYTES - len(self.data)]
+        self.data += payload
+        self.next = (self.next + len(payload)) % _WHOLE

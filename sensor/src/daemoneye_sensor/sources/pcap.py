@@ -1,0 +1,147 @@
+"""The source `pcap`: a capture file instead of an interface, through the same inspection as live packets."""
+
+from __future__ import annotations
+
+import secrets
+from collections import Counter
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Final
+
+import numpy as np
+
+from daemoneye.errors import CorruptData
+from daemoneye.events.codec import Section
+from daemoneye_sensor.packets.columns import REASONS, Fate
+from daemoneye_sensor.packets.inspector import Inspector
+from daemoneye_sensor.packets.layers import Decoder
+from daemoneye_sensor.sources.base import Drain, Lost, Origin
+from daemoneye_sensor.sources.capturefile import Block, CaptureFile
+
+_ROWS: Final = 16_384
+"""Rows of one batch."""
+BOOT: Final = "capture"
+"""Boot id of the rows: their clock is the wall's, and they name no process."""
+
+
+class PcapSource:
+    """A capture file, read from beginning to end."""
+
+    name = "pcap"
+    patient = True
+
+    def __init__(self, path: Path) -> None:
+        """Nothing is read before `open`."""
+        self._path = path
+        self._file: CaptureFile | None = None
+        self._drains: Iterator[Drain] | None = None
+        self._decoder = Decoder()
+        self._inspectors: dict[str, Inspector] = {}
+        self._rows = 0
+        self._trouble = ""
+        self._finished = False
+        self._told: Counter[str] = Counter()
+
+    def open(self, resume: Mapping[str, int], epoch: int | None) -> Origin:  # noqa: ARG002 - each run is one of its own
+        """Open the file.
+
+        Raises:
+            CorruptData: It cannot be read or is no capture file.
+        """
+        self._file = CaptureFile(self._path)
+        self._drains = self._read(self._file)
+        return Origin("", BOOT, secrets.randbits(48), 0)
+
+    def wake_fd(self) -> int | None:
+        """A file is always ready."""
+        return None
+
+    def drain(self) -> Drain | None:
+        """The rows that the next frames make."""
+        if self._drains is None or self._finished:
+            return None
+        drain = next(self._drains, None)
+        if drain is None:
+            self._finished = True
+            return None
+        self._rows += drain.rows
+        return drain
+
+    def commit(self, drain: Drain) -> None:
+        """A file keeps what was read."""
+
+    def lost(self) -> list[Lost]:
+        """Frames and messages that could not be read, and where the file breaks off."""
+        now = self._faults()
+        losses = [
+            Lost("decode", "", count - self._told[why], why) for why, count in now.items() if count > self._told[why]
+        ]
+        self._told = now
+        return losses
+
+    def positions(self) -> dict[str, int]:
+        """None."""
+        return {}
+
+    def status(self) -> dict[str, object]:
+        """Counters, and why the reading ended early if it did."""
+        return {
+            "records": {"pcap": self._rows},
+            "frames": self._decoder.seen.frames,
+            "not_ip": self._decoder.seen.passed[Fate.NOT_IP],
+            "malformed": sum(self._faults().values()),
+            "error": self._trouble,
+        }
+
+    @property
+    def finished(self) -> bool:
+        """Whether all was read."""
+        return self._finished
+
+    def close(self, *, keep: bool) -> None:  # noqa: ARG002 - nothing to take over
+        """Close the file."""
+        self._drains = None
+        if self._file is not None:
+            self._file.close()
+
+    def _faults(self) -> Counter[str]:
+        """How often what could not be read, in words."""
+        seen = self._decoder.seen.passed
+        faults = Counter({f"frames: {REASONS[fate]}": n for fate, n in seen.items() if fate is not Fate.NOT_IP})
+        for inspector in self._inspectors.values():
+            faults += Counter(
+                {f"{protocol}: messages that are malformed": n for protocol, n in inspector.malformed.items()}
+            )
+            faults += Counter({"handshakes whose beginning is not whole": inspector.incomplete})
+        if self._trouble:
+            faults["the rest of the file"] = 1
+        return faults
+
+    def _read(self, file: CaptureFile) -> Iterator[Drain]:
+        try:
+            for block in file.blocks():
+                yield from _drains(self._rows_of(block))
+        except CorruptData as error:
+            self._trouble = str(error)
+        for inspector in self._inspectors.values():
+            yield from _drains(inspector.end())
+
+    def _rows_of(self, block: Block) -> list[Section]:
+        order = np.arange(len(block.time))
+        if bool((block.time[1:] < block.time[:-1]).any()):
+            order = np.argsort(block.time, kind="stable")
+        packets = self._decoder.decode(
+            block.data, block.begin[order], block.captured[order], block.size[order], block.time[order], block.link
+        )
+        inspector = self._inspectors.get(block.interface)
+        if inspector is None:
+            inspector = self._inspectors[block.interface] = Inspector(block.interface)
+        return inspector.inspect(packets)
+
+
+def _drains(sections: list[Section]) -> Iterator[Drain]:
+    """The sections in batches of a bearable size."""
+    for section in sections:
+        for first in range(0, len(section.rows), _ROWS):
+            part = section.take(np.arange(first, min(first + _ROWS, len(section.rows))))
+            yield Drain("bulk", (part,), rows=len(part.rows), more=True)

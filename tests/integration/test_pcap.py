@@ -1,0 +1,143 @@
+"""`daemoneye run --pcap`: packets that real programs sent, read back as what these programs did."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+from scapy.layers.dns import DNS, DNSQR
+from scapy.layers.inet import IP, UDP
+from scapy.layers.l2 import Ether
+from scapy.utils import PcapNgWriter
+
+from tests.support import captures, traffic
+from tests.support.running import Run
+
+pytestmark = pytest.mark.integration
+
+BELOW = Ether(src="02:00:00:00:00:01", dst="02:00:00:00:00:02") / IP(src="10.0.0.1", dst="10.0.0.2")
+QUESTION = BELOW / UDP(sport=4000, dport=53) / DNS(qd=DNSQR(qname="one.example"))
+
+
+@pytest.fixture(scope="module")
+def captured(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, dict[str, Any]]:
+    path = tmp_path_factory.mktemp("captured") / "traffic.pcap"
+    done = subprocess.run(
+        ["unshare", "-n", sys.executable, traffic.__file__, path],
+        capture_output=True,
+        text=True,
+        timeout=60,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr
+    return path, json.loads(done.stdout.splitlines()[-1])
+
+
+def what(run: Run) -> list[str]:
+    """Its events without where they were read."""
+    return sorted(json.dumps({k: v for k, v in e.items() if k != "node"}, sort_keys=True) for e in run.of("event"))
+
+
+def read(runs: Callable[..., Run], option: str, path: Path, status: int = 0) -> Run:
+    run = runs(option, str(path), "--events")
+    assert run.finish(90) == status, run.stderr()
+    assert not run.stray
+    return run
+
+
+def test_what_programs_did_is_told(runs: Callable[..., Run], captured: tuple[Path, dict[str, Any]]) -> None:
+    path, about = captured
+    run = read(runs, "--pcap", path)
+    requests = sorted(run.events("http_request"), key=lambda e: e["time"])
+    assert [(e["method"], e["host"], e["uri"], e["status"], e["user_agent"]) for e in requests] == [
+        ("GET", "shop.example", "/index?api_key=REDACTED", 200, "tests/1"),
+        ("GET", "shop.example", "/missing", 404, "tests/1"),
+    ]
+    hellos = sorted(run.events("tls_client_hello"), key=lambda e: e["time"])
+    assert [(e["dst_port"], e["sni"], e["alpn"], e["version"], e["server_version"]) for e in hellos] == [
+        (about["old"], "shop.example", ["http/1.1"], "1.3", "1.2"),
+        (about["new"], "shop.example", ["http/1.1"], "1.3", "1.3"),
+        (about["new"], None, ["http/1.1"], "1.3", "1.3"),
+    ]
+    assert hellos[0]["certificate_sha256"] == about["certificate"]
+    assert hellos[0]["certificate_subject"] == hellos[0]["certificate_issuer"] == "O=Shop,CN=shop.example"
+    assert hellos[1]["certificate_sha256"] == ""
+    assert [sorted(e["flags"]) for e in hellos] == [[], ["certificate_hidden"], ["certificate_hidden", "sni_absent"]]
+    assert {e["ja4"][:4] for e in hellos} == {"t13d", "t13i"}
+    names = {e["query"]: e for e in run.events("dns_query")}
+    assert {name: (e["type"], e["rcode"], e["answers"], e["ttls"]) for name, e in names.items()} == {
+        "www.example.org": ("A", "NOERROR", ["192.0.2.7"], [300]),
+        "no.example.org": ("A", "NXDOMAIN", [], []),
+    }
+    flows = {e["dst_port"]: e for e in run.events("packet_flow")}
+    assert {port: e["service"] for port, e in flows.items()} == {
+        about["plain"]: "http",
+        about["old"]: "tls",
+        about["new"]: "tls",
+        53: "dns",
+    }
+    assert flows[about["plain"]]["dst_bytes"] > 40_000
+    assert flows[about["plain"]]["state"] == "closed"
+    ids = {(e["src_port"], e["dst_port"]): e["community_id"] for e in run.of("event")}
+    assert all(ids[e["src_port"], e["dst_port"]] == e["community_id"] for e in run.events("packet_flow"))
+    assert "hunter2" not in json.dumps(run.lines)
+    assert not run.of("loss")
+
+
+def test_its_lines_can_be_replayed(
+    runs: Callable[..., Run], captured: tuple[Path, dict[str, Any]], tmp_path: Path
+) -> None:
+    first = read(runs, "--pcap", captured[0])
+    lines = tmp_path / "lines.jsonl"
+    lines.write_text("".join(f"{json.dumps(line)}\n" for line in first.lines))
+    again = read(runs, "--replay", lines)
+    assert what(again) == what(first)
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        (b"", "the file is empty"),
+        (b"no capture at all, but bytes", "neither pcap nor pcapng"),
+        (b"\xd4\xc3\xb2\xa1", "neither pcap nor pcapng"),
+    ],
+)
+def test_what_is_no_capture_says_so(runs: Callable[..., Run], tmp_path: Path, content: bytes, message: str) -> None:
+    path = tmp_path / "broken.pcap"
+    path.write_bytes(content)
+    run = read(runs, "--pcap", path, 1)
+    assert message in run.stderr()
+    assert str(path) in run.stderr()
+
+
+def test_a_file_that_breaks_off_gives_what_is_whole_and_then_says_so(runs: Callable[..., Run], tmp_path: Path) -> None:
+    path = captures.write(tmp_path / "cut.pcap", [QUESTION.copy() for _ in range(3)])
+    path.write_bytes(path.read_bytes()[:-5])
+    run = read(runs, "--pcap", path, 1)
+    assert [e["query"] for e in run.events("dns_query")] == ["one.example"]
+    assert run.events("packet_flow")[0]["src_packets"] == 2
+    assert "cut short" in run.stderr()
+    assert [(line["stage"], line["count"]) for line in run.of("loss")] == [("decode", 1)]
+
+
+def test_pcapng_names_its_interfaces(runs: Callable[..., Run], tmp_path: Path) -> None:
+    path = tmp_path / "two.pcapng"
+    writer = PcapNgWriter(str(path))
+    for name in ("eth0", "cni0", "eth0"):
+        packet = QUESTION.copy()
+        packet.sniffed_on = name
+        packet.time = captures.START / captures.SECOND
+        writer.write(packet)
+    writer.close()
+    run = read(runs, "--pcap", path)
+    assert {e["interface"]: e["src_packets"] for e in run.events("packet_flow")} == {"eth0": 2, "cni0": 1}
+
+
+def test_a_missing_file_is_wrong_usage(runs: Callable[..., Run], tmp_path: Path) -> None:
+    run = read(runs, "--pcap", tmp_path / "nowhere", 2)
+    assert "--pcap" in run.stderr()
