@@ -12,6 +12,17 @@
 {{- fail (printf "the release's name is %q: write one without dots, its Services are named after it" .Release.Name) -}}
 {{- end -}}
 {{- $nats := .Values.nats -}}
+{{- with $nats.issuerRef -}}
+{{- if $nats.external.url -}}
+{{- fail "nats.issuerRef is set and nats.external.url, too: a broker of your own has a certificate of your own, leave nats.issuerRef out" -}}
+{{- end -}}
+{{- if not .name -}}
+{{- fail "nats.issuerRef has no name: write that of an Issuer of the release's namespace, or of a ClusterIssuer with kind: ClusterIssuer" -}}
+{{- end -}}
+{{- if not ($.Capabilities.APIVersions.Has "cert-manager.io/v1/Certificate") -}}
+{{- fail "nats.issuerRef is set, but this cluster has no cert-manager.io/v1 Certificate: install cert-manager first (a tool that renders without a cluster needs --api-versions cert-manager.io/v1/Certificate)" -}}
+{{- end -}}
+{{- end -}}
 {{- if $nats.external.url -}}
 {{- if not (dig "credentialsSecretRef" "name" "" $nats.external) -}}
 {{- fail "nats.external.credentialsSecretRef.name is missing: a broker of your own needs a user for each role, name the Secret that holds them" -}}

@@ -10,6 +10,7 @@
 {{- $name := dig . "name" "" $external -}}
 {{- if $name }}{{ $_ := set $nats . (dict "name" $name) }}{{ end -}}
 {{- end -}}
+{{- if .Values.nats.issuerRef }}{{ $_ := set $nats "certificateSecretRef" (dict "name" (printf "%s-nats-tls" (include "daemoneye.fullname" .))) }}{{ end -}}
 {{- $sensor := omit .Values.sensor "image" -}}
 {{- $_ := set $sensor "image" (include "daemoneye.image" (list . .Values.sensor.image)) -}}
 {{- $_ := set $sensor "imagePullPolicy" .Values.image.pullPolicy -}}

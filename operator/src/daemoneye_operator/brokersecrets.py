@@ -14,6 +14,9 @@ password.
 `F-broker-sensor` holds no password: a sensor's is the token of its pod. One that a release before this made there stays, worthless as it is: the
 sensors of that release could not do without the file until they are replaced.
 
+With ``nats.certificateSecretRef`` cert-manager keeps authority and certificate in a Secret of its own, `F-nats-tls`, and they are taken from there:
+F-ca then has no key. What is wrong with it is said and the former certificate goes on; the authorities of before are trusted until they end.
+
 On a broker of the user's own only the last are made, from the Secrets that ``nats.credentialsSecretRef`` and ``nats.tlsSecretRef`` name;
 they have no ``ca.crt`` without the latter, which means the system's authorities, and there is no callout.
 """
@@ -49,11 +52,23 @@ class BrokerSecrets:
         secrets: Name → whole data.
         restart: Whether F-nats was there and is to change, so that a running server has to be started again.
         digest: Hash of F-nats' data, for an annotation of the servers' pods; empty on a broker of the user's own.
+        trouble: Why what cert-manager keeps is not taken; the former certificate goes on.
     """
 
     secrets: dict[str, dict[str, bytes]]
     restart: bool = False
     digest: str = ""
+    trouble: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class _Certificates:
+    """What a server shows, whom clients trust, and the key of the authority where that is our own."""
+
+    server: pki.Pair
+    authorities: bytes
+    key: bytes = b""
+    trouble: str = ""
 
 
 def ca_name(settings: OperatorSettings) -> str:
@@ -81,7 +96,9 @@ def sources(settings: OperatorSettings) -> tuple[str, ...]:
     nats = settings.nats
     if nats.external:
         return tuple(ref.name for ref in (nats.credentials_secret_ref, nats.tls_secret_ref) if ref is not None)
-    names = (role_name(settings, role) for role in roles(settings))
+    names = [role_name(settings, role) for role in roles(settings)]
+    if nats.certificate_secret_ref is not None:
+        names.append(nats.certificate_secret_ref.name)
     return (ca_name(settings), server_name(settings), callout_name(settings), *names)
 
 
@@ -89,23 +106,22 @@ def desired(settings: OperatorSettings, present: Mapping[str, Data | None], now:
     """All Secrets as they are to be; `present` holds the data of `sources`, None or nothing for one that does not exist.
 
     Raises:
-        ConfigError: A Secret of the user's, or a key in it, is missing.
+        ConfigError: A Secret of the user's or of cert-manager, or a key in it, is missing or wrong, and there is none of before.
     """
     if settings.nats.external:
         return BrokerSecrets(_external(settings, present))
-    authority = pki.authority(_pair(present.get(ca_name(settings)), "ca"), settings.fullname, now)
     before = present.get(server_name(settings)) or {}
-    certificate = pki.server(_pair(before, "tls"), authority, _names(settings), now)
+    held = (_issued if settings.nats.certificate_secret_ref else _own)(settings, present, before, now)
     seed = _seed(present.get(callout_name(settings)))
     passwords = {role: _password(present.get(role_name(settings, role))) for role in brokerconf.PASSWORDS}
     server = {
         "nats.conf": brokerconf.text(settings, passwords, Issuer(seed).public).encode(),
-        "tls.crt": certificate.certificate,
-        "tls.key": certificate.key,
-        "ca.crt": authority.certificate,
+        "tls.crt": held.server.certificate,
+        "tls.key": held.server.key,
+        "ca.crt": held.authorities,
     }
     made = {
-        ca_name(settings): {"ca.crt": authority.certificate, "ca.key": authority.key},
+        ca_name(settings): {"ca.crt": held.authorities, **({"ca.key": held.key} if held.key else {})},
         server_name(settings): server,
         callout_name(settings): {"seed": seed},
     }
@@ -115,11 +131,56 @@ def desired(settings: OperatorSettings, present: Mapping[str, Data | None], now:
         made[name] = {
             "user": role.encode(),
             "inbox_prefix": inbox_prefix(role).encode(),
-            "ca.crt": authority.certificate,
+            "ca.crt": held.authorities,
             **({} if word is None else {"password": word}),
         }
     digest = hashlib.sha256(b"\0".join(server[key] for key in sorted(server))).hexdigest()[:32]
-    return BrokerSecrets(made, restart=bool(before) and dict(before) != server, digest=digest)
+    return BrokerSecrets(made, restart=bool(before) and dict(before) != server, digest=digest, trouble=held.trouble)
+
+
+def _own(
+    settings: OperatorSettings, present: Mapping[str, Data | None], before: Data, now: dt.datetime
+) -> _Certificates:
+    authority = pki.authority(_pair(present.get(ca_name(settings)), "ca"), settings.fullname, now)
+    server = pki.server(_pair(before, "tls"), authority, server_names(settings), now)
+    return _Certificates(server, authority.certificate, authority.key)
+
+
+def _issued(
+    settings: OperatorSettings, present: Mapping[str, Data | None], before: Data, now: dt.datetime
+) -> _Certificates:
+    """What cert-manager keeps, or if that is no good what the servers have."""
+    former = _pair(before, "tls")
+    authorities = before.get("ca.crt", b"")
+    try:
+        pair, known = _of_cert_manager(settings, present, now)
+    except ConfigError as error:
+        if former is None or pki.fault(former, authorities, server_names(settings), now):
+            raise
+        return _Certificates(former, authorities, trouble=f"{error}; the former certificate goes on")
+    return _Certificates(pair, pki.trusted(known, authorities, now))
+
+
+def _of_cert_manager(
+    settings: OperatorSettings, present: Mapping[str, Data | None], now: dt.datetime
+) -> tuple[pki.Pair, bytes]:
+    reference = settings.nats.certificate_secret_ref
+    name = reference.name if reference else ""
+    where = f"nats.issuerRef: Secret {settings.namespace}/{name}"
+    look = f"`kubectl describe certificate -n {settings.namespace} {name}` says why"
+    data = present.get(name)
+    if data is None:
+        raise ConfigError(f"{where} does not exist: cert-manager has not issued the certificate; {look}")
+    if not data.get("ca.crt"):
+        raise ConfigError(
+            f"{where} has no key ca.crt: use an issuer that tells its authority, as CA and Vault do and ACME does not"
+        )
+    pair = _pair(data, "tls")
+    if pair is None:
+        raise ConfigError(f"{where} has no tls.crt or no tls.key: {look}")
+    if fault := pki.fault(pair, data["ca.crt"], server_names(settings), now):
+        raise ConfigError(f"{where}: {fault}; {look}")
+    return pair, data["ca.crt"]
 
 
 def _external(settings: OperatorSettings, present: Mapping[str, Data | None]) -> dict[str, dict[str, bytes]]:
@@ -175,7 +236,8 @@ def _seed(data: Data | None) -> bytes:
     return stored
 
 
-def _names(settings: OperatorSettings) -> list[str]:
+def server_names(settings: OperatorSettings) -> list[str]:
+    """Names that the broker's certificate has."""
     service, namespace = server_name(settings), settings.namespace
     return [
         service,

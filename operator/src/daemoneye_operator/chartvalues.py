@@ -271,6 +271,10 @@ class Broker(Pod):
         description="Servers: 1, or a cluster of 3, which goes on without one of them if streams.replicas is 3, too. 1 by default.",
     )
     store_max_bytes: int = _declared(Nats, "store_max_bytes")
+    issuer_ref: dict[Literal["name", "kind", "group"], Annotated[str, Field(min_length=1, max_length=253)]] = Field(
+        default={},
+        description="cert-manager's issuer of the broker's certificate: name, kind, group. Empty by default: the operator's own authority.",
+    )
     storage: Storage = Field(default=Storage(), description="Where streams are kept.")
     external: External = Field(default=External(), description="A broker of your own.")
     resources: ContainerResources = _resources(("100m", "256Mi"), ("2", "1Gi"))

@@ -34,6 +34,8 @@ _UNREADABLE: Final = (
     x509.DuplicateExtension,
     x509.UnsupportedGeneralNameType,
 )
+_AUTHORITIES: Final = 8
+"""More are not trusted at once, whatever an issuer sends."""
 _USES: Final = (ExtendedKeyUsageOID.SERVER_AUTH, ExtendedKeyUsageOID.CLIENT_AUTH)
 # RFC 5280 allows 64 characters in a common name; the names that count are the alternative ones.
 _COMMON_NAME: Final = 64
@@ -83,6 +85,54 @@ def server(stored: Pair | None, issuer: Pair, names: Sequence[str], now: dt.date
     return Pair(_pem(builder.sign(authority_key, hashes.SHA256())), _key_pem(key))
 
 
+def fault(pair: Pair, authorities: bytes, names: Sequence[str], now: dt.datetime) -> str:
+    """What is wrong with a certificate that somebody else issued, empty if nothing is.
+
+    Args:
+        pair: The certificate, with those between it and an authority behind it, and its key, of whichever kind.
+        authorities: Certificates of the authorities.
+        names: Names that it must have.
+        now: The present.
+    """
+    try:
+        chain = x509.load_pem_x509_certificates(pair.certificate)
+        issuers = [*chain[1:], *x509.load_pem_x509_certificates(authorities)]
+        key = serialization.load_pem_private_key(pair.key, password=None)
+        alternatives = chain[0].extensions.get_extension_for_class(x509.SubjectAlternativeName).value
+        named = alternatives.get_values_for_type(x509.DNSName)
+    except _UNREADABLE as error:
+        return f"tls.crt, tls.key or ca.crt cannot be read ({error})"
+    certificate = chain[0]
+    if key.public_key() != certificate.public_key():
+        return "tls.key is not the key of tls.crt"
+    if missing := [name for name in names if name not in named]:
+        return f"tls.crt lacks the name {missing[0]}"
+    if now >= certificate.not_valid_after_utc:
+        return f"tls.crt ended at {certificate.not_valid_after_utc:%Y-%m-%dT%H:%M:%SZ}"
+    if now < certificate.not_valid_before_utc:
+        return f"tls.crt begins at {certificate.not_valid_before_utc:%Y-%m-%dT%H:%M:%SZ}"
+    if not any(_issued(certificate, issuer) for issuer in issuers):
+        return "no authority of ca.crt issued tls.crt"
+    return ""
+
+
+def trusted(authorities: bytes, former: bytes, now: dt.datetime) -> bytes:
+    """These authorities, and behind them former ones that still hold: while one replaces another, both sides must know both.
+
+    Args:
+        authorities: PEM; one that cannot be read is taken as it is.
+        former: PEM of before.
+        now: The present.
+    """
+    try:
+        known = x509.load_pem_x509_certificates(authorities)
+        before = x509.load_pem_x509_certificates(former) if former else []
+    except _UNREADABLE:
+        return authorities
+    kept = [one for one in dict.fromkeys(before) if one not in known and now < one.not_valid_after_utc]
+    return b"".join(_pem(one) for one in [*dict.fromkeys(known), *kept][:_AUTHORITIES])
+
+
 def expiry(pem: bytes) -> float | None:
     """When the first of these certificates ends, seconds since 1970; None when they cannot be read."""
     try:
@@ -113,6 +163,14 @@ def _good_server(stored: Pair, issuer: Pair, names: Sequence[str], now: dt.datet
         return False
     named = alternatives.get_values_for_type(x509.DNSName)
     return set(named) == set(names) and set(_USES) <= set(uses) and _fresh(certificate, now)
+
+
+def _issued(certificate: x509.Certificate, issuer: x509.Certificate) -> bool:
+    try:
+        certificate.verify_directly_issued_by(issuer)
+    except _UNREADABLE:
+        return False
+    return True
 
 
 def _load(pair: Pair) -> tuple[x509.Certificate, ec.EllipticCurvePrivateKey]:

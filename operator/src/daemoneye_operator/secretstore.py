@@ -33,10 +33,12 @@ class Secrets:
     Attributes:
         data: Contents by name.
         expires: Seconds since 1970 by certificate: `ca`, and of the release's own broker `server`.
+        trouble: Why what cert-manager keeps is not taken, empty if it is.
     """
 
     data: Mapping[str, Mapping[str, bytes]]
     expires: Mapping[str, float] = field(default_factory=dict)
+    trouble: str = ""
 
 
 async def ensure(kube: Kube, settings: OperatorSettings, owner: Mapping[str, Any] | None) -> Secrets:
@@ -51,6 +53,8 @@ async def ensure(kube: Kube, settings: OperatorSettings, owner: Mapping[str, Any
     objects = {name: obj for name in wanted if (obj := await kube.get(_path(settings, name))) is not None}
     found = {name: _data(obj) for name, obj in objects.items()}
     plan = brokersecrets.desired(settings, found, datetime.now(UTC))
+    if plan.trouble:
+        _log.error("%s", plan.trouble)
     server = brokerconf.server_name(settings)
     # The servers' pods must be of this configuration; written with the Secret itself, so that no crash comes between.
     running = plan.digest if plan.restart else _annotation(objects.get(server))
@@ -67,7 +71,7 @@ async def ensure(kube: Kube, settings: OperatorSettings, owner: Mapping[str, Any
         # NATS reads its files at its start; another annotation of the template replaces its pods, one after the other.
         _log.info("the broker's configuration or certificate changed: StatefulSet %s is restarted", server)
         await kube.merge(place, {"spec": {"template": {"metadata": {"annotations": {RESTART_ANNOTATION: running}}}}})
-    return Secrets(plan.secrets, _expires(settings, plan.secrets))
+    return Secrets(plan.secrets, _expires(settings, plan.secrets), plan.trouble)
 
 
 def access(settings: OperatorSettings, secrets: Secrets, role: str) -> Access:

@@ -68,6 +68,10 @@ class Nats(_Model):
         default=None,
         description="Secret with the keys `<role>.user` and `<role>.password` for each role on an external broker. None by default.",
     )
+    certificate_secret_ref: SecretRef | None = Field(
+        default=None,
+        description="Secret with `tls.crt`, `tls.key`, `ca.crt` of the release's broker, kept by cert-manager. None by default: the operator makes them.",
+    )
     replicas: Literal[1, 3, 5] = Field(
         default=1, description="Servers of the release's own broker: one, or a cluster. 1 by default."
     )
