@@ -210,7 +210,7 @@ class Controller:
         if self._bus.connected:
             await _tried(self._configs.publish(plan, self._analytics(read)), trouble)
         if wanted:
-            await _tried(self._sensors.apply(tolerations, self._watches.owner(), there), trouble)
+            await _tried(self._sensors.apply(tolerations, self._watches.owner(), there, self._controlled()), trouble)
         elif there is not None:
             await _tried(self._leave(plan), trouble)
         reports, world = self._heartbeats.reports, self._world(there)
@@ -218,6 +218,11 @@ class Controller:
         await _tried(self._statuses.write_others(self._exceptions, now), trouble)
         if trouble:
             raise trouble[0]
+
+    def _controlled(self) -> list[str]:
+        """Names of the sensors' pods that a DaemonSet owns and that nobody ends."""
+        pods = self._watches.pods.objects.items()
+        return [name for (_, name), pod in pods if pod["controlled"] and not pod["leaving"]]
 
     def _read(self) -> tuple[Policies, bool]:
         """The policies, read once a change, and whether there is any object at all; exceptions likewise."""

@@ -32,6 +32,7 @@ def project(pod: Mapping[str, Any]) -> dict[str, Any]:
         "reason": waiting.get("reason", ""),
         # A container that crashes waits with words about its back-off; what it said at its end says more.
         "message": (last.get("message") or waiting.get("message") or "").strip()[-512:],
+        "controlled": any(owner.get("controller") for owner in pod["metadata"].get("ownerReferences") or ()),
         "leaving": bool(pod["metadata"].get("deletionTimestamp")),
         "made": pod["metadata"].get("creationTimestamp") or "",
     }
