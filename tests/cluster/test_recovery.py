@@ -20,13 +20,12 @@ import pytest
 
 from tests.cluster.harness import binaries, configs
 from tests.cluster.harness.cluster import Cluster
+from tests.cluster.load import COMMAND, EVERY_MS, all_there_once, nothing_lost, pids
 from tests.cluster.oracle import Look, Oracle
 from tests.cluster.release import PINS, Release, wait
 
 pytestmark = [pytest.mark.cluster, pytest.mark.slow]
 
-EVERY_MS = 20
-A_MOMENT = 20
 DISK_BYTES = 256 << 20
 AWAY_S = 60
 RESYNC_S = 5
@@ -58,7 +57,7 @@ def busy(disk: Path, release: Release) -> Iterator[dict[str, Any]]:
     release.wait_ready("default")
     with (
         release.namespace_of_tests("recovery") as namespace,
-        release.pod("busy", namespace, "steady", str(EVERY_MS)) as pod,
+        release.pod("busy", namespace, *COMMAND) as pod,
     ):
         yield pod
 
@@ -81,13 +80,8 @@ def fault(what: str, release: Release, oracle: Oracle, busy: dict[str, Any]) -> 
     release.wait_ready("default")
     ready = time.monotonic() - began
     assert oracle.executions[busy["metadata"]["uid"]] > before
-    _nothing_lost(oracle)
+    nothing_lost(oracle)
     print(f"\nrecovery: {what}: nothing open after {settled:.1f} s, Ready after {ready:.1f} s, {now.produced} rows")
-
-
-def _nothing_lost(oracle: Oracle) -> None:
-    """Rings, spool and stream have room for all of this; only in the moment of an upgrade some events may find neither rings, and are counted."""
-    assert oracle.lost() == oracle.lost("lease") <= A_MOMENT, oracle.losses
 
 
 # ── processes ───────────────────────────────────────────────────────────────────────────────────────────────────────
@@ -240,16 +234,7 @@ def test_an_upgrade_under_load_reads_the_former_rings_out(
 def test_every_execution_of_the_whole_module_is_there_once(
     release: Release, oracle: Oracle, busy: dict[str, Any]
 ) -> None:
-    uid = busy["metadata"]["uid"]
-    (generator,) = _pids(uid, "/victim steady")
-    os.kill(generator, signal.SIGUSR1)
-    log = wait("its count", lambda: release.cluster.kubectl("logs", "busy", "-n", "recovery").split(), 30)
-    made = int(log[log.index("made") + 1])
-    wait("its last one", lambda: oracle.look().produced and oracle.executions[uid] >= made - oracle.lost(), 30)
-    oracle.settle()
-    assert made - oracle.lost() <= oracle.executions[uid] <= made
-    _nothing_lost(oracle)
-    print(f"\nrecovery: {made} executions in {oracle.batches} batches, {oracle.repeated} of them twice in the stream")
+    all_there_once(release, oracle, busy)
 
 
 def test_the_last_policy_deleted_without_an_operator_takes_everything_off_the_node(release: Release) -> None:
@@ -292,21 +277,8 @@ def _all_ready(release: Release, *names: str) -> bool:
 def _kill(release: Release, *names: str) -> None:
     """SIGKILL to the processes of components, all at once."""
     pods = _pods(release)
-    for pid in [pid for name in names for pod in pods[name] for pid in _pids(pod["metadata"]["uid"], PROCESSES[name])]:
+    for pid in [pid for name in names for pod in pods[name] for pid in pids(pod["metadata"]["uid"], PROCESSES[name])]:
         os.kill(pid, signal.SIGKILL)
-
-
-def _pids(uid: str, words: str) -> list[int]:
-    """Processes of a pod with these words among their arguments, by their numbers on the node."""
-    found = []
-    for entry in Path("/proc").iterdir():
-        with suppress(OSError):
-            if entry.name.isdigit() and uid in (entry / "cgroup").read_text():
-                arguments = (entry / "cmdline").read_bytes().replace(b"\0", b" ").decode("utf-8", "replace")
-                if words in arguments:
-                    found.append(int(entry.name))
-    assert found, f"no process {words}"
-    return found
 
 
 def _api_server(cluster: Cluster) -> None:

@@ -25,6 +25,8 @@ import pytest
 
 from tests.cluster.harness import binaries
 from tests.cluster.harness.cluster import NODE, Cluster
+from tests.cluster.load import COMMAND, all_there_once, nothing_lost
+from tests.cluster.oracle import Oracle
 from tests.cluster.release import COMPONENTS, IMAGES, PINS, Release, build_images, revision, wait
 
 pytestmark = [pytest.mark.cluster, pytest.mark.slow]
@@ -265,8 +267,8 @@ def test_last_policy_takes_everything_off_the_node(release: Release):
     assert not _files(release.spool)
 
 
-def test_upgrade_keeps_data_and_goes_on(release: Release, shop: str, tmp_path: Path):
-    """From chart and images of the commit before; where there is none, from this one's."""
+def test_upgrade_under_load_with_sensors_of_both_releases(release: Release, shop: str, tmp_path: Path):
+    """From chart and images of the commit before; where there is none, from this one's. First all but the sensors, then these: nothing is lost."""
     release.uninstall()
     release.volume()
     with revision("HEAD^", tmp_path) as older:
@@ -283,18 +285,32 @@ def test_upgrade_keeps_data_and_goes_on(release: Release, shop: str, tmp_path: P
             release.install()
     release.policy("default")
     release.wait_ready("default")
-    with release.pod("kept", shop, "fileless"):
-        (found, *_) = wait("Finding", lambda: release.findings(shop, pod="kept"), 15)
-    (before,) = release.sensor_pods()
-    release.install(
-        "operator.podAnnotations.upgraded=yes", "nats.podAnnotations.upgraded=yes", "sensor.podAnnotations.upgraded=yes"
-    )
-    wait("new sensor", lambda: release.sensor_pods()[0]["metadata"]["uid"] != before["metadata"]["uid"], 60)
-    release.wait_ready("default")
-    assert [f["metadata"]["uid"] for f in release.findings(shop, pod="kept")] == [found["metadata"]["uid"]]
-    assert _execs(release, shop, "kept"), "events of before the upgrade"
-    with release.pod("later", shop, "fileless"):
-        wait("Finding after the upgrade", lambda: release.findings(shop, pod="later"), 15)
+    oracle = Oracle(release)
+    with release.pod("busy", shop, *COMMAND) as busy:
+        with release.pod("kept", shop, "fileless"):
+            (found, *_) = wait("Finding", lambda: release.findings(shop, pod="kept"), 15)
+        oracle.settle()
+        upgraded = ("operator.podAnnotations.upgraded=yes", "nats.podAnnotations.upgraded=yes")
+        release.install(*upgraded, *(["sensor.image.tag=before"] if older is not None else []))
+        release.wait_ready("default")
+        if older is not None:
+            both = {"operator": "dev", "analytics": "dev", "sensor": "before"}
+            wait("both releases", lambda: _images(release) == both, 60)
+        with release.pod("between", shop, "fileless"):
+            wait("Finding of a former sensor", lambda: release.findings(shop, pod="between"), 15)
+        oracle.settle()
+        nothing_lost(oracle)
+        (before,) = release.sensor_pods()
+        release.install(*upgraded, "sensor.podAnnotations.upgraded=yes")
+        wait("new sensor", lambda: release.sensor_pods()[0]["metadata"]["uid"] != before["metadata"]["uid"], 60)
+        release.wait_ready("default")
+        wait("this release alone", lambda: set(_images(release).values()) == {"dev"}, 60)
+        assert [f["metadata"]["uid"] for f in release.findings(shop, pod="kept")] == [found["metadata"]["uid"]]
+        assert _execs(release, shop, "kept"), "events of before the upgrade"
+        with release.pod("later", shop, "fileless"):
+            wait("Finding after the upgrade", lambda: release.findings(shop, pod="later"), 15)
+        all_there_once(release, oracle, busy)
+    assert len(list(PINS.glob("daemoneye*/*"))) == 1, "rings of before are gone, or are those of now"
 
 
 def test_uninstall_leaves_nothing_and_can_be_undone(release: Release):
@@ -329,6 +345,15 @@ def _answer(cluster: Cluster, token: str) -> int:
             return int(answer.status)
     except urllib.error.HTTPError as error:
         return error.code
+
+
+def _images(release: Release) -> dict[str, str]:
+    """Component → tag of the image that its pod runs."""
+    found = {}
+    for name in ("operator", "analytics", "sensor"):
+        (pod,) = release.items("pods", release.namespace, f"app.kubernetes.io/component={name}")
+        found[name] = pod["spec"]["containers"][0]["image"].rpartition(":")[2]
+    return found
 
 
 def _execs(release: Release, namespace: str, pod: str) -> list[dict[str, Any]]:

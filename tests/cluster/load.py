@@ -1,0 +1,50 @@
+"""A pod that executes something every few milliseconds, and how many times it did by its own count."""
+
+from __future__ import annotations
+
+import os
+import signal
+from contextlib import suppress
+from pathlib import Path
+from typing import Any, Final
+
+from tests.cluster.oracle import Oracle
+from tests.cluster.release import Release, wait
+
+EVERY_MS: Final = 20
+A_MOMENT: Final = 20
+"""Events that may find neither rings in the moment of an upgrade; they are counted."""
+COMMAND: Final = ("steady", str(EVERY_MS))
+"""What the pod runs of victim.c."""
+
+
+def nothing_lost(oracle: Oracle) -> None:
+    """Rings, spool and stream have room for all of this; only in the moment of an upgrade some events may find neither rings, and are counted."""
+    assert oracle.lost() == oracle.lost("lease") <= A_MOMENT, oracle.losses
+
+
+def all_there_once(release: Release, oracle: Oracle, pod: dict[str, Any]) -> None:
+    """Stop the generator: each of its executions is in the stream once, or was counted as lost."""
+    uid, name, namespace = (pod["metadata"][key] for key in ("uid", "name", "namespace"))
+    (generator,) = pids(uid, f"/victim {COMMAND[0]}")
+    os.kill(generator, signal.SIGUSR1)
+    log = wait("its count", lambda: release.cluster.kubectl("logs", name, "-n", namespace).split(), 30)
+    made = int(log[log.index("made") + 1])
+    wait("its last one", lambda: oracle.look().produced and oracle.executions[uid] >= made - oracle.lost(), 60)
+    oracle.settle()
+    assert made - oracle.lost() <= oracle.executions[uid] <= made
+    nothing_lost(oracle)
+    print(f"\nload: {made} executions in {oracle.batches} batches, {oracle.repeated} of them twice in the stream")
+
+
+def pids(uid: str, words: str) -> list[int]:
+    """Processes of a pod with these words among their arguments, by their numbers on the node."""
+    found = []
+    for entry in Path("/proc").iterdir():
+        with suppress(OSError):
+            if entry.name.isdigit() and uid in (entry / "cgroup").read_text():
+                arguments = (entry / "cmdline").read_bytes().replace(b"\0", b" ").decode("utf-8", "replace")
+                if words in arguments:
+                    found.append(int(entry.name))
+    assert found, f"no process {words}"
+    return found
