@@ -11,8 +11,9 @@ from typing import Any
 
 import pytest
 from scapy.layers.dns import DNS, DNSQR
-from scapy.layers.inet import IP, UDP
+from scapy.layers.inet import IP, TCP, UDP
 from scapy.layers.l2 import Ether
+from scapy.packet import Packet
 from scapy.utils import PcapNgWriter
 
 from tests.support import captures, traffic
@@ -20,7 +21,8 @@ from tests.support.running import Run
 
 pytestmark = pytest.mark.integration
 
-BELOW = Ether(src="02:00:00:00:00:01", dst="02:00:00:00:00:02") / IP(src="10.0.0.1", dst="10.0.0.2")
+FRAME = Ether(src="02:00:00:00:00:01", dst="02:00:00:00:00:02")
+BELOW = FRAME / IP(src="10.0.0.1", dst="10.0.0.2")
 QUESTION = BELOW / UDP(sport=4000, dport=53) / DNS(qd=DNSQR(qname="one.example"))
 
 
@@ -141,3 +143,37 @@ def test_pcapng_names_its_interfaces(runs: Callable[..., Run], tmp_path: Path) -
 def test_a_missing_file_is_wrong_usage(runs: Callable[..., Run], tmp_path: Path) -> None:
     run = read(runs, "--pcap", tmp_path / "nowhere", 2)
     assert "--pcap" in run.stderr()
+
+
+def test_what_is_in_a_file_is_judged(runs: Callable[..., Run], tmp_path: Path) -> None:
+    """A port scan, a request for credentials, and beside them a client of many servers, which is nothing."""
+    back = Ether(src="02:00:00:00:00:02", dst="02:00:00:00:00:01")
+    packets: list[Packet] = []
+    for port in range(1000, 1040):
+        packets += [
+            BELOW / TCP(sport=40_000, dport=port, flags="S"),
+            back / IP(src="10.0.0.2", dst="10.0.0.1") / TCP(sport=port, dport=40_000, flags="RA"),
+        ]
+    for number in range(60):
+        server = f"203.0.113.{number}"
+        talk = captures.Connection(
+            FRAME / IP(src="10.0.0.1", dst=server), back / IP(src=server, dst="10.0.0.1"), 41_000 + number, 443
+        )
+        packets += [*talk.begin(), *talk.end()]
+    cloud = "169.254.169.254"
+    talk = captures.Connection(FRAME / IP(src="10.0.0.1", dst=cloud), back / IP(src=cloud, dst="10.0.0.1"), 42_000, 80)
+    packets += [
+        *talk.begin(),
+        *talk.send(
+            b"GET /latest/meta-data/iam/security-credentials/ HTTP/1.1\r\nHost: x\r\nUser-Agent: curl/8\r\n\r\n"
+        ),
+    ]
+    packets += [*talk.send(b"HTTP/1.1 200 OK\r\nContent-Length: 0\r\n\r\n", out=False), *talk.end()]
+    run = read(runs, "--pcap", captures.write(tmp_path / "attack.pcap", packets))
+    found = {(f["detector"], f["severity"]): f for f in run.of("finding")}
+    assert set(found) == {("network_scan", "medium"), ("cloud_metadata", "high")}
+    scan, asked = found["network_scan", "medium"], found["cloud_metadata", "high"]
+    assert scan["title"] == "10.0.0.1 tries the ports of 10.0.0.2"
+    assert asked["subject"]["dst_ip"] == cloud
+    assert "curl/8" in asked["explanation"][1]
+    assert all(f["explanation"] and f["techniques"] and f["time"].startswith("2026-01-01") for f in found.values())

@@ -222,6 +222,29 @@ class Frame:
             *known[identity].get_columns(),
         )
 
+    def rows(self, record: str) -> np.ndarray:
+        """Fixed columns of the new rows of one kind of event, structured array, in the order of `table(record)`; empty where the batch has none."""
+        section = self.batch.section(record)
+        return section.rows[self._new(section)] if section else np.zeros(0, EVENTS[record].dtype)
+
+    def texts(self, record: str, field: str) -> Texts:
+        """One text of the new rows of one kind of event, in the same order."""
+        section = self.batch.section(record)
+        if section is None:
+            return Texts([], np.zeros(0, np.int64))
+        column = to_arrow(self.batch, section.take(self._new(section)), (field,)).column(0).dictionary_encode()
+        return Texts(column.dictionary.to_pylist(), column.indices.to_numpy().astype(np.int64))
+
+    def row(self, record: str, index: int) -> dict[str, Any]:
+        """One new row by column name, without its moments: Python's own cannot hold nanoseconds and need a time zone database."""
+        if record not in self._tables:
+            self._tables[record] = self.table(record).drop(selectors.temporal())
+        return self._tables[record].row(index, named=True)
+
+    @cached_property
+    def _tables(self) -> dict[str, pl.DataFrame]:
+        return {}
+
     def _new(self, section: Section) -> np.ndarray:
         """Rows of a section that were not processed before, in order of time."""
         first = max(0, self.skip - self._position(section))

@@ -25,12 +25,14 @@ MAX_BYTES: Final = 16 * 1024
 """Largest JSON form of a finding, in bytes."""
 MAX_ARGV: Final = 4 * 1024
 """Bytes of one process's arguments that a finding shows."""
+ENDPOINTS: Final = ("src_ip", "src_port", "dst_ip", "dst_port", "proto")
+"""Fields of a subject that is about the network."""
 _MAX_ITEMS: Final = 32
 _MAX_READ: Final = 4 * MAX_BYTES
 _CUT: Final = "…"
 _NAME: Final = re.compile(r"[A-Za-z0-9.-]{1,253}")
 _CLIPPED: Final = (
-    "node", "workload", "container_id", "pod_uid", "exe", "namespace", "pod", "container", "image", "owner_kind", "owner_name",
+    "node", "workload", "container_id", "pod_uid", "exe", "namespace", "pod", "container", "image", "owner_kind", "owner_name", "src_ip", "dst_ip", "proto",
 )  # fmt: skip
 
 
@@ -78,7 +80,8 @@ class Process:
 class Subject:
     """Who did it. Texts that are not known are empty; `start_time` is RFC 3339, `process_uid` 16 hex digits.
 
-    From `namespace` on it says what Kubernetes knows of the pod: nothing on one machine.
+    From `namespace` on it says what Kubernetes knows of the pod: nothing on one machine. From `src_ip` on it says between whom it happened, where
+    it is about the network: `pid` is 0 where no process is known. JSON leaves these out where they are empty.
     """
 
     node: str
@@ -97,6 +100,11 @@ class Subject:
     labels: Mapping[str, str] = field(default_factory=dict)
     owner_kind: str = ""
     owner_name: str = ""
+    src_ip: str = ""
+    src_port: int = 0
+    dst_ip: str = ""
+    dst_port: int = 0
+    proto: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -194,6 +202,9 @@ class Finding:
             value["subject"][name] = _clip(value["subject"][name], limits.text)
         labels = sorted(self.subject.labels.items())[: limits.labels]
         value["subject"]["labels"] = {_clip(key, limits.text): _clip(label, limits.text) for key, label in labels}
+        if not self.subject.src_ip:
+            for name in ENDPOINTS:
+                del value["subject"][name]
         value["subject"]["argv"] = _clip_all(self.subject.argv, limits.argv)
         for event in value["events"]:
             event["node"] = _clip(event["node"], limits.text)
@@ -271,13 +282,25 @@ def _subject(value: dict[str, Any]) -> Subject:
     return Subject(
         node=str(value["node"]),
         pid=int(value["pid"]),
+        src_port=int(value.get("src_port", 0)),
+        dst_port=int(value.get("dst_port", 0)),
         argv=tuple(map(str, value["argv"])),
         labels={str(key): str(label) for key, label in value.get("labels", {}).items()},
         **{name: str(value[name]) for name in texts},
         # Findings that were stored by the release before have none of these.
         **{
             name: str(value.get(name, ""))
-            for name in ("namespace", "pod", "container", "image", "owner_kind", "owner_name")
+            for name in (
+                "namespace",
+                "pod",
+                "container",
+                "image",
+                "owner_kind",
+                "owner_name",
+                "src_ip",
+                "dst_ip",
+                "proto",
+            )
         },
     )
 

@@ -22,6 +22,14 @@ from tests.unit.operator.factory import policy
 KNOWN = registry.available()
 QUICK = {"learning_events": 5, "learning_seconds": 1}
 
+ALWAYS = {"cloud_metadata", "network_scan"}
+"""Detectors that no document here switches off."""
+
+
+def by(policies: set[str], *detectors: str) -> dict[str, set[str]]:
+    """What is wanted of these detectors by these policies."""
+    return dict.fromkeys(detectors, policies)
+
 
 def document(*entries: Any) -> bytes:
     return json.dumps({"policies": entries}).encode()
@@ -57,8 +65,8 @@ def test_the_operators_document_is_read():
     got = policies.read(data, KNOWN)
     assert got.hash == analytics.config_hash(data)
     assert got.policies == {"shop"}
-    assert got.wants == {"first_seen": {"shop"}}
-    (chosen,) = got.chosen
+    assert got.wants == {"first_seen": {"shop"}} | by({"shop"}, *ALWAYS)
+    (chosen,) = (one for one in got.chosen if one.detector.declaration.name == "first_seen")
     assert chosen.parameters["learning_events"] == 7
     assert chosen.parameters["exclude_workloads"] == ("host/*",)
     assert got.problems == {}
@@ -72,15 +80,15 @@ def test_no_policy_wants_nothing():
 def test_a_detector_runs_if_one_policy_wants_it():
     off = {"name": "suspicious_exec", "enabled": False}
     got = read(entry("a", off, behavioral=False), entry("b", behavioral=False), entry("c", off))
-    assert got.wants == {"suspicious_exec": {"b"}, "first_seen": {"c"}}
-    assert names(read(entry("a", off, behavioral=False))) == set()
-    assert names(read(entry("a"))) == {"suspicious_exec", "first_seen"}
+    assert got.wants == {"suspicious_exec": {"b"}, "first_seen": {"c"}} | by({"a", "b", "c"}, *ALWAYS)
+    assert names(read(entry("a", off, behavioral=False))) == ALWAYS
+    assert names(read(entry("a"))) == {"suspicious_exec", "first_seen", "cloud_metadata", "network_scan"}
 
 
 @pytest.mark.parametrize(
     ("setting", "sentence", "wanted"),
     [
-        ({"name": "nope"}, "There is no detector 'nope', its entry is left out; there are first_seen, suspicious_exec.", True),
+        ({"name": "nope"}, "There is no detector 'nope', its entry is left out; there are cloud_metadata, first_seen, network_scan, suspicious_exec.", True),
         ({"name": "first_seen", "parameters": {"learning": 3}}, "unknown parameter 'learning'; it has learning_events", True),
         ({"name": "first_seen", "parameters": {"learning_events": "x"}}, "Detector first_seen.learning_events: 'x' is not of type int", True),
         ({"name": "first_seen", "parameters": {"max_items": 1}}, "1 is less than 100; its parameters are left out.", True),
@@ -107,7 +115,7 @@ def test_policies_of_another_form():
     assert got.policies == {"a", "b", "c"}
     assert set(got.problems) == {"policy 1", "policy 2", "a", "b"}
     assert "first entry counts" in got.problems["a"]
-    assert got.wants == {"suspicious_exec": {"a", "b", "c"}}
+    assert got.wants == by({"a", "b", "c"}, "suspicious_exec", *ALWAYS)
 
 
 def test_the_oldest_policys_parameters_hold():
@@ -130,7 +138,7 @@ def test_a_detector_that_cannot_be_made_is_nobodys():
     got = policies.read(data, {**KNOWN, "mine": Mine})  # type: ignore[dict-item]
     assert "mine" not in got.wants
     assert got.problems == {"a": "Detector mine cannot be made and does not run: RuntimeError('no model')."}
-    assert names(got) == {"suspicious_exec", "first_seen"}
+    assert names(got) == {"suspicious_exec", "first_seen", "cloud_metadata", "network_scan"}
 
 
 @pytest.mark.parametrize(

@@ -356,3 +356,12 @@ def test_keys_that_are_cut_stay_two():
 def test_ten_thousand_arguments_are_no_way_to_a_refused_object():
     spec = spec_of(finding(argv=("",) * 10_000))
     assert len(spec["subject"]["argv"]) <= 2100
+
+
+def test_a_finding_about_the_network_names_both_ends_and_another_none():
+    ends = {"src_ip": "10.0.0.9", "src_port": 40_000, "dst_ip": "fd00:ec2::254", "dst_port": 80, "proto": "tcp"}
+    spec = spec_of(finding(pid=0, exe="", argv=(), **ends))
+    said = {name: spec["subject"][name] for name in ("srcIP", "srcPort", "dstIP", "dstPort", "proto")}
+    assert said == {"srcIP": "10.0.0.9", "srcPort": 40_000, "dstIP": "fd00:ec2::254", "dstPort": 80, "proto": "tcp"}
+    FindingObject.model_validate(build(reference(spec, "security"), spec, {}), by_alias=True, by_name=False)
+    assert "srcIP" not in spec_of(finding())["subject"]

@@ -55,6 +55,8 @@ def subject(finding: Mapping[str, Any]) -> str:
     process = plain(about.get("exe"))
     if about.get("pid"):
         process = f"{process} (pid {plain(about['pid'])})".lstrip()
+    elif not process and about.get("src_ip"):
+        process = f"{_endpoint(about, 'src')} → {_endpoint(about, 'dst')} {plain(about.get('proto'))}"
     return ": ".join(part for part in (who, process) if part)
 
 

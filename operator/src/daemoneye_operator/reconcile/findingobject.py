@@ -17,7 +17,7 @@ from typing import Any, Final
 
 from daemoneye.api.v1alpha1.common import API_VERSION
 from daemoneye.escape import escape
-from daemoneye.findings import Finding, Process
+from daemoneye.findings import Finding, Process, Subject
 
 MAX_BYTES: Final = 14 * 1024
 """Of the 16 KiB that an object may have the rest is for its status and what the API server adds."""
@@ -113,6 +113,7 @@ def _spec(finding: Finding, limits: _Limits) -> dict[str, Any]:
                 _text(key, 317): _text(value, 63) for key, value in sorted(subject.labels.items())[: limits.labels]
             },
             "startTime": _text(subject.start_time, 40),
+            **_endpoints(subject),
             **_process(subject.pid, subject.exe, subject.argv, limits.text, limits.argv),
         },
         "techniques": [
@@ -130,6 +131,19 @@ def _spec(finding: Finding, limits: _Limits) -> dict[str, Any]:
 
 def _ancestor(process: Process, limits: _Limits) -> dict[str, Any]:
     return _process(process.pid, process.exe, process.argv, limits.text, limits.tree_argv)
+
+
+def _endpoints(subject: Subject) -> dict[str, Any]:
+    """Between whom it happened; nothing where it is not about the network."""
+    if not subject.src_ip:
+        return {}
+    return {
+        "srcIP": _text(subject.src_ip, 64),
+        "srcPort": min(max(subject.src_port, 0), 65_535),
+        "dstIP": _text(subject.dst_ip, 64),
+        "dstPort": min(max(subject.dst_port, 0), 65_535),
+        "proto": _text(subject.proto, 16),
+    }
 
 
 def _process(pid: int, exe: str, argv: Iterable[str], text: int, room: int) -> dict[str, Any]:

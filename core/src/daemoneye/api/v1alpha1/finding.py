@@ -52,6 +52,17 @@ class FindingSubject(FindingProcess):
     )
     labels: dict[str, str] = Field(default_factory=dict, description="Labels of the pod.", max_length=128)
     start_time: str = Field(default="", description="When the process started, RFC 3339.", max_length=40)
+    src_ip: str = Field(
+        default="", alias="srcIP", description="Who opened the conversation that it is about.", max_length=64
+    )
+    src_port: int = Field(
+        default=0, ge=0, le=65_535, description="Its port there.", json_schema_extra=crd(format="int32")
+    )
+    dst_ip: str = Field(default="", alias="dstIP", description="The other side of the conversation.", max_length=64)
+    dst_port: int = Field(
+        default=0, ge=0, le=65_535, description="The port of the other side.", json_schema_extra=crd(format="int32")
+    )
+    proto: str = Field(default="", description="Protocol of the conversation, such as tcp.", max_length=16)
 
 
 class FindingSpec(Model):

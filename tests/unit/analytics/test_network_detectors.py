@@ -1,0 +1,259 @@
+"""cloud_metadata and network_scan on rows of the network, and on what looks alike and is harmless."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+import pytest
+
+from daemoneye import envelope
+from daemoneye.envelope import Envelope
+from daemoneye.errors import ConfigError
+from daemoneye.events.addresses import packed
+from daemoneye.events.base import derive
+from daemoneye.events.codec import Section, section_of
+from daemoneye.events.registry import BY_NAME
+from daemoneye.findings import Finding
+from daemoneye_analytics.detectors.base import Detector
+from daemoneye_analytics.detectors.cloud_metadata import CloudMetadata
+from daemoneye_analytics.detectors.network_scan import NetworkScan
+from daemoneye_analytics.frame import Frame
+from tests.unit.analytics.factory import OFFSET, SECOND, Exec, cgroups, execs
+
+SYN, ACK, RST, FIN = 2, 16, 4, 1
+Rows = Sequence[dict[str, Any]]
+
+
+def flow(
+    src: str, dst: str, port: int, at: float = 0.0, *, answer: int = SYN | ACK | FIN, **more: Any
+) -> dict[str, Any]:
+    """A conversation; `answer` holds the TCP flags that came back, 0 for none."""
+    packets = {"src_packets": 1 if not answer else 5, "dst_packets": 5 if answer else 0}
+    return {
+        "src_ip": src,
+        "dst_ip": dst,
+        "dst_port": port,
+        "time": at,
+        "dst_tcp_flags": answer,
+        "src_tcp_flags": SYN,
+        **packets,
+        **more,
+    }
+
+
+def section(record: str, rows: Rows) -> Section:
+    names = {name for row in rows for name in row}
+    heap = {field.name for field in BY_NAME[record].heap_fields}
+    values: dict[str, object] = {
+        "event": BY_NAME[record].id,
+        "proto": [row.get("proto", 6) for row in rows],
+        "src_port": [40_000] * len(rows),
+    }
+    for name in names - {"proto"}:
+        column = [row.get(name, b"" if name in heap else 0) for row in rows]
+        if name in ("src_ip", "dst_ip"):
+            values[name] = np.array([packed(value) for value in column], "V16")
+        elif name == "time":
+            values[name] = [int(value * SECOND) for value in column]
+        else:
+            values[name] = column
+    made = section_of(BY_NAME[record], values, len(rows))
+    derive(made.record, made.rows)
+    return made
+
+
+def frame(*sections: Section, first: int = 0) -> Frame:
+    rows = sum(len(s.rows) for s in sections if not s.context)
+    about = Envelope("node", "boot", 1, "bulk", first, rows, OFFSET, positions={})
+    return Frame(envelope.decode(envelope.encode(about, [s for s in sections if len(s.rows)])))
+
+
+def made(cls: type[Detector], **parameters: Any) -> Detector:
+    return cls(cls.declaration.resolve(parameters))
+
+
+def judged(detector: Detector, rows: Rows, size: int = 10_000, record: str = "packet_flow") -> list[Finding]:
+    """Findings of rows in batches of `size`."""
+    found = []
+    for at in range(0, len(rows), size):
+        found += detector.process(frame(section(record, rows[at : at + size]), first=at))
+    return found
+
+
+# ── cloud_metadata ──────────────────────────────────────────────────────────────────────────────────────────────────
+
+
+def request(uri: str, host: str = "169.254.169.254", src: str = "10.0.0.5", at: float = 0.0) -> dict[str, Any]:
+    return {
+        "src_ip": src,
+        "dst_ip": host,
+        "dst_port": 80,
+        "time": at,
+        "method": b"GET",
+        "uri": uri.encode(),
+        "user_agent": b"curl/8",
+        "status": 200,
+    }
+
+
+@pytest.mark.parametrize(
+    ("uri", "severity"),
+    [
+        ("/latest/meta-data/iam/security-credentials/role", "high"),
+        ("/computeMetadata/v1/instance/service-accounts/default/token", "high"),
+        ("/metadata/identity/oauth2/token?resource=x", "high"),
+        ("/latest/meta-data/instance-id", "medium"),
+    ],
+)
+def test_what_is_asked_makes_the_severity(uri: str, severity: str) -> None:
+    (found,) = judged(made(CloudMetadata), [request(uri)], record="http_request")
+    assert (found.severity, found.techniques[0].id) == (severity, "T1552.005")
+    assert (found.subject.src_ip, found.subject.dst_ip, found.subject.dst_port, found.subject.proto) == (
+        "10.0.0.5",
+        "169.254.169.254",
+        80,
+        "tcp",
+    )
+    assert found.subject.pid == 0
+    assert uri in found.explanation[1]
+    assert "curl/8" in found.explanation[1]
+    assert found.events[0].event == "http_request"
+
+
+def test_a_connection_without_a_request_is_low_and_one_of_http_is_told_by_its_requests() -> None:
+    (found,) = judged(
+        made(CloudMetadata), [flow("10.0.0.5", "fd00:ec2::254".replace("::", "::"), 443, src_ip="fd00::1")]
+    )
+    assert (found.severity, found.subject.dst_ip) == ("low", "fd00:ec2::254")
+    assert judged(made(CloudMetadata), [flow("10.0.0.5", "169.254.169.254", 80, service=b"http")]) == []
+
+
+def test_the_process_is_named_where_it_is_known() -> None:
+    shell = Exec(exe=b"/usr/bin/curl", pid=77, start=3.0, time=9.0, cgroup=5)
+    row = {
+        **request("/latest/user-data", at=10.0),
+        "pid": 77,
+        "start_time": 3 * SECOND,
+        "cgroup_id": 5,
+        "attribution": 3,
+    }
+    sections = (section("http_request", [row]), execs([shell], context=True), cgroups({5: b"shop/Deployment/web/app"}))
+    (found,) = made(CloudMetadata).process(frame(*sections))
+    assert (found.subject.exe, found.subject.pid, found.subject.workload) == (
+        "/usr/bin/curl",
+        77,
+        "shop/Deployment/web/app",
+    )
+    assert "shop/Deployment/web/app (10.0.0.5)" in found.title
+
+
+def test_other_link_local_addresses_and_excluded_sources_are_no_concern() -> None:
+    harmless = [
+        flow("10.0.0.5", "169.254.20.10", 53),
+        flow("10.0.0.5", "169.254.169.253", 53),
+        flow("10.0.0.5", "10.169.254.169", 80),
+    ]
+    assert judged(made(CloudMetadata), harmless) == []
+    asked = [request("/latest/meta-data/", src="10.1.2.3"), request("/latest/meta-data/", src="10.0.0.5")]
+    found = judged(made(CloudMetadata, exclude_sources=["10.1.0.0/16"]), asked, record="http_request")
+    assert [f.subject.src_ip for f in found] == ["10.0.0.5"]
+    with pytest.raises(ConfigError, match=r"cloud_metadata\.exclude_sources"):
+        made(CloudMetadata, exclude_sources=["10.1.0.0/99"])
+
+
+def test_an_sdk_that_asks_every_minute_is_told_a_few_times_an_hour() -> None:
+    rows = [request("/latest/meta-data/iam/security-credentials/role", at=60.0 * i) for i in range(120)]
+    found = judged(made(CloudMetadata), rows, 7, "http_request")
+    assert len(found) == 6
+    assert "57 times more" in found[3].explanation[-1]
+
+
+# ── network_scan ────────────────────────────────────────────────────────────────────────────────────────────────────
+
+REFUSED = RST | ACK
+PORTS = [flow("10.0.0.9", "10.0.0.1", 1000 + i, i / 100, answer=REFUSED) for i in range(100)]
+SWEEP = [flow("10.0.0.9", f"10.0.1.{i}", 22, i / 10, answer=0) for i in range(60)]
+
+
+@pytest.mark.parametrize("size", [1, 7, 1000])
+def test_ports_of_one_host_and_one_port_of_many_hosts(size: int) -> None:
+    (found,) = judged(made(NetworkScan), PORTS, size)
+    assert (found.techniques[0].id, found.severity) == ("T1046", "medium")
+    assert found.title == "10.0.0.9 tries the ports of 10.0.0.1"
+    assert found.explanation[0].startswith(
+        "10.0.0.9 tried 20 tcp ports of 10.0.0.1 within 60 s that stayed shut: 1000, 1001,"
+    )
+    (found,) = judged(made(NetworkScan), SWEEP, size)
+    assert [t.id for t in found.techniques] == ["T1018", "T1046"]
+    assert found.explanation[0].startswith("10.0.0.9 tried tcp port 22 of 20 hosts within 60 s")
+
+
+def test_batches_have_no_say() -> None:
+    rows = sorted(
+        [*PORTS, *SWEEP, *(flow("10.0.0.8", "10.0.0.1", 2000 + i, i / 2, answer=0) for i in range(80))],
+        key=lambda r: r["time"],
+    )
+    ids = [{f.id for f in judged(made(NetworkScan), rows, size)} for size in (1, 13, 1000)]
+    assert ids[0] == ids[1] == ids[2]
+    assert len(ids[0]) == 3
+
+
+@pytest.mark.parametrize(
+    "rows",
+    [
+        [flow("10.0.0.9", f"203.0.113.{i}", 443, i / 100) for i in range(200)],
+        [flow("10.0.0.9", f"10.2.{i // 200}.{i % 200}", 9100, i / 10) for i in range(400)],
+        [flow("10.0.0.9", "10.0.0.1", 5432, i / 10, answer=REFUSED) for i in range(300)],
+        [flow("10.0.0.9", "10.0.0.1", 1000 + i, 5.0 * i, answer=REFUSED) for i in range(60)],
+        [flow(f"10.0.0.{i}", "10.0.0.1", 1000 + i, i / 10, answer=REFUSED) for i in range(60)],
+        [flow("10.0.0.9", "10.0.0.1", 1000 + i, i / 100, answer=REFUSED, proto=1) for i in range(60)],
+    ],
+    ids=[
+        "a client of many servers",
+        "a scraper of many targets",
+        "one service that is down",
+        "slowly",
+        "many clients of one host",
+        "no ports",
+    ],
+)
+def test_what_looks_alike_and_is_harmless(rows: Rows) -> None:
+    assert judged(made(NetworkScan), rows) == []
+
+
+def test_a_reset_of_a_conversation_that_was_open_is_no_refusal() -> None:
+    assert (
+        judged(made(NetworkScan), [flow("10.0.0.9", "10.0.0.1", 1000 + i, answer=SYN | ACK | RST) for i in range(60)])
+        == []
+    )
+
+
+def test_a_scan_of_udp_is_one_too() -> None:
+    (found,) = judged(
+        made(NetworkScan), [flow("10.0.0.9", "10.0.0.1", 1000 + i, answer=0, proto=17) for i in range(60)]
+    )
+    assert "udp ports" in found.explanation[0]
+
+
+def test_state_goes_on_in_the_middle_of_a_window() -> None:
+    first, second = made(NetworkScan), made(NetworkScan)
+    assert judged(first, PORTS[:15]) == []
+    second.restore(first.state())
+    assert [f.id for f in judged(second, PORTS[15:])] == [f.id for f in judged(made(NetworkScan), PORTS)]
+    with pytest.raises(ValueError, match="format"):
+        second.restore({"format": 99})
+
+
+def test_memory_is_bounded() -> None:
+    detector = made(NetworkScan, max_doors=1000, ports=100_000, hosts=100_000)
+    judged(detector, [flow("10.0.0.9", f"10.{i % 200}.0.1", 1 + i // 200, answer=0) for i in range(5000)], 500)
+    assert (detector.status()["doors"], detector.status()["dropped"]) == (1000, 4000)
+
+
+def test_findings_without_a_process_survive_their_way() -> None:
+    (found,) = judged(made(NetworkScan), PORTS)
+    again = Finding.decode(found.encode())
+    assert again == found
+    assert "src_ip" in found.to_json()["subject"]
