@@ -360,7 +360,13 @@ def test_ten_thousand_arguments_are_no_way_to_a_refused_object():
 
 
 def test_a_finding_about_the_network_names_both_ends_and_another_none():
-    ends: dict[str, Any] = {"src_ip": "10.0.0.9", "src_port": 40_000, "dst_ip": "fd00:ec2::254", "dst_port": 80, "proto": "tcp"}
+    ends: dict[str, Any] = {
+        "src_ip": "10.0.0.9",
+        "src_port": 40_000,
+        "dst_ip": "fd00:ec2::254",
+        "dst_port": 80,
+        "proto": "tcp",
+    }
     spec = spec_of(finding(pid=0, exe="", argv=(), **ends))
     said = {name: spec["subject"][name] for name in ("srcIP", "srcPort", "dstIP", "dstPort", "proto")}
     assert said == {"srcIP": "10.0.0.9", "srcPort": 40_000, "dstIP": "fd00:ec2::254", "dstPort": 80, "proto": "tcp"}
