@@ -16,8 +16,8 @@ ISSUER = ("nats.issuerRef.name=our-ca", "nats.issuerRef.kind=ClusterIssuer")
 EXTERNAL = ("nats.external.url=tls://nats.example.com:4222", "nats.external.credentialsSecretRef.name=users")
 NAME = f"{RELEASE}-daemoneye-nats-tls"
 
-# Of cert-manager's CustomResourceDefinition certificates.cert-manager.io, version v1: the fields of `spec` that are used here, with their types, and
-# the values that `usages`, `privateKey.algorithm` and `privateKey.rotationPolicy` may have.
+# Of cert-manager's CustomResourceDefinition certificates.cert-manager.io, version v1 (its deploy/crds/cert-manager.io_certificates.yaml): the fields of
+# `spec` that are used here, with their types, and the values that `usages` may have.
 FIELDS = {
     "secretName": str, "duration": str, "renewBefore": str, "revisionHistoryLimit": int, "privateKey": dict, "usages": list, "dnsNames": list,
     "issuerRef": dict,
@@ -27,6 +27,10 @@ USAGES = {
     "encipher only", "decipher only", "any", "server auth", "client auth", "code signing", "email protection", "s/mime", "ipsec end system",
     "ipsec tunnel", "ipsec user", "timestamping", "ocsp signing", "microsoft sgc", "netscape sgc",
 }  # fmt: skip
+
+
+def test_either_way_of_telling_a_tool_what_the_cluster_has_will_do() -> None:
+    assert render(*ISSUER, apis=("cert-manager.io/v1",)) == render(*ISSUER, apis=API)
 
 
 def test_without_an_issuer_there_is_none() -> None:

@@ -25,7 +25,7 @@ def leaves(node, path=""):
     for key, value in node.items():
         where = f"{path}{key}"
         if isinstance(value, dict) and not re.search(
-            r"(Selector|affinity|Annotations|[lL]abels|requests|limits)$", where
+            r"(Selector|affinity|Annotations|[lL]abels|requests|limits|issuerRef)$", where
         ):
             yield from leaves(value, f"{where}.")
         else:
@@ -157,7 +157,7 @@ def test_every_value_does_something(tmp_path):
     given = dict(leaves(yaml.safe_load((CHART / "ci" / "everything-set-values.yaml").read_text())))
     given |= {"crds.enabled": False, "nats.storage.enabled": False, "networkPolicy.enabled": False}
     given |= {"nats.external.url": "tls://n.example.com:4222", "nats.external.tlsSecretRef.name": "a"}
-    given |= {"nats.external.credentialsSecretRef.name": "a"}
+    given |= {"nats.external.credentialsSecretRef.name": "a", "nats.issuerRef": {"name": "ours"}}
     defaults = dict(leaves(yaml.safe_load((CHART / "values.yaml").read_text())))
     assert given.keys() == defaults.keys(), "everything-set says something of each value"
     assert [path for path in given if given[path] == defaults[path]] == []
@@ -180,7 +180,7 @@ def test_every_value_does_something(tmp_path):
     refused = {path for path, text in results.items() if "Error:" in text}
     assert refused <= {
         "nats.external.url", "nats.storeMaxBytes", "streams.eventsMaxBytes", "streams.replicas", "nats.external.tlsSecretRef.name",
-        "nats.external.credentialsSecretRef.name",
+        "nats.external.credentialsSecretRef.name", "nats.issuerRef",
     }  # fmt: skip
 
 

@@ -55,15 +55,14 @@ def crds(cluster: Cluster) -> Iterator[Cluster]:
 
 
 @pytest.fixture(scope="module")
-def release(cluster: Cluster, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Release]:
-    """The chart with the images of the Dockerfiles, installed as docs/install.md says; once for the tests of a module."""
+def prepared(cluster: Cluster, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Release]:
+    """Everything that `helm install` needs: images of the Dockerfiles, a namespace, a volume. Afterwards nothing of the release is left."""
     for archive in build_images():
         cluster.load_image(archive)
     cluster.load_image(victim_image(tmp_path_factory.mktemp("victim")))
     installed = Release(cluster)
     installed.prepare()
     installed.volume()
-    installed.install()
     yield installed
     # A module whose last tests uninstall leaves only what a failed one left.
     cluster.helm("uninstall", installed.name, "--namespace", installed.namespace, "--wait", check=False)
@@ -71,6 +70,13 @@ def release(cluster: Cluster, tmp_path_factory: pytest.TempPathFactory) -> Itera
         cluster.kubectl("delete", "crd", f"{kind}.daemoneye.io", "--ignore-not-found", "--timeout=60s", check=False)
     cluster.kubectl("delete", "namespace", installed.namespace, "--ignore-not-found", "--timeout=90s", check=False)
     cluster.kubectl("delete", "pv", "broker", "--ignore-not-found", check=False)
+
+
+@pytest.fixture(scope="module")
+def release(prepared: Release) -> Release:
+    """The chart, installed as docs/install.md says; once for the tests of a module."""
+    prepared.install()
+    return prepared
 
 
 @pytest.hookimpl(wrapper=True)

@@ -127,6 +127,12 @@ class Release:
             "upgrade", "--install", self.name, str(chart), "--namespace", self.namespace, "--wait", "--timeout", "240s", *sets
         )  # fmt: skip
 
+    def roll_back(self, number: int) -> None:
+        """`helm rollback --wait` to one of its revisions."""
+        self.cluster.helm(
+            "rollback", self.name, str(number), "--namespace", self.namespace, "--wait", "--timeout", "240s"
+        )
+
     def uninstall(self) -> None:
         """`helm uninstall --wait`, with its hook."""
         self.cluster.helm("uninstall", self.name, "--namespace", self.namespace, "--wait", "--timeout", "240s")

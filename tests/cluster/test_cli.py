@@ -3,18 +3,15 @@
 from __future__ import annotations
 
 import json
-import os
 import subprocess
-import sys
 import tarfile
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
 
 import pytest
 
 from daemoneye.codegen import crd
-from tests.cluster.harness import binaries
+from tests.cluster.cli import Cli
 from tests.cluster.harness.cluster import NODE, Cluster
 from tests.cluster.release import REPOSITORY, wait
 
@@ -24,29 +21,6 @@ CRDS = REPOSITORY / "crds"
 SUBJECT = {
     "node": NODE, "namespace": "default", "pod": "till-1", "container": "main", "pid": 7, "exe": "/memfd:x", "argv": ["x", "\x1b[31m"],
 }  # fmt: skip
-
-
-class Cli:
-    """The command as a user runs it: kubectl's plugin, found on PATH."""
-
-    def __init__(self, cluster: Cluster) -> None:
-        path = (str(binaries.tool("kubectl").parent), str(Path(sys.executable).parent), os.environ["PATH"])
-        self.environment = {**os.environ, "PATH": os.pathsep.join(path), "KUBECONFIG": str(cluster.kubeconfig)}
-        self.environment["KUBECACHEDIR"] = str(cluster.state / "kubectl-cache")
-
-    def __call__(self, *arguments: str) -> tuple[int, str, str]:
-        done = subprocess.run(
-            ["kubectl", "daemoneye", *arguments], env=self.environment, capture_output=True, text=True, timeout=120
-        )
-        return done.returncode, done.stdout, done.stderr
-
-    def lines(self, *arguments: str) -> tuple[int, list[dict[str, Any]]]:
-        status, out, _ = self(*arguments, "-o", "json")
-        return status, [json.loads(line) for line in out.splitlines()]
-
-    def checks(self) -> tuple[int, dict[str, dict[str, Any]]]:
-        status, found = self.lines("doctor")
-        return status, {check["name"]: check for check in found}
 
 
 @pytest.fixture(scope="module")

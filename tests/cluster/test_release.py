@@ -1,17 +1,15 @@
 """The chart, installed by helm on a real cluster with the images of the Dockerfiles: what an operator does and sees, in the order in which one
 would do it.
 
-One installation for all tests of this module; each leaves it as it found it. The last ones upgrade and remove it.
+One installation for all tests of this module; each leaves it as it found it. The last one removes it.
 """
 
 from __future__ import annotations
 
 import base64
 import json
-import os
 import ssl
 import subprocess
-import sys
 import tarfile
 import time
 import urllib.error
@@ -23,11 +21,9 @@ from typing import Any
 
 import pytest
 
-from tests.cluster.harness import binaries
+from tests.cluster.cli import Cli
 from tests.cluster.harness.cluster import NODE, Cluster
-from tests.cluster.load import COMMAND, all_there_once, nothing_lost
-from tests.cluster.oracle import Oracle
-from tests.cluster.release import COMPONENTS, IMAGES, PINS, Release, build_images, revision, wait
+from tests.cluster.release import COMPONENTS, PINS, Release, wait
 
 pytestmark = [pytest.mark.cluster, pytest.mark.slow]
 SHOP = "shop"
@@ -39,6 +35,11 @@ def shop(release: Release) -> Iterator[str]:
         yield name
 
 
+@pytest.fixture(scope="module")
+def cli(release: Release) -> Cli:
+    return Cli(release.cluster)
+
+
 @pytest.fixture
 def policy(release: Release) -> Iterator[str]:
     """A policy for everything, running."""
@@ -46,18 +47,6 @@ def policy(release: Release) -> Iterator[str]:
     release.wait_ready("default")
     yield "default"
     release.policy("default")
-
-
-def events(release: Release, *arguments: str, kubectl: bool = True) -> list[dict[str, Any]]:
-    """What `kubectl daemoneye events` prints of what there is."""
-    plugin = Path(sys.executable).with_name("kubectl-daemoneye")
-    path = f"{plugin.parent}:{binaries.tool('kubectl').parent}:{os.environ['PATH']}"
-    command = ["kubectl", "daemoneye"] if kubectl else [str(plugin)]
-    done = subprocess.run(
-        [*command, "events", "-o", "json", *arguments], capture_output=True, text=True, timeout=60, check=True,
-        env={**os.environ, "PATH": path, "KUBECONFIG": str(release.cluster.kubeconfig)},
-    )  # fmt: skip
-    return [json.loads(line) for line in done.stdout.splitlines()]
 
 
 def test_everything_is_up_and_says_so(release: Release):
@@ -123,11 +112,10 @@ def test_fileless_execution_becomes_a_finding_a_status_and_an_event(release: Rel
         release.cluster.kubectl("delete", "deployment", "checkout", "-n", shop, "--wait=true")
 
 
-def test_first_execution_of_a_new_pod_has_its_names(release: Release, policy: str, shop: str):
+def test_first_execution_of_a_new_pod_has_its_names(release: Release, policy: str, shop: str, cli: Cli):
     with release.pod("early", shop, "hold", labels={"tier": "front"}) as pod:
-        first = wait(
-            "its execution", lambda: min(_of_main(release, shop, "early"), key=lambda event: event["time"]), 15
-        )
+        mains = lambda: [e for e in cli.execs(shop, "early") if e["container"] == "main"]  # noqa: E731
+        first = wait("its execution", lambda: min(mains(), key=lambda event: event["time"]), 15)
         assert first["argv"][:2] == ["/victim", "hold"]
         assert first["workload"] == f"{shop}/Pod/early/main"
         assert first["pod_uid"] == pod["metadata"]["uid"]
@@ -135,7 +123,7 @@ def test_first_execution_of_a_new_pod_has_its_names(release: Release, policy: st
         assert first["policies"] == ["default"]
 
 
-def test_selectors_leave_out_what_they_do_not_select(release: Release, policy: str, shop: str):
+def test_selectors_leave_out_what_they_do_not_select(release: Release, policy: str, shop: str, cli: Cli):
     release.policy(
         "default",
         selector={
@@ -154,11 +142,11 @@ def test_selectors_leave_out_what_they_do_not_select(release: Release, policy: s
         # The watched pod came last: what the others did was read before.
         assert release.findings(shop, pod="unwatched") == []
         assert release.findings(elsewhere, pod="stranger") == []
-        assert _execs(release, shop, "unwatched") == []
-        assert _execs(release, shop, "watched")
+        assert cli.execs(shop, "unwatched") == []
+        assert cli.execs(shop, "watched")
 
 
-def test_change_of_policy_restarts_nothing_and_loses_nothing(release: Release, policy: str, shop: str):
+def test_change_of_policy_restarts_nothing_and_loses_nothing(release: Release, policy: str, shop: str, cli: Cli):
     (before,) = release.sensor_pods()
     number = 3000
     with release.pod("busy", shop, "spawn", str(number)):
@@ -169,7 +157,7 @@ def test_change_of_policy_restarts_nothing_and_loses_nothing(release: Release, p
         wait("log", lambda: "ready" in release.cluster.kubectl("logs", "busy", "-n", shop), 60)
         copies = wait(
             "every execution",
-            lambda: [e for e in _execs(release, shop, "busy") if e["argv"][0] == "quiet-copy"][number - 1 :],
+            lambda: [e for e in cli.execs(shop, "busy") if e["argv"][0] == "quiet-copy"][number - 1 :],
             60,
         )
         assert len(copies) == 1, "each once"
@@ -196,39 +184,27 @@ def test_wrong_policies_are_refused_with_what_to_do(release: Release, policy: st
         release.cluster.kubectl("delete", "depol", "filter")
 
 
-def test_the_command_line_reads_the_cluster(release: Release, policy: str, tmp_path: Path):
-    plugin = Path(sys.executable).with_name("kubectl-daemoneye")
-    environment = {
-        **os.environ, "PATH": f"{plugin.parent}:{binaries.tool('kubectl').parent}:{os.environ['PATH']}",
-        "KUBECONFIG": str(release.cluster.kubeconfig),
-    }  # fmt: skip
-
-    def say(*words: str) -> subprocess.CompletedProcess[str]:
-        return subprocess.run(
-            ["kubectl", "daemoneye", *words], capture_output=True, text=True, env=environment, timeout=60
-        )
-
-    wait("status", lambda: say("status").returncode == 0, 15)
-    status = say("status").stdout
+def test_the_command_line_reads_the_cluster(release: Release, policy: str, cli: Cli):
+    wait("status", lambda: cli("status")[0] == 0, 15)
+    _, status, _ = cli("status")
     assert "default" in status
     assert "1/1" in status
-    doctor = say("doctor")
-    assert doctor.returncode == 0, doctor.stdout
-    assert say("findings").returncode == 0
-    assert "anomalyThreshold" in say("policy", "explain", "default").stdout
+    code, said, _ = cli("doctor")
+    assert code == 0, said
+    assert cli("findings")[0] == 0
+    assert "anomalyThreshold" in cli("policy", "explain", "default")[1]
 
 
-def test_costs_and_a_report_of_the_cluster(release: Release, policy: str, tmp_path: Path):
-    plugin = Path(sys.executable).with_name("kubectl-daemoneye")
-    environment = {
-        **os.environ, "PATH": f"{plugin.parent}:{binaries.tool('kubectl').parent}:{os.environ['PATH']}",
-        "KUBECONFIG": str(release.cluster.kubeconfig),
-    }  # fmt: skip
+def test_costs_and_a_report_of_the_cluster(release: Release, policy: str, cli: Cli, tmp_path: Path):
     path = tmp_path / "report.tar.gz"
     commands = (("top", "-o", "json"), ("bugtool", "--output", str(path)))
     asked = [
         subprocess.Popen(
-            ["kubectl", "daemoneye", *words], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=environment
+            ["kubectl", "daemoneye", *words],
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            text=True,
+            env=cli.environment,
         )
         for words in commands
     ]
@@ -267,52 +243,6 @@ def test_last_policy_takes_everything_off_the_node(release: Release):
     assert not _files(release.spool)
 
 
-def test_upgrade_under_load_with_sensors_of_both_releases(release: Release, shop: str, tmp_path: Path):
-    """From chart and images of the commit before; where there is none, from this one's. First all but the sensors, then these: nothing is lost."""
-    release.uninstall()
-    release.volume()
-    with revision("HEAD^", tmp_path) as older:
-        if older is not None:
-            current = build_images()
-            for archive in build_images(tree=older):
-                release.cluster.load_image(archive)
-            for name in IMAGES:
-                release.cluster.tag_image(f"daemoneye/{name}:dev", "before")
-            for archive in current:
-                release.cluster.load_image(archive)
-            release.install("image.tag=before", chart=older / "charts" / "daemoneye")
-        else:
-            release.install()
-    release.policy("default")
-    release.wait_ready("default")
-    oracle = Oracle(release)
-    with release.pod("busy", shop, *COMMAND) as busy:
-        with release.pod("kept", shop, "fileless"):
-            (found, *_) = wait("Finding", lambda: release.findings(shop, pod="kept"), 15)
-        oracle.settle()
-        upgraded = ("operator.podAnnotations.upgraded=yes", "nats.podAnnotations.upgraded=yes")
-        release.install(*upgraded, *(["sensor.image.tag=before"] if older is not None else []))
-        release.wait_ready("default")
-        if older is not None:
-            both = {"operator": "dev", "analytics": "dev", "sensor": "before"}
-            wait("both releases", lambda: _images(release) == both, 60)
-        with release.pod("between", shop, "fileless"):
-            wait("Finding of a former sensor", lambda: release.findings(shop, pod="between"), 15)
-        oracle.settle()
-        nothing_lost(oracle)
-        (before,) = release.sensor_pods()
-        release.install(*upgraded, "sensor.podAnnotations.upgraded=yes")
-        wait("new sensor", lambda: release.sensor_pods()[0]["metadata"]["uid"] != before["metadata"]["uid"], 60)
-        release.wait_ready("default")
-        wait("this release alone", lambda: set(_images(release).values()) == {"dev"}, 60)
-        assert [f["metadata"]["uid"] for f in release.findings(shop, pod="kept")] == [found["metadata"]["uid"]]
-        assert _execs(release, shop, "kept"), "events of before the upgrade"
-        with release.pod("later", shop, "fileless"):
-            wait("Finding after the upgrade", lambda: release.findings(shop, pod="later"), 15)
-        all_there_once(release, oracle, busy)
-    assert len(list(PINS.glob("daemoneye*/*"))) == 1, "rings of before are gone, or are those of now"
-
-
 def test_uninstall_leaves_nothing_and_can_be_undone(release: Release):
     release.policy("default")
     release.wait_ready("default")
@@ -345,24 +275,6 @@ def _answer(cluster: Cluster, token: str) -> int:
             return int(answer.status)
     except urllib.error.HTTPError as error:
         return error.code
-
-
-def _images(release: Release) -> dict[str, str]:
-    """Component → tag of the image that its pod runs."""
-    found = {}
-    for name in ("operator", "analytics", "sensor"):
-        (pod,) = release.items("pods", release.namespace, f"app.kubernetes.io/component={name}")
-        found[name] = pod["spec"]["containers"][0]["image"].rpartition(":")[2]
-    return found
-
-
-def _execs(release: Release, namespace: str, pod: str) -> list[dict[str, Any]]:
-    said = events(release, "--pod", f"{namespace}/{pod}", "--event", "process_exec", "--last", "100000")
-    return [event for event in said if event["kind"] == "event"]  # losses are always told
-
-
-def _of_main(release: Release, namespace: str, pod: str) -> list[dict[str, Any]]:
-    return [event for event in _execs(release, namespace, pod) if event["container"] == "main"]
 
 
 def _policy(name: str, spec: dict[str, Any]) -> dict[str, Any]:

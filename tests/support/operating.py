@@ -47,11 +47,15 @@ sys.exit(__main__.main(["run", "--settings", str(told)]))
 _RBAC: Final = "/apis/rbac.authorization.k8s.io/v1"
 
 
-def install(api: ApiServer) -> None:
-    """What the chart installs for the operator, in the namespace that is there: CRDs, account, rights, and the Deployment that owns what it makes."""
+def install(api: ApiServer, *sets: str, apis: tuple[str, ...] = ()) -> dict[str, dict[str, Any]]:
+    """What the chart installs for the operator, in the namespace that is there: CRDs, account, rights, and the Deployment that owns what it makes.
+
+    Returns:
+        All that the chart renders with these values for a cluster with these kinds, by kind/name.
+    """
     for path in sorted((ROOT / "crds").glob("*.yaml")):
         api.create("/apis/apiextensions.k8s.io/v1/customresourcedefinitions", yaml.safe_load(path.read_text()))
-    named = render("fullnameOverride=daemoneye")
+    named = render("fullnameOverride=daemoneye", *sets, apis=apis)
     for kind, plural, namespace in (
         ("ClusterRole", "clusterroles", ""), ("ClusterRoleBinding", "clusterrolebindings", ""),
         ("Role", "roles", NAMESPACE), ("RoleBinding", "rolebindings", NAMESPACE),
@@ -61,19 +65,20 @@ def install(api: ApiServer) -> None:
     deployment = named[f"Deployment/{ACCOUNT}"]
     deployment = {**deployment, "spec": {**deployment["spec"], "replicas": 0}}
     api.create(path_of(resources.APPS, "deployments", namespace=NAMESPACE), deployment)
+    return named
 
 
 class Operator:
     """One process; can be killed and started again."""
 
-    def __init__(self, broker: Broker, api: ApiServer, directory: Path) -> None:
+    def __init__(self, broker: Broker, api: ApiServer, directory: Path, **nats: Any) -> None:
         self._directory = directory
         self.deaf = directory / "deaf"
         (self._port,) = free_ports(1)
         self._process: subprocess.Popen[bytes] | None = None
         directory.mkdir()
         settings = broker.settings.model_dump(by_alias=True, mode="json", exclude_none=True)
-        settings["nats"]["url"] = broker.access("operator").url
+        settings["nats"] |= {**nats, "url": broker.access("operator").url}
         settings["sensor"]["statusIntervalSeconds"] = 1
         (directory / "operator.json").write_text(json.dumps({**settings, "healthPort": self._port, "resyncSeconds": 5}))
         api.kubeconfig(directory / "kubeconfig", NAMESPACE, ACCOUNT)
@@ -129,9 +134,9 @@ class Operator:
 
 
 @contextmanager
-def running(broker: Broker, api: ApiServer, directory: Path) -> Iterator[Operator]:
-    """One that was started; ended whatever happens."""
-    operator = Operator(broker, api, directory)
+def running(broker: Broker, api: ApiServer, directory: Path, **nats: Any) -> Iterator[Operator]:
+    """One that was started; ended whatever happens. `nats` are settings beside those that the broker began with."""
+    operator = Operator(broker, api, directory, **nats)
     try:
         operator.start()
         yield operator

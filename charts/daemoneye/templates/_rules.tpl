@@ -19,8 +19,9 @@
 {{- if not .name -}}
 {{- fail "nats.issuerRef has no name: write that of an Issuer of the release's namespace, or of a ClusterIssuer with kind: ClusterIssuer" -}}
 {{- end -}}
-{{- if not ($.Capabilities.APIVersions.Has "cert-manager.io/v1/Certificate") -}}
-{{- fail "nats.issuerRef is set, but this cluster has no cert-manager.io/v1 Certificate: install cert-manager first (a tool that renders without a cluster needs --api-versions cert-manager.io/v1/Certificate)" -}}
+{{- $known := $.Capabilities.APIVersions -}}
+{{- if not (or ($known.Has "cert-manager.io/v1/Certificate") ($known.Has "cert-manager.io/v1")) -}}
+{{- fail "nats.issuerRef is set, but this cluster has no cert-manager.io/v1 Certificate: install cert-manager first (a tool that renders without a cluster needs --api-versions cert-manager.io/v1)" -}}
 {{- end -}}
 {{- end -}}
 {{- if $nats.external.url -}}

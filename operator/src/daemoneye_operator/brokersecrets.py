@@ -15,7 +15,7 @@ password.
 sensors of that release could not do without the file until they are replaced.
 
 With ``nats.certificateSecretRef`` cert-manager keeps authority and certificate in a Secret of its own, `F-nats-tls`, and they are taken from there:
-F-ca then has no key. What is wrong with it is said and the former certificate goes on; the authorities of before are trusted until they end.
+F-ca then has no key. What is wrong with it is said and the former certificate goes on; the authorities of before are trusted for a day more.
 
 On a broker of the user's own only the last are made, from the Secrets that ``nats.credentialsSecretRef`` and ``nats.tlsSecretRef`` name;
 they have no ``ca.crt`` without the latter, which means the system's authorities, and there is no callout.
@@ -50,7 +50,7 @@ class BrokerSecrets:
 
     Attributes:
         secrets: Name → whole data.
-        restart: Whether F-nats was there and is to change, so that a running server has to be started again.
+        restart: Whether F-nats was there and what its server reads is to change, so that a running one has to be started again.
         digest: Hash of F-nats' data, for an annotation of the servers' pods; empty on a broker of the user's own.
         trouble: Why what cert-manager keeps is not taken; the former certificate goes on.
     """
@@ -135,7 +135,10 @@ def desired(settings: OperatorSettings, present: Mapping[str, Data | None], now:
             **({} if word is None else {"password": word}),
         }
     digest = hashlib.sha256(b"\0".join(server[key] for key in sorted(server))).hexdigest()[:32]
-    return BrokerSecrets(made, restart=bool(before) and dict(before) != server, digest=digest, trouble=held.trouble)
+    # A server alone reads no authorities: it asks nobody for a certificate.
+    read = server.keys() - ({"ca.crt"} if settings.nats.replicas == 1 else set())
+    restart = bool(before) and any(before.get(key) != server[key] for key in read)
+    return BrokerSecrets(made, restart=restart, digest=digest, trouble=held.trouble)
 
 
 def _own(
@@ -155,10 +158,10 @@ def _issued(
     try:
         pair, known = _of_cert_manager(settings, present, now)
     except ConfigError as error:
-        if former is None or pki.fault(former, authorities, server_names(settings), now):
+        if former is None or _fault(settings, former, authorities, now):
             raise
         return _Certificates(former, authorities, trouble=f"{error}; the former certificate goes on")
-    return _Certificates(pair, pki.trusted(known, authorities, now))
+    return _Certificates(pair, pki.trusted(known, authorities, pair.certificate, now))
 
 
 def _of_cert_manager(
@@ -178,9 +181,13 @@ def _of_cert_manager(
     pair = _pair(data, "tls")
     if pair is None:
         raise ConfigError(f"{where} has no tls.crt or no tls.key: {look}")
-    if fault := pki.fault(pair, data["ca.crt"], server_names(settings), now):
+    if fault := _fault(settings, pair, data["ca.crt"], now):
         raise ConfigError(f"{where}: {fault}; {look}")
     return pair, data["ca.crt"]
+
+
+def _fault(settings: OperatorSettings, pair: pki.Pair, authorities: bytes, now: dt.datetime) -> str:
+    return pki.fault(pair, authorities, server_names(settings), now, both_ways=settings.nats.replicas > 1)
 
 
 def _external(settings: OperatorSettings, present: Mapping[str, Data | None]) -> dict[str, dict[str, bytes]]:

@@ -36,8 +36,10 @@ from daemoneye_operator.settings import OperatorSettings
 
 _RETRY_S: Final = 2.0
 _FINISH_S: Final = 5.0
+_MINUTE: Final = 60.0
 _KOPF: Final = "kopf"
 _LEASE: Final = "the operator's Lease"
+_SECRETS: Final = "the broker's Secrets"
 _log = logging.getLogger(__name__)
 
 
@@ -77,6 +79,8 @@ class _Operator:
         self._pulse: Pulse | None = None
         self._kopf_since = float("inf")
         self._starting = "waiting for the API server"
+        self._secrets_trouble = ""
+        self._secrets_logged = float("-inf")
 
     async def run(self) -> None:
         page = Exposition(measures.COMPONENT, version(), lambda: measures.samples(self._parts), [self._passes]).page
@@ -125,9 +129,8 @@ class _Operator:
             api.beside(at_once=4), aggregation, parts.ledger.exceptions, parts.ledger.tallies, changed
         )
         watches.finding_gone = sink.gone
-        parts.secrets = await self._patiently(
-            "the broker's Secrets", lambda: secretstore.ensure(api, settings, watches.owner())
-        )
+        parts.secrets = await self._patiently(_SECRETS, lambda: secretstore.ensure(api, settings, watches.owner()))
+        self._complain(parts.secrets.trouble)
         link = Link(lambda: secretstore.access(settings, parts.secrets, "operator"), "daemoneye-operator", self._stop)
         broker = parts.broker = BrokerLook(bus)
         group.create_task(bus.run(link))
@@ -166,8 +169,19 @@ class _Operator:
         """Certificates are renewed long before their end, and a Secret that somebody deleted is made again."""
         while True:
             await asyncio.sleep(self._settings.resync_seconds)
-            with contextlib.suppress(DaemonEyeError):  # said when it was tried, and the next time
+            try:
                 self._parts.secrets = await secretstore.ensure(self._api, self._settings, watches.owner())
+            except DaemonEyeError as error:
+                self._complain(f"{_SECRETS}: {error}")
+            else:
+                self._complain(self._parts.secrets.trouble)
+
+    def _complain(self, trouble: str) -> None:
+        """What is wrong with the broker's Secrets, empty if nothing is: for /readyz, and once a minute for the log."""
+        if trouble and (trouble != self._secrets_trouble or time.monotonic() - self._secrets_logged > _MINUTE):
+            self._secrets_logged = time.monotonic()
+            _log.warning("%s", trouble)
+        self._secrets_trouble = trouble
 
     async def _kopf(self) -> None:
         """Kopf's thread, as a task that ends with it.
@@ -207,7 +221,7 @@ class _Operator:
                 return await work()
             except DaemonEyeError as error:
                 self._starting = f"{what}: {error}"
-                if time.monotonic() - logged > 60:
+                if time.monotonic() - logged > _MINUTE:
                     logged = time.monotonic()
                     _log.warning("%s", self._starting)
                 await asyncio.sleep(_RETRY_S)
@@ -233,6 +247,7 @@ class _Operator:
             "starting": self._starting,
             "broker": "connected" if broker else (bus.trouble if bus else "not connected yet"),
             "trouble": controller.trouble if controller else "",
+            "secrets": self._secrets_trouble,
             "analytics": "heard of" if bus and bus.analytics_heard else "not heard of yet",
             "findings": sink.counters() if sink else {},
         }

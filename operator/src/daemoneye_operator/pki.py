@@ -34,6 +34,8 @@ _UNREADABLE: Final = (
     x509.DuplicateExtension,
     x509.UnsupportedGeneralNameType,
 )
+OVERLAP: Final = dt.timedelta(days=1)
+"""How long an authority that was replaced is trusted beside its successor: pods have new files within minutes."""
 _AUTHORITIES: Final = 8
 """More are not trusted at once, whatever an issuer sends."""
 _USES: Final = (ExtendedKeyUsageOID.SERVER_AUTH, ExtendedKeyUsageOID.CLIENT_AUTH)
@@ -85,7 +87,7 @@ def server(stored: Pair | None, issuer: Pair, names: Sequence[str], now: dt.date
     return Pair(_pem(builder.sign(authority_key, hashes.SHA256())), _key_pem(key))
 
 
-def fault(pair: Pair, authorities: bytes, names: Sequence[str], now: dt.datetime) -> str:
+def fault(pair: Pair, authorities: bytes, names: Sequence[str], now: dt.datetime, *, both_ways: bool = False) -> str:
     """What is wrong with a certificate that somebody else issued, empty if nothing is.
 
     Args:
@@ -93,44 +95,63 @@ def fault(pair: Pair, authorities: bytes, names: Sequence[str], now: dt.datetime
         authorities: Certificates of the authorities.
         names: Names that it must have.
         now: The present.
+        both_ways: Whether it serves as a client's, too, as it does between servers.
     """
     try:
         chain = x509.load_pem_x509_certificates(pair.certificate)
-        issuers = [*chain[1:], *x509.load_pem_x509_certificates(authorities)]
+        roots = x509.load_pem_x509_certificates(authorities)
         key = serialization.load_pem_private_key(pair.key, password=None)
-        alternatives = chain[0].extensions.get_extension_for_class(x509.SubjectAlternativeName).value
-        named = alternatives.get_values_for_type(x509.DNSName)
+        named, uses = _names_and_uses(chain[0])
     except _UNREADABLE as error:
         return f"tls.crt, tls.key or ca.crt cannot be read ({error})"
     certificate = chain[0]
     if key.public_key() != certificate.public_key():
         return "tls.key is not the key of tls.crt"
     if missing := [name for name in names if name not in named]:
-        return f"tls.crt lacks the name {missing[0]}"
+        return f"tls.crt lacks {'the name' if len(missing) == 1 else 'the names'} {', '.join(missing)}"
+    if uses is not None and ExtendedKeyUsageOID.SERVER_AUTH not in uses:
+        return "tls.crt may not be a server's (it lacks the usage server auth)"
+    if both_ways and uses is not None and ExtendedKeyUsageOID.CLIENT_AUTH not in uses:
+        return "tls.crt may not be a client's, which servers are to one another (it lacks the usage client auth)"
     if now >= certificate.not_valid_after_utc:
         return f"tls.crt ended at {certificate.not_valid_after_utc:%Y-%m-%dT%H:%M:%SZ}"
     if now < certificate.not_valid_before_utc:
         return f"tls.crt begins at {certificate.not_valid_before_utc:%Y-%m-%dT%H:%M:%SZ}"
-    if not any(_issued(certificate, issuer) for issuer in issuers):
-        return "no authority of ca.crt issued tls.crt"
+    if _anchor(chain, roots, now) is None:
+        return "no authority of ca.crt that is valid now issued tls.crt, directly or by what tls.crt holds"
     return ""
 
 
-def trusted(authorities: bytes, former: bytes, now: dt.datetime) -> bytes:
-    """These authorities, and behind them former ones that still hold: while one replaces another, both sides must know both.
+def trusted(authorities: bytes, former: bytes, since: bytes, now: dt.datetime) -> bytes:
+    """These authorities, and behind them former ones for a day: while one replaces another, servers with certificates of either are met.
+
+    No longer: one that was replaced because it is in wrong hands must not be believed for years.
 
     Args:
         authorities: PEM; one that cannot be read is taken as it is.
         former: PEM of before.
+        since: The certificate that the former ones did not issue; they are trusted for `OVERLAP` after its beginning.
         now: The present.
     """
     try:
         known = x509.load_pem_x509_certificates(authorities)
         before = x509.load_pem_x509_certificates(former) if former else []
+        replaced = x509.load_pem_x509_certificate(since).not_valid_before_utc
     except _UNREADABLE:
         return authorities
-    kept = [one for one in dict.fromkeys(before) if one not in known and now < one.not_valid_after_utc]
+    fresh = now < replaced + OVERLAP
+    kept = [one for one in dict.fromkeys(before) if fresh and one not in known and now < one.not_valid_after_utc]
     return b"".join(_pem(one) for one in [*dict.fromkeys(known), *kept][:_AUTHORITIES])
+
+
+def authority_expiry(certificate: bytes, authorities: bytes, now: dt.datetime) -> float | None:
+    """When the one of these authorities ends from which a certificate comes, seconds since 1970; where there is none, the first of all."""
+    try:
+        chain, roots = (x509.load_pem_x509_certificates(pem) for pem in (certificate, authorities))
+    except _UNREADABLE:
+        return expiry(authorities)
+    anchor = _anchor(chain, roots, now)
+    return expiry(authorities) if anchor is None else anchor.not_valid_after_utc.timestamp()
 
 
 def expiry(pem: bytes) -> float | None:
@@ -165,12 +186,37 @@ def _good_server(stored: Pair, issuer: Pair, names: Sequence[str], now: dt.datet
     return set(named) == set(names) and set(_USES) <= set(uses) and _fresh(certificate, now)
 
 
+def _names_and_uses(certificate: x509.Certificate) -> tuple[list[str], Sequence[x509.ObjectIdentifier] | None]:
+    """DNS names, and what it may be used for; None is anything."""
+    alternatives = certificate.extensions.get_extension_for_class(x509.SubjectAlternativeName).value
+    try:
+        uses = list(certificate.extensions.get_extension_for_class(x509.ExtendedKeyUsage).value)
+    except x509.ExtensionNotFound:
+        uses = None
+    return alternatives.get_values_for_type(x509.DNSName), uses
+
+
+def _anchor(
+    chain: Sequence[x509.Certificate], roots: Sequence[x509.Certificate], now: dt.datetime
+) -> x509.Certificate | None:
+    """The authority from which the first of a chain comes, by way of the others; None where there is no such way now."""
+    issuers = [one for one in (*roots, *chain[1:]) if one.not_valid_before_utc <= now < one.not_valid_after_utc]
+    at, seen = chain[0], [chain[0]]
+    while at not in roots:
+        found = next((one for one in issuers if one not in seen and _issued(at, one)), None)
+        if found is None:
+            return None
+        at = found
+        seen.append(at)
+    return at
+
+
 def _issued(certificate: x509.Certificate, issuer: x509.Certificate) -> bool:
     try:
         certificate.verify_directly_issued_by(issuer)
+        return issuer.extensions.get_extension_for_class(x509.BasicConstraints).value.ca
     except _UNREADABLE:
         return False
-    return True
 
 
 def _load(pair: Pair) -> tuple[x509.Certificate, ec.EllipticCurvePrivateKey]:

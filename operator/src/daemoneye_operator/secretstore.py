@@ -46,15 +46,14 @@ async def ensure(kube: Kube, settings: OperatorSettings, owner: Mapping[str, Any
 
     Raises:
         ApiError: The API server did not answer or refused.
-        ConfigError: A Secret of an external broker lacks something.
+        ConfigError: A Secret of an external broker lacks something, or that of cert-manager is no good and there is none of before.
     """
     roles = [brokersecrets.role_name(settings, role) for role in brokersecrets.roles(settings)]
     wanted = dict.fromkeys((*brokersecrets.sources(settings), *roles))
     objects = {name: obj for name in wanted if (obj := await kube.get(_path(settings, name))) is not None}
     found = {name: _data(obj) for name, obj in objects.items()}
-    plan = brokersecrets.desired(settings, found, datetime.now(UTC))
-    if plan.trouble:
-        _log.error("%s", plan.trouble)
+    now = datetime.now(UTC)
+    plan = brokersecrets.desired(settings, found, now)
     server = brokerconf.server_name(settings)
     # The servers' pods must be of this configuration; written with the Secret itself, so that no crash comes between.
     running = plan.digest if plan.restart else _annotation(objects.get(server))
@@ -71,7 +70,7 @@ async def ensure(kube: Kube, settings: OperatorSettings, owner: Mapping[str, Any
         # NATS reads its files at its start; another annotation of the template replaces its pods, one after the other.
         _log.info("the broker's configuration or certificate changed: StatefulSet %s is restarted", server)
         await kube.merge(place, {"spec": {"template": {"metadata": {"annotations": {RESTART_ANNOTATION: running}}}}})
-    return Secrets(plan.secrets, _expires(settings, plan.secrets), plan.trouble)
+    return Secrets(plan.secrets, _expires(settings, plan.secrets, now), plan.trouble)
 
 
 def access(settings: OperatorSettings, secrets: Secrets, role: str) -> Access:
@@ -96,12 +95,11 @@ def _serves(servers: Mapping[str, Any] | None) -> bool:
     return bool(servers and (servers.get("status") or {}).get("readyReplicas"))
 
 
-def _expires(settings: OperatorSettings, secrets: Mapping[str, Mapping[str, bytes]]) -> dict[str, float]:
-    certificates = {
-        "ca": secrets[brokersecrets.role_name(settings, "operator")].get("ca.crt"),
-        "server": secrets.get(brokerconf.server_name(settings), {}).get("tls.crt"),
-    }
-    ends = {which: pki.expiry(pem) for which, pem in certificates.items() if pem}
+def _expires(settings: OperatorSettings, secrets: Mapping[str, Mapping[str, bytes]], now: datetime) -> dict[str, float]:
+    authorities = secrets[brokersecrets.role_name(settings, "operator")].get("ca.crt", b"")
+    server = secrets.get(brokerconf.server_name(settings), {}).get("tls.crt", b"")
+    # Beside the authority that counts there may be others, which nobody misses when they end.
+    ends = {"ca": pki.authority_expiry(server, authorities, now), "server": pki.expiry(server)}
     return {which: end for which, end in ends.items() if end is not None}
 
 

@@ -9,9 +9,10 @@ import pytest
 from cryptography import x509
 
 from daemoneye.errors import ConfigError
+from daemoneye_operator import pki, secretstore
 from daemoneye_operator.brokersecrets import BrokerSecrets, desired, sources
 from daemoneye_operator.settings import OperatorSettings
-from tests.support.issuing import NAMES, SECRET, Issuer
+from tests.support.issuing import CLIENT, LIFE, NAMES, SECRET, SERVER, Issuer
 from tests.unit.operator.factory import SETTINGS
 
 NOW = dt.datetime(2026, 11, 27, 12, 0, tzinfo=dt.UTC)
@@ -25,6 +26,7 @@ OF = OperatorSettings.model_validate(
         "nats": {**SETTINGS["nats"], "certificateSecretRef": {"name": SECRET}},
     }
 )
+THREE = OF.model_copy(update={"nats": OF.nats.model_copy(update={"replicas": 3})})
 OWN = OF.model_copy(update={"nats": OF.nats.model_copy(update={"certificate_secret_ref": None})})
 
 
@@ -45,7 +47,7 @@ def test_what_cert_manager_keeps_is_what_the_broker_shows_and_clients_trust() ->
     made = plan(issued)
     server = made.secrets["daemoneye-nats"]
     assert (server["tls.crt"], server["tls.key"]) == (issued["tls.crt"], issued["tls.key"])
-    assert authorities(made) == ["CN=first broker CA"]
+    assert authorities(made) == ["CN=first"]
     assert set(made.secrets["daemoneye-ca"]) == {"ca.crt"}, "there is no key of an authority"
     assert SECRET not in made.secrets, "it is cert-manager's to write"
     assert SECRET in sources(OF)
@@ -60,22 +62,63 @@ def test_a_renewed_certificate_restarts_the_server_and_changes_nobody_else() -> 
     assert {name for name in made.secrets if made.secrets[name] != later.secrets[name]} == {"daemoneye-nats"}
 
 
-def test_another_authority_is_trusted_beside_the_former_until_that_ends() -> None:
+def test_another_authority_is_trusted_beside_the_former_for_a_day() -> None:
     made = plan(FIRST.secret(NOW))
-    later = plan(SECOND.secret(NOW + DAY), made, NOW + DAY)
-    assert authorities(later) == ["CN=second broker CA", "CN=first broker CA"]
-    old = Issuer("old", NOW - 3000 * DAY)
-    made = plan(old.secret(NOW))
-    later = plan(SECOND.secret(NOW + DAY), made, NOW + DAY)
-    assert authorities(later) == ["CN=second broker CA", "CN=old broker CA"]
-    again = plan(SECOND.secret(NOW + 700 * DAY), later, NOW + 700 * DAY)
-    assert authorities(again) == ["CN=second broker CA"]
+    issued = SECOND.secret(NOW + DAY)
+    later = plan(issued, made, NOW + DAY)
+    assert authorities(later) == ["CN=second", "CN=first"]
+    assert later.restart
+    again = plan(issued, later, NOW + DAY + pki.OVERLAP - dt.timedelta(seconds=1))
+    assert again == BrokerSecrets(later.secrets, digest=later.digest)
+    after = plan(issued, later, NOW + DAY + pki.OVERLAP)
+    assert authorities(after) == ["CN=second"]
+    assert not after.restart, "a server alone asks nobody for a certificate"
+    assert desired(
+        THREE, {**desired(THREE, {**later.secrets, SECRET: issued}, NOW + DAY).secrets, SECRET: issued}, NOW + 3 * DAY
+    ).restart
+    old = Issuer("old", NOW - 3649 * DAY - dt.timedelta(hours=12))
+    later = plan(SECOND.secret(NOW), plan(old.secret(NOW)), NOW)
+    assert authorities(later) == ["CN=second", "CN=old"]
+    ended = plan(SECOND.secret(NOW), later, NOW + dt.timedelta(hours=13))
+    assert authorities(ended) == ["CN=second"]
+
+
+def test_what_lies_between_a_certificate_and_the_authority_comes_in_tls_crt() -> None:
+    made = plan(Issuer("below", NOW, above=FIRST).secret(NOW))
+    assert made.trouble == ""
+    assert authorities(made) == ["CN=first"]
+
+
+def test_a_certificate_that_is_its_own_authority_is_taken() -> None:
+    """As the issuer SelfSigned makes it: whoever wants that may have it."""
+    own = Issuer("own", NOW)
+    leaf = own.secret(NOW)
+    alone = {**leaf, "ca.crt": leaf["tls.crt"]}
+    assert plan(alone).secrets["daemoneye-broker-cli"]["ca.crt"] == leaf["tls.crt"]
+
+
+def test_the_end_of_the_authority_is_that_of_the_certificates_own() -> None:
+    """A former one, or another in ca.crt, may end without harm."""
+    ending = Issuer("ending", NOW - 3640 * DAY)
+    later = plan(SECOND.secret(NOW), plan(ending.secret(NOW)), NOW)
+    assert authorities(later) == ["CN=second", "CN=ending"]
+    assert secretstore._expires(OF, later.secrets, NOW) == {
+        "ca": (NOW + 3650 * DAY).timestamp(), "server": (NOW + LIFE).timestamp(),
+    }  # fmt: skip
+
+
+def test_a_server_alone_needs_no_usage_of_a_client_and_several_do() -> None:
+    issued = FIRST.secret(NOW, uses=(SERVER,))
+    assert plan(issued).trouble == ""
+    with pytest.raises(ConfigError, match="lacks the usage client auth"):
+        desired(THREE, {SECRET: issued}, NOW)
+    assert desired(THREE, {SECRET: FIRST.secret(NOW)}, NOW).trouble == ""
 
 
 def test_from_the_operators_own_authority_to_cert_manager_and_back() -> None:
     own = desired(OWN, {}, NOW)
     made = plan(FIRST.secret(NOW), own)
-    assert authorities(made) == ["CN=first broker CA", "CN=daemoneye broker CA"]
+    assert authorities(made) == ["CN=first", "CN=daemoneye broker CA"]
     assert made.restart
     back = desired(OWN, made.secrets, NOW)
     assert authorities(back) == ["CN=daemoneye broker CA"]
@@ -90,9 +133,18 @@ WRONG: dict[str, tuple[Mapping[str, bytes] | None, str]] = {
     "junk": ({**GOOD, "tls.crt": b"junk"}, "cannot be read"),
     "another's key": ({**GOOD, "tls.key": SECOND.secret(NOW)["tls.key"]}, "tls.key is not the key of tls.crt"),
     "a name too few": (FIRST.secret(NOW, NAMES[:-1]), "tls.crt lacks the name localhost"),
-    "ended": (FIRST.secret(NOW - 400 * DAY), "tls.crt ended at 2026-10-23T12:00:00Z"),
-    "not begun": (FIRST.secret(NOW + DAY), "tls.crt begins at 2026-11-28T11:00:00Z"),
-    "of another authority": ({**GOOD, "ca.crt": SECOND.certificate}, "no authority of ca.crt issued tls.crt"),
+    "two names too few": (FIRST.secret(NOW, NAMES[2:]), "tls.crt lacks the names daemoneye-nats, daemoneye-nats.security;"),
+    "no server's": (FIRST.secret(NOW, uses=(CLIENT,)), "lacks the usage server auth"),
+    "ended": (FIRST.secret(NOW - 400 * DAY), "tls.crt ended at 2026-01-21T12:00:00Z"),
+    "not begun": (FIRST.secret(NOW + DAY), "tls.crt begins at 2026-11-28T12:00:00Z"),
+    "of another authority": ({**GOOD, "ca.crt": SECOND.certificate}, "no authority of ca.crt that is valid now issued tls.crt"),
+    "by way of another authority": (
+        {**Issuer("below", NOW, above=FIRST).secret(NOW), "ca.crt": SECOND.certificate}, "no authority of ca.crt that is valid now issued tls.crt",
+    ),
+    "of an authority that ended": (Issuer("old", NOW - 9 * DAY, 8 * DAY).secret(NOW), "no authority of ca.crt that is valid now issued tls.crt"),
+    "of no authority": (
+        {**GOOD, "ca.crt": FIRST.secret(NOW)["tls.crt"]}, "no authority of ca.crt that is valid now issued tls.crt",
+    ),
 }  # fmt: skip
 
 

@@ -51,3 +51,17 @@ async def test_it_says_whose_first_list_it_waits_for(api: KubeApi):
         watch.synced.set()
     await waiting
     kube.close()
+
+
+async def test_what_is_wrong_with_secrets_is_for_readyz_and_once_a_minute_for_the_log(
+    api: KubeApi, caplog: pytest.LogCaptureFixture
+):
+    kube = Kube(api.client())
+    operator = main._Operator(settings(), kube, asyncio.Event())
+    for words in ("no ca.crt", "no ca.crt", "no tls.key"):
+        operator._complain(words)
+        assert operator._ready()["secrets"] == words
+    assert caplog.messages == ["no ca.crt", "no tls.key"]
+    operator._complain("")
+    assert operator._ready()["secrets"] == ""
+    kube.close()

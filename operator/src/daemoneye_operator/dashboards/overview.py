@@ -73,7 +73,7 @@ _WELL: Final = Row(
         ),
         stat(
             "Certificates end in",
-            "The operator renews in the last third of their life. Less than 14 days: runbook DaemonEyeCertificateExpiry.",
+            "They are renewed in the last third of their life. Less than 14 days: runbook DaemonEyeCertificateExpiry.",
             Query(
                 f"({gauge(m.OPERATOR_CERTIFICATE, by='certificate', how='min')} - time()) / 86400", "{{certificate}}"
             ),
