@@ -172,9 +172,14 @@ def names(*args, **kwargs):
 
 
 def test_all_detectors_run_unless_switched_off():
-    assert names() == ["suspicious_exec", "first_seen", "cloud_metadata", "network_scan"]
-    assert names([{"name": "first_seen", "enabled": False}]) == ["suspicious_exec", "cloud_metadata", "network_scan"]
-    assert names(behavioral=False) == ["suspicious_exec", "cloud_metadata", "network_scan"]
+    assert names() == ["suspicious_exec", "first_seen", "cloud_metadata", "network_scan", "dns_tunnel"]
+    assert names([{"name": "first_seen", "enabled": False}]) == [
+        "suspicious_exec",
+        "cloud_metadata",
+        "network_scan",
+        "dns_tunnel",
+    ]
+    assert names(behavioral=False) == ["suspicious_exec", "cloud_metadata", "network_scan", "dns_tunnel"]
 
 
 def test_unknown_detectors_are_refused_with_the_choices():
@@ -216,7 +221,7 @@ def test_entry_points(monkeypatch, caplog):
     ]
     monkeypatch.setattr(registry, "entry_points", lambda group: points)
     with caplog.at_level(logging.ERROR):
-        assert names() == ["suspicious_exec", "first_seen", "cloud_metadata", "network_scan", "mine"]
+        assert names() == ["suspicious_exec", "first_seen", "cloud_metadata", "network_scan", "dns_tunnel", "mine"]
     assert all(name in caplog.text for name in ("broken", "other", "name of another"))
     assert names(behavioral=True)[1] == "first_seen"
 

@@ -1,7 +1,9 @@
-"""cloud_metadata and network_scan on rows of the network, and on what looks alike and is harmless."""
+"""cloud_metadata, network_scan and dns_tunnel on rows of the network, and on what looks alike and is harmless."""
 
 from __future__ import annotations
 
+import base64
+import hashlib
 from collections.abc import Sequence
 from typing import Any
 
@@ -16,8 +18,10 @@ from daemoneye.events.base import derive
 from daemoneye.events.codec import Section, section_of
 from daemoneye.events.registry import BY_NAME
 from daemoneye.findings import Finding
+from daemoneye_analytics.detectors import dns_tunnel
 from daemoneye_analytics.detectors.base import Detector
 from daemoneye_analytics.detectors.cloud_metadata import CloudMetadata
+from daemoneye_analytics.detectors.dns_tunnel import DnsTunnel
 from daemoneye_analytics.detectors.network_scan import NetworkScan
 from daemoneye_analytics.frame import Frame
 from tests.unit.analytics.factory import OFFSET, SECOND, Exec, cgroups, execs
@@ -237,6 +241,13 @@ def test_a_scan_of_udp_is_one_too() -> None:
     assert "udp ports" in found.explanation[0]
 
 
+def test_a_batch_of_many_windows_is_judged_window_by_window() -> None:
+    rows = [{**row, "time": row["time"] + 600.0 * hour} for hour in range(12) for row in PORTS]
+    found = judged(made(NetworkScan, findings_per_hour=100), rows)
+    assert len(found) == 12
+    assert all("20 tcp ports of 10.0.0.1 within 60 s that stayed shut: 1000, 1001," in f.explanation[0] for f in found)
+
+
 def test_state_goes_on_in_the_middle_of_a_window() -> None:
     first, second = made(NetworkScan), made(NetworkScan)
     assert judged(first, PORTS[:15]) == []
@@ -249,7 +260,7 @@ def test_state_goes_on_in_the_middle_of_a_window() -> None:
 def test_memory_is_bounded() -> None:
     detector = made(NetworkScan, max_doors=1000, ports=100_000, hosts=100_000)
     judged(detector, [flow("10.0.0.9", f"10.{i % 200}.0.1", 1 + i // 200, answer=0) for i in range(5000)], 500)
-    assert (detector.status()["doors"], detector.status()["dropped"]) == (1000, 4000)
+    assert (detector.status()["doors"], detector.status()["dropped"]) == (2000, 8000), "of each kind"
 
 
 def test_findings_without_a_process_survive_their_way() -> None:
@@ -257,3 +268,88 @@ def test_findings_without_a_process_survive_their_way() -> None:
     again = Finding.decode(found.encode())
     assert again == found
     assert "src_ip" in found.to_json()["subject"]
+
+
+# ── dns_tunnel ──────────────────────────────────────────────────────────────────────────────────────────────────────
+
+
+def question(name: str, at: float = 0.0, rcode: str = "NOERROR", src: str = "10.0.0.5") -> dict[str, Any]:
+    return {
+        "src_ip": src,
+        "dst_ip": "10.0.0.53",
+        "dst_port": 53,
+        "time": at,
+        "query": name.encode(),
+        "type": b"TXT",
+        "rcode": rcode.encode(),
+        "proto": 17,
+    }
+
+
+def drawn(number: int, length: int) -> str:
+    """Letters and digits as if drawn; the same for the same number."""
+    return base64.b32encode(hashlib.sha256(b"%d" % number).digest()).decode().lower()[:length]
+
+
+TAILS = ("corp.example", "internal")
+TUNNEL = [question(f"{drawn(i, 50)}.{drawn(-i, 40)}.t.evil.example", i / 2) for i in range(200)]
+GENERATED = [question(f"{drawn(i, 14)}.com", i, "NXDOMAIN") for i in range(100)]
+
+
+@pytest.mark.parametrize("size", [1, 9, 1000])
+def test_names_that_carry_data(size: int) -> None:
+    (found,) = judged(made(DnsTunnel), TUNNEL, size, "dns_query")
+    assert [t.id for t in found.techniques] == ["T1071.004", "T1572", "T1048"]
+    assert (found.severity, found.title) == ("high", "Data in DNS: 10.0.0.5 asks for ever new names below evil.example")
+    assert found.explanation[0].startswith("10.0.0.5 asked for 60 different names below evil.example within 300 s")
+    assert "bits by its entropy" in found.explanation[1]
+    assert found.subject.dst_port == 53
+
+
+@pytest.mark.parametrize("size", [1, 9, 1000])
+def test_names_that_were_drawn(size: int) -> None:
+    (found,) = judged(made(DnsTunnel), GENERATED, size, "dns_query")
+    assert ([t.id for t in found.techniques], found.severity) == (["T1568.002"], "medium")
+    assert found.explanation[0].startswith("10.0.0.5 asked for 25 domains within 300 s that do not exist")
+
+
+@pytest.mark.parametrize(
+    "rows",
+    [
+        [question(f"{drawn(i % 30, 40)}.cdn.example", i / 10) for i in range(3000)],
+        [question(f"img{i}.shop.example", i / 10) for i in range(1000)],
+        [question(f"{i % 256}.{i // 256}.0.10.in-addr.arpa", i / 10) for i in range(1000)],
+        [question(f"{i}.2.0.192.zen.spamhaus.org", i / 10, "NXDOMAIN") for i in range(256)],
+        [question(f"service-{i % 40}.shop.svc.cluster.local.{tail}", i / 10, "NXDOMAIN") for i in range(400) for tail in TAILS],
+        [question(f"{drawn(i, 45)}.{drawn(i, 10)}.example", i) for i in range(200)],
+        [question(f"{word}{i}.example", i, "NXDOMAIN") for i, word in enumerate(["mail", "www", "api"] * 30)],
+        [question(f"{drawn(i, 14)}.com", i) for i in range(200)],
+        [question(f"{drawn(i, 50)}.t.evil.example", 10.0 * i) for i in range(200)],
+    ],
+    ids=[
+        "a network of caches", "many plain names", "reverse lookups", "a block list", "a search list", "many domains once", "typing errors",
+        "drawn names that exist", "slowly",
+    ],
+)  # fmt: skip
+def test_names_that_are_harmless(rows: Rows) -> None:
+    assert judged(made(DnsTunnel), rows, record="dns_query") == []
+
+
+def test_a_domain_below_a_public_suffix_is_the_one_that_somebody_registered() -> None:
+    assert dns_tunnel.read("a.b.shop.co.uk").domain == "shop.co.uk"
+    assert dns_tunnel.read("co.uk").domain == ""
+    assert dns_tunnel.read("Www.Example.ORG.").domain == "example.org"
+    assert dns_tunnel.read("").domain == ""
+
+
+def test_state_of_names_goes_on() -> None:
+    first, second = made(DnsTunnel), made(DnsTunnel)
+    assert judged(first, TUNNEL[:40], record="dns_query") == []
+    second.restore(first.state())
+    assert [f.id for f in judged(second, TUNNEL[40:], record="dns_query")] == [
+        f.id for f in judged(made(DnsTunnel), TUNNEL, record="dns_query")
+    ]
+
+
+def test_a_domain_of_ones_own_can_be_left_out() -> None:
+    assert judged(made(DnsTunnel, exclude_domains=["t.evil.example"]), TUNNEL, record="dns_query") == []

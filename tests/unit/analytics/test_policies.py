@@ -22,7 +22,7 @@ from tests.unit.operator.factory import policy
 KNOWN = registry.available()
 QUICK = {"learning_events": 5, "learning_seconds": 1}
 
-ALWAYS = {"cloud_metadata", "network_scan"}
+ALWAYS = {"cloud_metadata", "network_scan", "dns_tunnel"}
 """Detectors that no document here switches off."""
 
 
@@ -82,13 +82,13 @@ def test_a_detector_runs_if_one_policy_wants_it():
     got = read(entry("a", off, behavioral=False), entry("b", behavioral=False), entry("c", off))
     assert got.wants == {"suspicious_exec": {"b"}, "first_seen": {"c"}} | by({"a", "b", "c"}, *ALWAYS)
     assert names(read(entry("a", off, behavioral=False))) == ALWAYS
-    assert names(read(entry("a"))) == {"suspicious_exec", "first_seen", "cloud_metadata", "network_scan"}
+    assert names(read(entry("a"))) == {"suspicious_exec", "first_seen", *ALWAYS}
 
 
 @pytest.mark.parametrize(
     ("setting", "sentence", "wanted"),
     [
-        ({"name": "nope"}, "There is no detector 'nope', its entry is left out; there are cloud_metadata, first_seen, network_scan, suspicious_exec.", True),
+        ({"name": "nope"}, "There is no detector 'nope', its entry is left out; there are cloud_metadata, dns_tunnel, first_seen,", True),
         ({"name": "first_seen", "parameters": {"learning": 3}}, "unknown parameter 'learning'; it has learning_events", True),
         ({"name": "first_seen", "parameters": {"learning_events": "x"}}, "Detector first_seen.learning_events: 'x' is not of type int", True),
         ({"name": "first_seen", "parameters": {"max_items": 1}}, "1 is less than 100; its parameters are left out.", True),
@@ -138,7 +138,7 @@ def test_a_detector_that_cannot_be_made_is_nobodys():
     got = policies.read(data, {**KNOWN, "mine": Mine})  # type: ignore[dict-item]
     assert "mine" not in got.wants
     assert got.problems == {"a": "Detector mine cannot be made and does not run: RuntimeError('no model')."}
-    assert names(got) == {"suspicious_exec", "first_seen", "cloud_metadata", "network_scan"}
+    assert names(got) == {"suspicious_exec", "first_seen", *ALWAYS}
 
 
 @pytest.mark.parametrize(

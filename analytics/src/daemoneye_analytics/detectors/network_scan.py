@@ -12,6 +12,7 @@ from daemoneye.findings import Finding, Technique
 from daemoneye_analytics import conversations
 from daemoneye_analytics.conversations import endpoint, halves, who
 from daemoneye_analytics.detectors.base import Declaration, Parameter, State, detector
+from daemoneye_analytics.detectors.distinct import Distinct
 from daemoneye_analytics.detectors.repeats import Repeats
 from daemoneye_analytics.evidence import Verdict
 from daemoneye_analytics.frame import Frame, text_hash
@@ -23,10 +24,6 @@ _FORMAT: Final = 1
 _RST, _SYN_ACK = 0x04, 0x12
 _TCP, _UDP = 6, 17
 _SHOWN: Final = 12
-# One row a door (source, host, port) that stayed shut, within a window; `sequence` is the order in which they were knocked at.
-_DOOR: Final = np.dtype(
-    [("window", "i8"), ("source", "u8"), ("host", "u8"), ("port", "u2"), ("proto", "u1"), ("sequence", "u8")]
-)
 
 
 @detector(
@@ -42,7 +39,7 @@ _DOOR: Final = np.dtype(
         Parameter(
             "max_doors",
             65_536,
-            "shut doors remembered, 40 bytes each; those of the oldest windows go first",
+            "shut doors remembered of each kind, 40 bytes each; those of the oldest windows go first",
             minimum=1_000,
         ),
         Parameter(
@@ -62,87 +59,58 @@ class NetworkScan:
 
     def __init__(self, parameters: Mapping[str, Any]) -> None:
         self._p = parameters
-        self._doors = np.zeros(0, _DOOR)
-        self._next = 0
-        self._dropped = 0
+        # By kind of scan: what is counted, and of whom.
+        self._shut = {kind: Distinct(parameters["max_doors"]) for kind in ("ports", "hosts")}
         self._repeats = Repeats(parameters["findings_per_hour"], 3600 * _SECOND)
 
     def process(self, frame: Frame) -> list[Finding]:
         """See `Detector`."""
         rows = frame.rows("packet_flow")
-        shut = np.flatnonzero(_shut(rows)) if len(rows) else np.zeros(0, np.int64)
-        if not len(shut):
+        at = np.flatnonzero(_shut(rows)) if len(rows) else np.zeros(0, np.int64)
+        if not len(at):
             return []
-        known = len(self._doors)
-        doors, origin = self._remember(frame, rows, shut)
+        mine = rows[at]
+        window = frame.batch.wall_ns(mine["time"]) // (self._p["window_seconds"] * _SECOND)
+        source, host = _named(mine["src_ip"]), _named(mine["dst_ip"])
+        port, proto = mine["dst_port"].astype(np.uint64), mine["proto"].astype(np.uint64)
         found = []
-        for kind, group, limit in (
-            ("ports", ("window", "source", "host", "proto"), self._p["ports"]),
-            ("hosts", ("window", "source", "port", "proto"), self._p["hosts"]),
-        ):
-            order, rank, start = _ranked(doors, group)
-            for at in np.flatnonzero((rank == limit - 1) & (order >= known)).tolist():
-                members = doors[np.sort(order[start[at] : at + 1])]
-                found.append(self._finding(frame, int(origin[order[at] - known]), kind, members))
-        self._trim(doors)
+        for kind, target, item in (("ports", host, port), ("hosts", port, host)):
+            group = splitmix64(splitmix64(source ^ proto) ^ target)
+            added = self._shut[kind].add(window, group, item)
+            found += [
+                self._finding(frame, int(at[i]), kind, added.members(i)) for i in added.reached(self._p[kind]).tolist()
+            ]
         return [one for one in found if one is not None]
+
+    @property
+    def _parts(self) -> dict[str, Distinct | Repeats]:
+        return {**self._shut, "repeats": self._repeats}
 
     def state(self) -> State:
         """See `Detector`."""
-        columns = {f"door_{name}": self._doors[name].copy() for name in _DOOR.names or ()}
-        repeats = {f"repeats_{name}": value for name, value in self._repeats.state().items()}
-        return {"format": _FORMAT, "next": self._next, "dropped": self._dropped, **columns, **repeats}
+        return {
+            "format": _FORMAT,
+            **{f"{part}_{name}": value for part, of in self._parts.items() for name, value in of.state().items()},
+        }
 
     def restore(self, state: State) -> None:
         """See `Detector`."""
         if state.get("format") != _FORMAT:
             msg = f"state of network_scan has format {state.get('format')}, this version reads {_FORMAT}"
             raise ValueError(msg)
-        doors = np.zeros(len(state["door_window"]), _DOOR)
-        for name in _DOOR.names or ():
-            doors[name] = state[f"door_{name}"]
-        repeats = {name.removeprefix("repeats_"): value for name, value in state.items() if name.startswith("repeats_")}
-        self._repeats.restore(repeats)
-        self._doors, self._next, self._dropped = doors, int(state["next"]), int(state["dropped"])
+        for part, of in self._parts.items():
+            of.restore(
+                {name.removeprefix(f"{part}_"): value for name, value in state.items() if name.startswith(f"{part}_")}
+            )
 
     def status(self) -> dict[str, Any]:
         """See `Detector`."""
         return {
             "phase": "active",
-            "doors": len(self._doors),
-            "dropped": self._dropped,
+            "doors": sum(map(len, self._shut.values())),
+            "dropped": sum(doors.dropped for doors in self._shut.values()),
             "suppressed": self._repeats.suppressed,
         }
-
-    def _remember(self, frame: Frame, rows: np.ndarray, shut: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-        """All doors, each once a window, the new ones behind those known; and which row each new one is of."""
-        mine = rows[shut]
-        new = np.zeros(len(mine), _DOOR)
-        new["window"] = frame.batch.wall_ns(mine["time"]) // (self._p["window_seconds"] * _SECOND)
-        new["source"], new["host"] = _named(mine["src_ip"]), _named(mine["dst_ip"])
-        new["port"], new["proto"] = mine["dst_port"], mine["proto"]
-        new["sequence"] = self._next + np.arange(len(new), dtype=np.uint64)
-        self._next += len(new)
-        everything = np.concatenate([self._doors, new])
-        # The first of equal ones: a door that is tried again is one door.
-        order = np.lexsort([everything[name] for name in ("sequence", "proto", "port", "host", "source", "window")])
-        ordered = everything[order]
-        first = np.ones(len(ordered), bool)
-        if len(ordered) > 1:
-            same = [ordered[name][1:] == ordered[name][:-1] for name in ("window", "source", "host", "port", "proto")]
-            first[1:] = ~np.logical_and.reduce(same)
-        keep = np.sort(order[first])
-        return everything[keep], shut[keep[keep >= len(self._doors)] - len(self._doors)]
-
-    def _trim(self, doors: np.ndarray) -> None:
-        """Forget windows that are over, and beyond the bound the oldest doors."""
-        newest = int(doors["window"].max())
-        doors = doors[doors["window"] >= newest - 1]
-        beyond = len(doors) - int(self._p["max_doors"])
-        if beyond > 0:
-            self._dropped += beyond
-            doors = doors[beyond:]
-        self._doors = doors
 
     def _finding(self, frame: Frame, index: int, kind: str, members: np.ndarray) -> Finding | None:
         row = frame.row("packet_flow", index)
@@ -156,7 +124,7 @@ class NetworkScan:
             return None
         seconds = self._p["window_seconds"]
         if kind == "ports":
-            ports = ", ".join(str(port) for port in members["port"][:_SHOWN].tolist())
+            ports = ", ".join(map(str, members[:_SHOWN].tolist()))
             title = f"{source} tries the ports of {target}"
             first = f"{source} tried {len(members)} {proto} ports of {target} within {seconds} s that stayed shut: {ports} and others."
         else:
@@ -189,14 +157,3 @@ def _named(addresses: np.ndarray) -> np.ndarray:
     """A number for each address, u64; the same one everywhere and always, for it is stored."""
     hi, lo = halves(addresses)
     return splitmix64(splitmix64(hi) ^ lo)
-
-
-def _ranked(doors: np.ndarray, group: tuple[str, ...]) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Doors by group and sequence: their order, how many of the same group come before each, and where each one's group begins; shape (n,)."""
-    order = np.lexsort([doors["sequence"], *(doors[name] for name in reversed(group))])
-    ordered = doors[order]
-    fresh = np.ones(len(order), bool)
-    if len(order) > 1:
-        fresh[1:] = ~np.logical_and.reduce([ordered[name][1:] == ordered[name][:-1] for name in group])
-    start = np.maximum.accumulate(np.where(fresh, np.arange(len(order)), 0))
-    return order, np.arange(len(order)) - start, start
