@@ -17,7 +17,7 @@ from scapy.packet import Packet
 from scapy.utils import PcapNgWriter
 
 from tests.support import captures, traffic
-from tests.support.running import Run
+from tests.support.running import COMMAND, REPOSITORY, Run
 
 pytestmark = pytest.mark.integration
 
@@ -177,3 +177,22 @@ def test_what_is_in_a_file_is_judged(runs: Callable[..., Run], tmp_path: Path) -
     assert asked["subject"]["dst_ip"] == cloud
     assert "curl/8" in asked["explanation"][1]
     assert all(f["explanation"] and f["techniques"] and f["time"].startswith("2026-01-01") for f in found.values())
+
+
+def test_the_shipped_capture_gives_its_findings(tmp_path: Path) -> None:
+    capture = REPOSITORY / "examples/one-machine/capture.pcap"
+    done = subprocess.run(
+        [COMMAND, "run", "--pcap", capture, "-o", "plain", "--state", tmp_path / "state"],
+        capture_output=True,
+        text=True,
+        timeout=90,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr
+    titles = [line.split(" ", 1)[1].split(" · ")[0] for line in done.stdout.splitlines() if line.startswith("2026-")]
+    assert sorted(titles) == [
+        "HIGH Data in DNS: 10.244.1.17 asks for ever new names below evil.example",
+        "HIGH The cloud's metadata service was asked for credentials: 10.244.1.17",
+        "MEDIUM 10.244.1.17 tries port 22 of many hosts",
+        "MEDIUM 10.244.1.17 tries the ports of 10.244.2.8",
+    ]

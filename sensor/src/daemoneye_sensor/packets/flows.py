@@ -74,7 +74,7 @@ class FlowTable:
         self._now = self._swept = 0
 
     def add(self, packets: Packets) -> tuple[Placed, Section]:
-        """Count a block of packets, which is in order of time; where each belongs, and the conversations that are to be told now."""
+        """Count a block of packets, which is in order of time; where each belongs, and the conversations that had to make room for others."""
         told = [self._make_room(len(packets))]
         forward, src_port, dst_port = _oriented(packets)
         keys = self._keys(packets, src_port, dst_port)
@@ -93,7 +93,6 @@ class FlowTable:
         self._count(packets, slots, group, out)
         if len(packets):
             self._now = max(self._now, int(packets.time[-1]))
-        told.append(self._due())
         return Placed(slot, out), _joined(told)
 
     def end(self) -> Section:
@@ -183,7 +182,8 @@ class FlowTable:
         closed = [slot for slot in slots if _state(self.rows[slot : slot + 1])[0] in _OVER]
         return self._tell(np.array(closed, np.int64), b"")
 
-    def _due(self) -> Section:
+    def due(self) -> Section:
+        """Tell the conversations that are over, silent or due: to be asked after a block, when it is known what they speak."""
         if self._now - self._swept < _SWEEP_NS:
             return _nothing()
         self._swept = self._now

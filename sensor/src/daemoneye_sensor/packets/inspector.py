@@ -96,7 +96,7 @@ class Inspector:
         self.flows.rows["service"][list(spoken)] = list(spoken.values())
         if len(packets):
             self._expire(int(packets.time[-1]))
-        return [section for section in (told, *self._rows.take()) if len(section.rows)]
+        return [section for section in (told, *self._rows.take(), self.flows.due()) if len(section.rows)]
 
     def end(self) -> list[Section]:
         """The capture is over: whatever is open is told as far as it came."""

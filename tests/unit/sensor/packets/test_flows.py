@@ -42,7 +42,7 @@ def run(packets: Sequence[Packet], size: int = 1000, times: list[int] | None = N
     table, sections = FlowTable(), []
     times = times or [START + i * 1_000_000 for i in range(len(packets))]
     for at in range(0, len(packets), size):
-        sections += [table.add(decoded(packets[at : at + size], times=times[at : at + size]))[1]]
+        sections += [table.add(decoded(packets[at : at + size], times=times[at : at + size]))[1], table.due()]
     sections += [table.end()]
     assert len(table) == 0
     return told(sections)
@@ -143,7 +143,10 @@ def test_a_scan_takes_bounded_room_and_loses_no_packet(monkeypatch: Any) -> None
     packets = [A / TCP(sport=40000 + i % 7, dport=1 + i, flags="S") for i in range(6000)]
     table, sections = FlowTable(), []
     for at in range(0, len(packets), 200):
-        sections += [table.add(decoded(packets[at : at + 200], times=[START + i for i in range(at, at + 200)]))[1]]
+        sections += [
+            table.add(decoded(packets[at : at + 200], times=[START + i for i in range(at, at + 200)]))[1],
+            table.due(),
+        ]
         assert len(table) <= 700
     assert len(table.rows) <= 2048
     rows = told([*sections, table.end()])

@@ -160,6 +160,21 @@ def test_interim_responses_are_not_the_response() -> None:
     only(events(packets), status=200)
 
 
+def test_a_flow_that_ends_within_its_block_says_what_it_spoke() -> None:
+    talk = Connection(A, B, 40000, 80)
+    packets = [
+        *talk.begin(),
+        *talk.send(GET),
+        *talk.send(OK, out=False),
+        *talk.end(),
+        *(A / UDP(sport=1, dport=2) for _ in range(2)),
+    ]
+    times = [START + i * 1_000_000 for i in range(len(packets) - 1)] + [START + 10 * SECOND]
+    sections = Inspector().inspect(decoded(packets, times=times))
+    flows = [row for section in sections for row in _json(section) if row["event"] == "packet_flow"]
+    assert [(row["service"], row["state"]) for row in flows] == [("http", "closed")]
+
+
 # ── TLS ─────────────────────────────────────────────────────────────────────────────────────────────────────────────
 
 
