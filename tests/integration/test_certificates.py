@@ -11,8 +11,6 @@ from cryptography import x509
 from daemoneye_operator import pki
 from daemoneye_operator.brokerconf import server_name
 from daemoneye_operator.brokersecrets import ca_name, desired
-from daemoneye_operator.settings import SecretRef
-from tests.support import issuing
 from tests.support.broker import until
 from tests.support.sensors import Place, put
 
@@ -106,39 +104,3 @@ async def test_a_certificate_of_another_time_is_said_and_the_spool_carries(
         await restarted(place)
         assert await publisher.drain(40)
     assert await place.stored() == [1, 2, 3]
-
-
-async def test_cert_manager_takes_over_and_its_authority_changes_under_publishing(place: Place):
-    """cert-manager's part is played: it cannot run here. Its Secret is what its documentation says that it writes."""
-    nats = place.broker.settings.nats.model_copy(update={"certificate_secret_ref": SecretRef(name=issuing.SECRET)})
-    settings = place.broker.settings.model_copy(update={"nats": nats})
-    present = dict(place.broker.secrets.secrets)
-    count = 0
-    async with place.publishing(place.access()) as (spool, publisher):
-
-        async def produce() -> None:
-            nonlocal count
-            while True:
-                count += 1
-                put(spool, publisher, count)
-                await asyncio.sleep(0.005)
-
-        producing = asyncio.create_task(produce())
-        await until("published", lambda: publisher.stats.published > 20)
-        for name in ("first", "second"):
-            plan = desired(settings, {**present, issuing.SECRET: issuing.Issuer(name, NOW).secret(NOW)}, NOW)
-            assert plan.restart
-            # Clients first: both authorities are in their file, so that they do without a moment of which neither side knows the other.
-            written(place, {k: v for k, v in plan.secrets.items() if k != server_name(settings)})
-            published = publisher.stats.published
-            await until("goes on with the former server", lambda: publisher.stats.published > published + 20)  # noqa: B023
-            written(place, plan.secrets)
-            await restarted(place)
-            published = publisher.stats.published
-            await until("and with the new one", lambda: publisher.stats.published > published + 20, 40)  # noqa: B023
-            assert "certificate" not in publisher.last_error
-            present = dict(plan.secrets)
-        producing.cancel()
-        await asyncio.gather(producing, return_exceptions=True)
-        assert await publisher.drain(40)
-    assert await place.stored() == list(range(1, count + 1))

@@ -13,6 +13,7 @@ from daemoneye_analytics import conversations
 from daemoneye_analytics.conversations import endpoint, halves, who
 from daemoneye_analytics.detectors.base import Declaration, Parameter, State, detector
 from daemoneye_analytics.detectors.distinct import Distinct
+from daemoneye_analytics.detectors.parts import Part, gathered, restored
 from daemoneye_analytics.detectors.repeats import Repeats
 from daemoneye_analytics.evidence import Verdict
 from daemoneye_analytics.frame import Frame, text_hash
@@ -82,26 +83,17 @@ class NetworkScan:
             ]
         return [one for one in found if one is not None]
 
-    @property
-    def _parts(self) -> dict[str, Distinct | Repeats]:
-        return {**self._shut, "repeats": self._repeats}
-
     def state(self) -> State:
         """See `Detector`."""
-        return {
-            "format": _FORMAT,
-            **{f"{part}_{name}": value for part, of in self._parts.items() for name, value in of.state().items()},
-        }
+        return gathered(_FORMAT, self._parts)
 
     def restore(self, state: State) -> None:
         """See `Detector`."""
-        if state.get("format") != _FORMAT:
-            msg = f"state of network_scan has format {state.get('format')}, this version reads {_FORMAT}"
-            raise ValueError(msg)
-        for part, of in self._parts.items():
-            of.restore(
-                {name.removeprefix(f"{part}_"): value for name, value in state.items() if name.startswith(f"{part}_")}
-            )
+        restored(state, _FORMAT, self._parts, self.declaration.name)
+
+    @property
+    def _parts(self) -> dict[str, Part]:
+        return {**self._shut, "repeats": self._repeats}
 
     def status(self) -> dict[str, Any]:
         """See `Detector`."""
