@@ -25,8 +25,8 @@ from daemoneye_sensor.packets.questions import WAIT_NS, Dialogue, Questions
 from daemoneye_sensor.packets.rows import Ends, Rows, ends_of
 from daemoneye_sensor.packets.selection import DNS_PORTS, SURE, select
 
-MAX_OPEN: Final = 8192
-"""Connections whose bytes are put together at once."""
+MAX_OPEN: Final = 2048
+"""Connections whose bytes are put together at once, and as many of QUIC: 128 KiB each at worst."""
 
 
 class _Reader(Protocol):

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from typing import Final
 
-MAX_BYTES: Final = 65_536
+MAX_BYTES: Final = 32_768
+"""Bytes without a gap, and as many that wait for what is before them."""
 MAX_SEGMENTS: Final = 64
 _HALF: Final = 1 << 31
 _WHOLE: Final = 1 << 32
@@ -25,6 +26,7 @@ class Stream:
         self.full = False
         self.next = sequence
         self._later: dict[int, bytes] = {}
+        self._waiting = 0
 
     def add(self, sequence: int, payload: bytes) -> bool:
         """Take a segment; whether `data` grew. What was there already is passed over, what comes too early is kept for later."""
@@ -35,10 +37,12 @@ class Stream:
         if not payload or self.full:
             return False
         if ahead:
-            if len(self._later) >= MAX_SEGMENTS or ahead > MAX_BYTES:
+            known = self._later.get(sequence, b"")
+            self._waiting += max(len(payload) - len(known), 0)
+            if len(self._later) >= MAX_SEGMENTS or ahead > MAX_BYTES or self._waiting > MAX_BYTES:
                 self.full = True
             else:
-                self._later[sequence] = max(payload, self._later.get(sequence, b""), key=len)
+                self._later[sequence] = max(payload, known, key=len)
             return False
         self._append(payload)
         while self._later:
@@ -47,6 +51,7 @@ class Stream:
                 break
             for start in sorted(ready, key=lambda start: (start - self.next) % _WHOLE):
                 late = self._later.pop(start)
+                self._waiting -= len(late)
                 known = (self.next - start) % _WHOLE
                 self._append(late[known:])
         return True

@@ -20,6 +20,9 @@ from daemoneye.errors import CorruptData
 BLOCK: Final = 16_384
 """Frames at once."""
 MAX_FRAME: Final = 1 << 18
+MAX_INTERFACES: Final = 256
+_LATEST: Final = 1 << 62
+"""Nanoseconds since 1970 in the year 2116: no capture is younger, and whatever says so is broken."""
 _PCAP: Final = {
     b"\xd4\xc3\xb2\xa1": ("<", 1000), b"\xa1\xb2\xc3\xd4": (">", 1000),
     b"\x4d\x3c\xb2\xa1": ("<", 1), b"\xa1\xb2\x3c\x4d": (">", 1),
@@ -149,6 +152,9 @@ class CaptureFile:
                 trouble = self._bad("a block is cut short or has no sensible length", at)
                 break
             try:
+                if kind == _INTERFACE and len(interfaces) >= MAX_INTERFACES:
+                    trouble = self._bad(f"it describes more than {MAX_INTERFACES} interfaces", at)
+                    break
                 if kind == _INTERFACE:
                     interfaces.append(self._interface(order, at, length))
                 elif kind in (_ENHANCED, _SIMPLE):
@@ -159,7 +165,7 @@ class CaptureFile:
                     current = number
                     frames += frame
             except (struct.error, IndexError):
-                trouble = self._bad("a block contradicts itself or names an interface that was not described", at)
+                trouble = self._bad("a block contradicts itself, or names an interface that was not described", at)
                 break
             at += length
         if frames:
@@ -176,13 +182,18 @@ class CaptureFile:
             (size,) = struct.unpack_from(f"{order}I", self._map, at + 8)
             if not interfaces:
                 raise IndexError
-            return 0, (at + 12, min(size, length - 16), size, 0)
+            captured = min(size, length - 16)
+            if captured > MAX_FRAME:
+                raise IndexError
+            return 0, (at + 12, captured, size, 0)
         number, high, low, captured, size = struct.unpack_from(f"{order}IIIII", self._map, at + 8)
         interface = interfaces[number]
-        if captured > length - 32:
+        if captured > min(length - 32, MAX_FRAME):
             raise IndexError
         numerator, denominator = interface.unit_ns
         moment = (high << 32 | low) * numerator // denominator + interface.offset_ns
+        if not 0 <= moment < _LATEST:
+            raise IndexError
         return number, (at + 28, captured, size, moment)
 
     def _interface(self, order: str, at: int, length: int) -> _Interface:

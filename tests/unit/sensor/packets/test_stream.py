@@ -50,3 +50,15 @@ def test_messages_that_were_read_make_room() -> None:
     stream.drop(5)
     stream.add(16, b"third")
     assert stream.data == b"secondthird"
+
+
+def test_what_waits_is_bounded_by_its_bytes() -> None:
+    stream = Stream(0)
+    for number in range(4):
+        stream.add(10 + number, bytes(MAX_BYTES // 3))
+    assert stream.full
+    stream = Stream(0)
+    for turn in range(10):  # what was joined waits no more
+        stream.add(turn * 100 + 50, bytes(50))
+        assert stream.add(turn * 100, bytes(50))
+    assert (stream.full, len(stream.data)) == (False, 1000)
