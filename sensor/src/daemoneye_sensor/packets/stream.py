@@ -52,8 +52,7 @@ class Stream:
             for start in sorted(ready, key=lambda start: (start - self.next) % _WHOLE):
                 late = self._later.pop(start)
                 self._waiting -= len(late)
-                known = (self.next - start) % _WHOLE
-                self._append(late[known:])
+                self._append(late[(self.next - start) % _WHOLE :])
         return True
 
     def drop(self, count: int) -> None:
