@@ -13,6 +13,7 @@ from typing import Any, Final, NamedTuple
 
 from daemoneye.errors import ConfigError
 from daemoneye_analytics.detectors.base import Declaration, Detector
+from daemoneye_analytics.detectors.beacon import Beacon
 from daemoneye_analytics.detectors.cloud_metadata import CloudMetadata
 from daemoneye_analytics.detectors.dns_tunnel import DnsTunnel
 from daemoneye_analytics.detectors.first_seen import FirstSeen
@@ -20,7 +21,7 @@ from daemoneye_analytics.detectors.network_scan import NetworkScan
 from daemoneye_analytics.detectors.suspicious_exec import SuspiciousExec
 
 GROUP: Final = "daemoneye.detectors"
-BUILT_IN: Final[tuple[type[Detector], ...]] = (SuspiciousExec, FirstSeen, CloudMetadata, NetworkScan, DnsTunnel)
+BUILT_IN: Final[tuple[type[Detector], ...]] = (SuspiciousExec, FirstSeen, CloudMetadata, NetworkScan, DnsTunnel, Beacon)
 _LOG = logging.getLogger(__name__)
 
 

@@ -172,14 +172,14 @@ def names(*args, **kwargs):
 
 
 def test_all_detectors_run_unless_switched_off():
-    assert names() == ["suspicious_exec", "first_seen", "cloud_metadata", "network_scan", "dns_tunnel"]
+    assert names() == ["suspicious_exec", "first_seen", "cloud_metadata", "network_scan", "dns_tunnel", "beacon"]
     assert names([{"name": "first_seen", "enabled": False}]) == [
         "suspicious_exec",
         "cloud_metadata",
         "network_scan",
         "dns_tunnel",
     ]
-    assert names(behavioral=False) == ["suspicious_exec", "cloud_metadata", "network_scan", "dns_tunnel"]
+    assert names(behavioral=False) == ["suspicious_exec", "cloud_metadata", "network_scan", "dns_tunnel", "beacon"]
 
 
 def test_unknown_detectors_are_refused_with_the_choices():
@@ -221,7 +221,15 @@ def test_entry_points(monkeypatch, caplog):
     ]
     monkeypatch.setattr(registry, "entry_points", lambda group: points)
     with caplog.at_level(logging.ERROR):
-        assert names() == ["suspicious_exec", "first_seen", "cloud_metadata", "network_scan", "dns_tunnel", "mine"]
+        assert names() == [
+            "suspicious_exec",
+            "first_seen",
+            "cloud_metadata",
+            "network_scan",
+            "dns_tunnel",
+            "beacon",
+            "mine",
+        ]
     assert all(name in caplog.text for name in ("broken", "other", "name of another"))
     assert names(behavioral=True)[1] == "first_seen"
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import base64
 import hashlib
+import random
 from collections.abc import Sequence
 from typing import Any
 
@@ -20,6 +21,7 @@ from daemoneye.events.registry import BY_NAME
 from daemoneye.findings import Finding
 from daemoneye_analytics.detectors import dns_tunnel
 from daemoneye_analytics.detectors.base import Detector
+from daemoneye_analytics.detectors.beacon import Beacon
 from daemoneye_analytics.detectors.cloud_metadata import CloudMetadata
 from daemoneye_analytics.detectors.dns_tunnel import DnsTunnel
 from daemoneye_analytics.detectors.network_scan import NetworkScan
@@ -353,3 +355,77 @@ def test_state_of_names_goes_on() -> None:
 
 def test_a_domain_of_ones_own_can_be_left_out() -> None:
     assert judged(made(DnsTunnel, exclude_domains=["t.evil.example"]), TUNNEL, record="dns_query") == []
+
+
+# ── beacon ──────────────────────────────────────────────────────────────────────────────────────────────────────────
+
+PUBLIC = "93.184.216.34"
+
+
+def beats(dst: str, gaps: Sequence[float], port: int = 443, **more: Any) -> list[dict[str, Any]]:
+    """Conversations that begin so far apart, half a second long each."""
+    rows, at = [], 100.0
+    for gap in gaps:
+        at += gap
+        rows.append(
+            flow("10.0.0.5", dst, port, at + 0.5, begin_time=int(at * SECOND), state=b"closed", service=b"tls", **more)
+        )
+    return rows
+
+
+def jittered(share: float, count: int = 40, seed: int = 1) -> list[float]:
+    chance = random.Random(seed)
+    return [60 * (1 + chance.uniform(-share, share)) for _ in range(count)]
+
+
+@pytest.mark.parametrize("size", [1, 5, 1000])
+@pytest.mark.parametrize(
+    "gaps", [[60.0] * 30, jittered(0.1), [60.0, 60.0, 240.0] * 12], ids=["exact", "jitter", "missed beats"]
+)
+def test_what_comes_back_like_clockwork(gaps: list[float], size: int) -> None:
+    found = judged(made(Beacon), beats(PUBLIC, gaps), size)
+    assert [f.severity for f in found] == ["low"] * len(found)
+    assert found[0].title == f"10.0.0.5 speaks to {PUBLIC}:443 like clockwork"
+    assert found[0].techniques[0].id == "T1071.001"
+    assert "12 times in a row" in found[0].explanation[0]
+    assert {f.id for f in found} == {f.id for f in judged(made(Beacon), beats(PUBLIC, gaps), 3)}
+
+
+@pytest.mark.parametrize(
+    "rows",
+    [
+        beats("10.9.9.9", [15.0] * 100, 9100),
+        beats(PUBLIC, [64.0] * 50, 123, proto=17),
+        beats(PUBLIC, jittered(0.9)),
+        beats(PUBLIC, [0.2] * 100),
+        beats(PUBLIC, [60.0] * 10),
+        [row for i in range(20) for row in beats(f"93.184.216.{i}", [60.0] * 5)],
+    ],
+    ids=["a scraper inside", "a clock", "a person", "pieces of one", "too few", "many hosts"],
+)
+def test_what_is_regular_and_harmless_or_not_regular(rows: Rows) -> None:
+    assert judged(made(Beacon), sorted(rows, key=lambda row: row["time"])) == []
+
+
+def test_destinations_inside_are_judged_if_asked_for() -> None:
+    (found, *_) = judged(made(Beacon, private_destinations=True), beats("10.9.9.9", [15.0] * 20, 9100))
+    assert "every 15.0 s" in found.explanation[0]
+
+
+def test_a_series_goes_on_and_room_is_bounded() -> None:
+    rows = beats(PUBLIC, [60.0] * 30)
+    first, second = made(Beacon), made(Beacon)
+    assert judged(first, rows[:11]) == []
+    second.restore(first.state())
+    assert [f.id for f in judged(second, rows[11:])] == [f.id for f in judged(made(Beacon), rows)]
+    small = made(Beacon, max_conversations=1000)
+    judged(
+        small,
+        [
+            flow("10.0.0.5", f"93.184.{i // 250}.{1 + i % 250}", 443, float(i), begin_time=i * SECOND, state=b"closed")
+            for i in range(3000)
+        ],
+        300,
+    )
+    assert small.status()["conversations"] <= 1000
+    assert small.status()["dropped"] == 2000

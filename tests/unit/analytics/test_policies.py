@@ -22,7 +22,7 @@ from tests.unit.operator.factory import policy
 KNOWN = registry.available()
 QUICK = {"learning_events": 5, "learning_seconds": 1}
 
-ALWAYS = {"cloud_metadata", "network_scan", "dns_tunnel"}
+ALWAYS = {"cloud_metadata", "network_scan", "dns_tunnel", "beacon"}
 """Detectors that no document here switches off."""
 
 
@@ -88,7 +88,7 @@ def test_a_detector_runs_if_one_policy_wants_it():
 @pytest.mark.parametrize(
     ("setting", "sentence", "wanted"),
     [
-        ({"name": "nope"}, "There is no detector 'nope', its entry is left out; there are cloud_metadata, dns_tunnel, first_seen,", True),
+        ({"name": "nope"}, "There is no detector 'nope', its entry is left out; there are beacon, cloud_metadata, dns_tunnel,", True),
         ({"name": "first_seen", "parameters": {"learning": 3}}, "unknown parameter 'learning'; it has learning_events", True),
         ({"name": "first_seen", "parameters": {"learning_events": "x"}}, "Detector first_seen.learning_events: 'x' is not of type int", True),
         ({"name": "first_seen", "parameters": {"max_items": 1}}, "1 is less than 100; its parameters are left out.", True),
