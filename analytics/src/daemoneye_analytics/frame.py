@@ -224,8 +224,11 @@ class Frame:
 
     def rows(self, record: str) -> np.ndarray:
         """Fixed columns of the new rows of one kind of event, structured array, in the order of `table(record)`; empty where the batch has none."""
-        section = self.batch.section(record)
-        return section.rows[self._new(section)] if section else np.zeros(0, EVENTS[record].dtype)
+        if record not in self._fixed:
+            section = self.batch.section(record)
+            empty = np.zeros(0, EVENTS[record].dtype)
+            self._fixed[record] = section.rows[self._new(section)] if section else empty
+        return self._fixed[record]
 
     def texts(self, record: str, field: str) -> Texts:
         """One text of the new rows of one kind of event, in the same order."""
@@ -240,6 +243,10 @@ class Frame:
         if record not in self._tables:
             self._tables[record] = self.table(record).drop(selectors.temporal())
         return self._tables[record].row(index, named=True)
+
+    @cached_property
+    def _fixed(self) -> dict[str, np.ndarray]:
+        return {}
 
     @cached_property
     def _tables(self) -> dict[str, pl.DataFrame]:

@@ -178,6 +178,7 @@ def test_all_detectors_run_unless_switched_off():
         "cloud_metadata",
         "network_scan",
         "dns_tunnel",
+        "beacon",
     ]
     assert names(behavioral=False) == ["suspicious_exec", "cloud_metadata", "network_scan", "dns_tunnel", "beacon"]
 

@@ -233,7 +233,7 @@ class Beacon:
             return None
         web = row["service"] in ("http", "tls", "quic")
         sentences = [
-            f"{source} spoke to {target} every {median:.1f} s, {self._p['conversations']} times in a row; half of the intervals are within {spread:.2f} s of it.",
+            f"{source} spoke to {target} every {median:.1f} s, {self._p['conversations']} times in a row; half of the intervals within {spread:.2f} s of it.",
             "People and most programs are not that regular; malware that asks its server for orders is, and so are update checks and telemetry.",
         ]
         if hidden:
