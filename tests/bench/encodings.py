@@ -25,7 +25,7 @@ from daemoneye import envelope
 from daemoneye.envelope import Batch, Envelope
 from daemoneye.events import arrow
 from daemoneye.events.codec import Section, decode_fixed, encode_fixed
-from daemoneye.events.registry import EVENTS
+from daemoneye.events.registry import KERNEL_EVENTS
 from daemoneye_cli import configuration
 from daemoneye_sensor.programs import BPFFS, RingSizes
 from daemoneye_sensor.sources.ebpf import EbpfSource
@@ -248,7 +248,9 @@ def corpora(scale: float) -> dict[str, list[_Sections]]:
 def record(work: Callable[[], object]) -> list[_Sections]:
     """What the source gives while something works, looked at as often as the sensor does."""
     name = f"bench-{threading.get_native_id()}-{time.monotonic_ns()}"
-    source = EbpfSource(bpf_dir=configuration.bpf_directory(), instance=name, sizes=RingSizes(), events=list(EVENTS))
+    source = EbpfSource(
+        bpf_dir=configuration.bpf_directory(), instance=name, sizes=RingSizes(), events=list(KERNEL_EVENTS)
+    )
     taken: list[_Sections] = []
 
     def take() -> None:
