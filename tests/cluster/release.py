@@ -122,20 +122,22 @@ class Release:
 
     def install(self, *values: str, chart: Path = CHART) -> None:
         """`helm upgrade --install --wait`: returns when every pod is ready, which needs the Secrets that the operator makes."""
-        sets = [word for value in (*self.values(), *values) for word in ("--set", value)]
-        self.cluster.helm(
-            "upgrade", "--install", self.name, str(chart), "--namespace", self.namespace, "--wait", "--timeout", "240s", *sets
-        )  # fmt: skip
+        self._helm("upgrade", "--install", self.name, str(chart), *_sets(*self.values(), *values))
+
+    def upgrade(self, *values: str, chart: Path = CHART) -> None:
+        """`helm upgrade` as docs/upgrade.md says it: other values stay what they were."""
+        self._helm("upgrade", self.name, str(chart), "--reset-then-reuse-values", *_sets(*values))
 
     def roll_back(self, number: int) -> None:
-        """`helm rollback --wait` to one of its revisions."""
-        self.cluster.helm(
-            "rollback", self.name, str(number), "--namespace", self.namespace, "--wait", "--timeout", "240s"
-        )
+        """`helm rollback` to one of its revisions."""
+        self._helm("rollback", self.name, str(number))
 
     def uninstall(self) -> None:
-        """`helm uninstall --wait`, with its hook."""
-        self.cluster.helm("uninstall", self.name, "--namespace", self.namespace, "--wait", "--timeout", "240s")
+        """`helm uninstall`, with its hook."""
+        self._helm("uninstall", self.name)
+
+    def _helm(self, *words: str) -> None:
+        self.cluster.helm(*words, "--namespace", self.namespace, "--wait", "--timeout", "240s")
 
     # ── objects ─────────────────────────────────────────────────────────────────────────────────────────────────────
 
@@ -214,6 +216,10 @@ class Release:
         finally:
             with suppress(Exception):
                 self.cluster.kubectl("delete", "namespace", name, "--wait=true", "--timeout=90s")
+
+
+def _sets(*values: str) -> list[str]:
+    return [word for value in values for word in ("--set", value)]
 
 
 def victim_image(directory: Path) -> Path:
