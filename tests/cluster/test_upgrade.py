@@ -109,7 +109,7 @@ def test_then_this_release_wholly(release: Release, oracle: Oracle, kept: Any):
     oracle.settle()
     nothing_lost(oracle)
     assert oracle.missing(before.epoch, before.produced) == []
-    assert one_set_of_pins(), "the former rings were taken over, or read out and removed"
+    wait("the former rings taken over, or read out and removed", one_set_of_pins, 30)
     assert _uids(release, "kept") == [kept["metadata"]["uid"]]
     assert Cli(release.cluster).execs(SHOP, "kept"), "events of before the upgrade"
     assert release.cluster.get("daemoneyepolicy", "default")["status"]["findings"]["total"] >= 3
@@ -133,7 +133,7 @@ def test_back_to_the_former_release_wholly(release: Release, former: Path, oracl
     oracle.settle()
     nothing_lost(oracle, UPGRADES)
     assert oracle.missing(before.epoch, before.produced) == []
-    assert one_set_of_pins()
+    wait("this release's rings taken over, or read out and removed", one_set_of_pins, 30)
     assert _uids(release, "kept") == [kept["metadata"]["uid"]]
 
 

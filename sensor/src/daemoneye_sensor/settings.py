@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import os
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any, Final
 
@@ -109,7 +109,7 @@ def _settings(raw: Mapping[str, Any], access: Access) -> Settings:
         node=_node(raw), cluster=str(raw.get("cluster", "local")), instance=_name(str(raw.get("instance", "default"))),
         state_dir=Path(raw["state_dir"]), bpf_dir=Path(raw.get("bpf_dir") or "bpf"), source=source,
         replay_path=_path(raw.get("replay_path")), access=access, shard=int(raw.get("shard", 0)),
-        spool_bytes=int(raw.get("spool", {}).get("max_bytes", 256 * _MIB)), rings=RingSizes(**raw.get("rings", {})),
+        spool_bytes=int(raw.get("spool", {}).get("max_bytes", 256 * _MIB)), rings=_rings(raw.get("rings") or {}),
         configuration=configuration, events=() if configuration == FROM_BROKER else wanted_events(raw.get("kernel_monitoring") or {}),
         runtime_tasks=_path(raw.get("runtime_tasks")),
         status_interval_s=float(raw.get("status_interval_s", 10)), flush_interval_s=float(raw.get("flush_interval_s", 0.3)),
@@ -128,6 +128,11 @@ def _node(raw: Mapping[str, Any]) -> str:
             f"the environment variable {variable!r}, which node_env names, is not set: give it the node's name"
         )
     return name
+
+
+def _rings(raw: Mapping[str, Any]) -> RingSizes:
+    """The sizes of the rings that this release has: a newer operator may know more of them."""
+    return RingSizes(**{field.name: int(raw[field.name]) for field in fields(RingSizes) if field.name in raw})
 
 
 def _port(raw: Mapping[str, Any]) -> int:

@@ -12,6 +12,7 @@ from daemoneye.errors import ConfigError
 from daemoneye.events.registry import KERNEL_EVENTS
 from daemoneye_operator.reconcile.daemonset import desired_configmap
 from daemoneye_operator.settings import OperatorSettings
+from daemoneye_sensor.programs import RingSizes
 from daemoneye_sensor.settings import Settings, load
 
 BASE: dict[str, Any] = {"node": "n", "state_dir": "s", "nats": {"url": "nats://127.0.0.1:1"}}
@@ -72,7 +73,7 @@ def test_what_the_operator_writes_is_read(tmp_path: Path, monkeypatch: pytest.Mo
         ({"nats": {}}, "nats: 'url' is missing"),
         ({"nats": {"url": "nats://x", "tls": [1]}}, "nats.tls is .*, not a mapping"),
         ({"instance": "a/b"}, "instance 'a/b': letters, digits"),
-        ({"rings": {"exec": 1}}, "exec"),
+        ({"rings": {"exec_bytes": "many"}}, "many"),
         ({"health_port": "8080"}, "health_port '8080' is not a number from 0"),
         ({"health_port": 65_536}, "health_port 65536 is not a number from 0"),
         ({"health_port": True}, "health_port True"),
@@ -81,3 +82,9 @@ def test_what_the_operator_writes_is_read(tmp_path: Path, monkeypatch: pytest.Mo
 def test_what_is_wrong_is_named(tmp_path: Path, changes: dict[str, Any], message: str) -> None:
     with pytest.raises(ConfigError, match=f"sensor.json: .*{message}"):
         made(tmp_path, **changes)
+
+
+def test_rings_that_only_a_newer_operator_knows_are_left_out(tmp_path: Path) -> None:
+    """Sensors of this release run beside the next one's operator while it upgrades them."""
+    settings = made(tmp_path, rings={"exec_bytes": 8192, "socket_bytes": 4096})
+    assert settings.rings == RingSizes(exec_bytes=8192)
