@@ -32,6 +32,7 @@
 #define DE_RING_EXEC     0
 #define DE_RING_PROCESS  1
 #define DE_RING_BLOB     2
+#define DE_RING_SOCKET   3
 
 #define DE_BLOB_STRINGS 1
 #define DE_BLOB_CGROUP  2
@@ -63,10 +64,23 @@ struct de_path {
     __u8 bytes[DE_PATH_MAX + 512];
 };
 
+/* An open socket, by the address of its struct sock: the row that will tell its end, which begins with its owner. */
+struct de_socket {
+    struct de_socket_close row;
+    __u64 identity; /* of UDP: which socket this is, and with whom it speaks */
+    __u32 told;     /* whether socket_open was sent */
+    __u32 unused;
+};
+_Static_assert(sizeof(struct de_socket) == 192, "socket");
+
+#define DE_SOCKETS 65536
+
 BPF_F_TABLE("array", u32, u64, control, 512, BPF_F_MMAPABLE);
 BPF_RINGBUF_OUTPUT(exec_ring, DE_EXEC_PAGES);
 BPF_RINGBUF_OUTPUT(process_ring, DE_PROCESS_PAGES);
 BPF_RINGBUF_OUTPUT(blob_ring, DE_BLOB_PAGES);
+BPF_RINGBUF_OUTPUT(socket_ring, DE_SOCKET_PAGES);
+BPF_TABLE("hash", u64, struct de_socket, sockets, DE_SOCKETS);
 BPF_PERCPU_ARRAY(region_scratch, struct de_region, 1);
 BPF_PERCPU_ARRAY(path_scratch, struct de_path, 1);
 BPF_TABLE("lru_hash", u64, u8, cgroups_seen, 8192);

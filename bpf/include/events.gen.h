@@ -26,12 +26,30 @@
 #define DE_FLAG_MID_STREAM (1U << 20) /* the connection was open before the first packet that was seen: who opened it is a guess by the ports */
 #define DE_FLAG_TRUNCATED (1U << 21) /* the response has the bit TC: the whole of it would have to be asked for by TCP */
 #define DE_FLAG_CERTIFICATE_HIDDEN (1U << 22) /* TLS 1.3 encrypts the server's certificate */
+#define DE_ATTRIBUTION_NONE 0
+#define DE_ATTRIBUTION_NAT 1
+#define DE_ATTRIBUTION_TUPLE 2
+#define DE_ATTRIBUTION_EXACT 3
+#define DE_DIRECTION_UNKNOWN 0
+#define DE_DIRECTION_OUTBOUND 1
+#define DE_DIRECTION_INBOUND 2
+#define DE_DIRECTION_LISTEN 3
+#define DE_ENDING_UNKNOWN 0
+#define DE_ENDING_CLOSED 1
+#define DE_ENDING_ABORTED 2
+#define DE_ENDING_RESET 3
+#define DE_ENDING_REFUSED 4
+#define DE_ENDING_TIMEOUT 5
+#define DE_ENDING_UNREACHABLE 6
+#define DE_ENDING_IDLE 7
 
 #define DE_EVENT_PROCESS_EXEC 1
 #define DE_PROCESS_EXEC_HEAP 288
 #define DE_EVENT_PROCESS_FORK 2
 #define DE_EVENT_PROCESS_EXIT 3
 #define DE_EVENT_PROCESS_SIGNAL 4
+#define DE_EVENT_SOCKET_OPEN 10
+#define DE_EVENT_SOCKET_CLOSE 11
 
 struct de_process_exec {
     __u64 time;
@@ -246,8 +264,139 @@ _Static_assert(__builtin_offsetof(struct de_process_signal, code) == 104, "proce
 _Static_assert(__builtin_offsetof(struct de_process_signal, result) == 108, "process_signal.result");
 _Static_assert(sizeof(struct de_process_signal) == 112, "process_signal");
 
+struct de_socket_open {
+    __u64 time;
+    __u16 event;
+    __u16 cpu;
+    __u32 flags;
+    __u64 process_uid;
+    __u32 pid;
+    __u32 tid;
+    __u64 start_time;
+    __u64 parent_uid;
+    __u64 parent_start_time;
+    __u32 ppid;
+    __u32 uid;
+    __u64 cgroup_id;
+    __u64 cgroup_v1_id;
+    __u8 src_ip[16];
+    __u8 dst_ip[16];
+    __u16 src_port;
+    __u16 dst_port;
+    __u8 proto;
+    __u8 attribution;
+    __u16 vlan;
+    __u64 begin_time;
+    __u32 netns;
+    __u8 direction;
+    __u8 family;
+    __u16 backlog;
+};
+_Static_assert(__builtin_offsetof(struct de_socket_open, time) == 0, "socket_open.time");
+_Static_assert(__builtin_offsetof(struct de_socket_open, event) == 8, "socket_open.event");
+_Static_assert(__builtin_offsetof(struct de_socket_open, cpu) == 10, "socket_open.cpu");
+_Static_assert(__builtin_offsetof(struct de_socket_open, flags) == 12, "socket_open.flags");
+_Static_assert(__builtin_offsetof(struct de_socket_open, process_uid) == 16, "socket_open.process_uid");
+_Static_assert(__builtin_offsetof(struct de_socket_open, pid) == 24, "socket_open.pid");
+_Static_assert(__builtin_offsetof(struct de_socket_open, tid) == 28, "socket_open.tid");
+_Static_assert(__builtin_offsetof(struct de_socket_open, start_time) == 32, "socket_open.start_time");
+_Static_assert(__builtin_offsetof(struct de_socket_open, parent_uid) == 40, "socket_open.parent_uid");
+_Static_assert(__builtin_offsetof(struct de_socket_open, parent_start_time) == 48, "socket_open.parent_start_time");
+_Static_assert(__builtin_offsetof(struct de_socket_open, ppid) == 56, "socket_open.ppid");
+_Static_assert(__builtin_offsetof(struct de_socket_open, uid) == 60, "socket_open.uid");
+_Static_assert(__builtin_offsetof(struct de_socket_open, cgroup_id) == 64, "socket_open.cgroup_id");
+_Static_assert(__builtin_offsetof(struct de_socket_open, cgroup_v1_id) == 72, "socket_open.cgroup_v1_id");
+_Static_assert(__builtin_offsetof(struct de_socket_open, src_ip) == 80, "socket_open.src_ip");
+_Static_assert(__builtin_offsetof(struct de_socket_open, dst_ip) == 96, "socket_open.dst_ip");
+_Static_assert(__builtin_offsetof(struct de_socket_open, src_port) == 112, "socket_open.src_port");
+_Static_assert(__builtin_offsetof(struct de_socket_open, dst_port) == 114, "socket_open.dst_port");
+_Static_assert(__builtin_offsetof(struct de_socket_open, proto) == 116, "socket_open.proto");
+_Static_assert(__builtin_offsetof(struct de_socket_open, attribution) == 117, "socket_open.attribution");
+_Static_assert(__builtin_offsetof(struct de_socket_open, vlan) == 118, "socket_open.vlan");
+_Static_assert(__builtin_offsetof(struct de_socket_open, begin_time) == 120, "socket_open.begin_time");
+_Static_assert(__builtin_offsetof(struct de_socket_open, netns) == 128, "socket_open.netns");
+_Static_assert(__builtin_offsetof(struct de_socket_open, direction) == 132, "socket_open.direction");
+_Static_assert(__builtin_offsetof(struct de_socket_open, family) == 133, "socket_open.family");
+_Static_assert(__builtin_offsetof(struct de_socket_open, backlog) == 134, "socket_open.backlog");
+_Static_assert(sizeof(struct de_socket_open) == 136, "socket_open");
+
+struct de_socket_close {
+    __u64 time;
+    __u16 event;
+    __u16 cpu;
+    __u32 flags;
+    __u64 process_uid;
+    __u32 pid;
+    __u32 tid;
+    __u64 start_time;
+    __u64 parent_uid;
+    __u64 parent_start_time;
+    __u32 ppid;
+    __u32 uid;
+    __u64 cgroup_id;
+    __u64 cgroup_v1_id;
+    __u8 src_ip[16];
+    __u8 dst_ip[16];
+    __u16 src_port;
+    __u16 dst_port;
+    __u8 proto;
+    __u8 attribution;
+    __u16 vlan;
+    __u64 begin_time;
+    __u32 netns;
+    __u8 direction;
+    __u8 family;
+    __u8 established;
+    __u8 ending;
+    __u64 src_bytes;
+    __u64 dst_bytes;
+    __u64 last_time;
+    __u32 src_calls;
+    __u32 dst_calls;
+    __u32 retransmits;
+    __u32 rtt;
+};
+_Static_assert(__builtin_offsetof(struct de_socket_close, time) == 0, "socket_close.time");
+_Static_assert(__builtin_offsetof(struct de_socket_close, event) == 8, "socket_close.event");
+_Static_assert(__builtin_offsetof(struct de_socket_close, cpu) == 10, "socket_close.cpu");
+_Static_assert(__builtin_offsetof(struct de_socket_close, flags) == 12, "socket_close.flags");
+_Static_assert(__builtin_offsetof(struct de_socket_close, process_uid) == 16, "socket_close.process_uid");
+_Static_assert(__builtin_offsetof(struct de_socket_close, pid) == 24, "socket_close.pid");
+_Static_assert(__builtin_offsetof(struct de_socket_close, tid) == 28, "socket_close.tid");
+_Static_assert(__builtin_offsetof(struct de_socket_close, start_time) == 32, "socket_close.start_time");
+_Static_assert(__builtin_offsetof(struct de_socket_close, parent_uid) == 40, "socket_close.parent_uid");
+_Static_assert(__builtin_offsetof(struct de_socket_close, parent_start_time) == 48, "socket_close.parent_start_time");
+_Static_assert(__builtin_offsetof(struct de_socket_close, ppid) == 56, "socket_close.ppid");
+_Static_assert(__builtin_offsetof(struct de_socket_close, uid) == 60, "socket_close.uid");
+_Static_assert(__builtin_offsetof(struct de_socket_close, cgroup_id) == 64, "socket_close.cgroup_id");
+_Static_assert(__builtin_offsetof(struct de_socket_close, cgroup_v1_id) == 72, "socket_close.cgroup_v1_id");
+_Static_assert(__builtin_offsetof(struct de_socket_close, src_ip) == 80, "socket_close.src_ip");
+_Static_assert(__builtin_offsetof(struct de_socket_close, dst_ip) == 96, "socket_close.dst_ip");
+_Static_assert(__builtin_offsetof(struct de_socket_close, src_port) == 112, "socket_close.src_port");
+_Static_assert(__builtin_offsetof(struct de_socket_close, dst_port) == 114, "socket_close.dst_port");
+_Static_assert(__builtin_offsetof(struct de_socket_close, proto) == 116, "socket_close.proto");
+_Static_assert(__builtin_offsetof(struct de_socket_close, attribution) == 117, "socket_close.attribution");
+_Static_assert(__builtin_offsetof(struct de_socket_close, vlan) == 118, "socket_close.vlan");
+_Static_assert(__builtin_offsetof(struct de_socket_close, begin_time) == 120, "socket_close.begin_time");
+_Static_assert(__builtin_offsetof(struct de_socket_close, netns) == 128, "socket_close.netns");
+_Static_assert(__builtin_offsetof(struct de_socket_close, direction) == 132, "socket_close.direction");
+_Static_assert(__builtin_offsetof(struct de_socket_close, family) == 133, "socket_close.family");
+_Static_assert(__builtin_offsetof(struct de_socket_close, established) == 134, "socket_close.established");
+_Static_assert(__builtin_offsetof(struct de_socket_close, ending) == 135, "socket_close.ending");
+_Static_assert(__builtin_offsetof(struct de_socket_close, src_bytes) == 136, "socket_close.src_bytes");
+_Static_assert(__builtin_offsetof(struct de_socket_close, dst_bytes) == 144, "socket_close.dst_bytes");
+_Static_assert(__builtin_offsetof(struct de_socket_close, last_time) == 152, "socket_close.last_time");
+_Static_assert(__builtin_offsetof(struct de_socket_close, src_calls) == 160, "socket_close.src_calls");
+_Static_assert(__builtin_offsetof(struct de_socket_close, dst_calls) == 164, "socket_close.dst_calls");
+_Static_assert(__builtin_offsetof(struct de_socket_close, retransmits) == 168, "socket_close.retransmits");
+_Static_assert(__builtin_offsetof(struct de_socket_close, rtt) == 172, "socket_close.rtt");
+_Static_assert(sizeof(struct de_socket_close) == 176, "socket_close");
+
 /* One size a ring, so that a reader decodes a whole span at once. */
 struct de_process_slot {
     __u8 bytes[112];
+};
+struct de_socket_slot {
+    __u8 bytes[176];
 };
 #endif

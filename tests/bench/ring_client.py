@@ -11,7 +11,7 @@ import select
 import sys
 from collections.abc import Mapping
 from pathlib import Path
-from typing import cast
+from typing import ClassVar, cast
 
 import numpy as np
 
@@ -31,6 +31,7 @@ class FakePrograms:
     taken_over = False
     alike = True
     wanted = True
+    missing: ClassVar[dict[str, str]] = {}
 
     def __init__(self, fds: list[int]) -> None:
         self.epoch = secrets.randbits(48)
@@ -53,6 +54,10 @@ class FakePrograms:
     def running(self) -> np.ndarray:
         """No process runs."""
         return np.zeros(0, PROCESS_FORK.dtype)
+
+    def missed(self) -> int:
+        """No program runs."""
+        return 0
 
     def remove(self) -> None:
         """Nothing is pinned."""

@@ -11,6 +11,7 @@ import pytest
 
 from daemoneye.codegen.__main__ import FILES, main
 from daemoneye.events.registry import EVENTS, RECORDS
+from daemoneye_sensor.programs import SOCKET_PROGRAMS
 
 REPOSITORY = Path(__file__).parents[2]
 ARCHIVE = Path(__file__).with_name("schemas.json")
@@ -44,7 +45,8 @@ def test_ids_are_append_only() -> None:
 
 def test_every_kernel_event_has_its_program_and_nothing_else_is_there() -> None:
     programs = {path.name.removesuffix(".bpf.c") for path in (REPOSITORY / "bpf/programs").glob("*.bpf.c")}
-    assert programs == {r.name for r in EVENTS.values() if r.tracepoint} | {"cgroup_announce", "process_snapshot"}
+    others = {"cgroup_announce", "process_snapshot", *SOCKET_PROGRAMS}
+    assert programs == {r.name for r in EVENTS.values() if r.tracepoint} | others
 
 
 @pytest.mark.parametrize("record", RECORDS, ids=lambda r: r.name)

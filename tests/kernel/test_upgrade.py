@@ -9,6 +9,7 @@ import json
 import os
 import shutil
 import subprocess
+import sys
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -196,7 +197,7 @@ def test_a_sensor_that_dies_while_it_reads_them_out_has_a_successor(node: Node, 
 
 def test_records_that_cannot_be_read_are_counted(node: Node, storming: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     with monkeypatch.context() as earlier:
-        earlier.setattr(programs, "records_id", lambda: 1)  # a release whose records were others
+        earlier.setattr(programs, "records_id", lambda _=(): 1)  # a release whose records were others
         pipeline = node.start(BEFORE)
         old = pipeline.origin.epoch
         run(storming, 10)
@@ -238,11 +239,11 @@ def test_former_programs_outlast_the_longest_compile(
     left: list[float] = []
     compiling = programs._compile
 
-    def slowly(python: str, request: dict[str, object]) -> None:
+    def slowly(python: str, request: dict[str, object]) -> dict[str, str]:
         former = programs.Pinned(BPFFS / "daemoneye" / node.instance / pin)
         left.append(int(former._control[programs._CONTROL_LEASE]) / 1e9 - time.clock_gettime(time.CLOCK_BOOTTIME))
         former.close()
-        compiling(python, request)
+        return compiling(python, request)
 
     monkeypatch.setattr(programs, "_compile", slowly)
     node.start(AFTER)
@@ -284,6 +285,58 @@ def test_a_sensor_that_stood_still_before_its_first_look_reads_them_out_all_the_
         pipeline.turn()
     assert len(node.executions(storming)) == 12
     assert [loss for loss in node.losses() if loss["stage"] == "ring"] == []
+    assert node.pins == [node.pin]
+
+
+@pytest.mark.parametrize("said", [programs._FIRST_RECORDS, 0], ids=["the-last-release", "before-rings-said-it"])
+def test_rings_of_the_release_before_sockets_are_read_out(node: Node, storming: Path, said: int) -> None:
+    pipeline = node.start(BEFORE)
+    run(storming, 30)
+    pipeline.turn()
+    assert node.source
+    # Those pins had the other rings, whose records are the same, and said so by the form of the three of them.
+    former = node.source._kernel
+    assert programs.records_id({"exec", "process", "blob"}) == programs._FIRST_RECORDS
+    former._control[programs._CONTROL_RECORDS] = said
+    old = pipeline.origin.epoch
+    run(storming, 20)
+    node.end()
+    (pin,) = node.pins
+    for name in (
+        "socket_ring",
+        "sockets",
+        *(f"{what}_{p}" for p in programs.SOCKET_PROGRAMS for what in ("link", "prog")),
+    ):
+        (BPFFS / "daemoneye" / node.instance / pin / name).unlink()
+
+    pipeline = node.start(AFTER)
+    run(storming, 5)
+    pipeline.turn()
+    assert [event["epoch"] for event in node.executions(storming)] == [old] * 50 + [pipeline.origin.epoch] * 5
+    assert_unbroken(node.batches())
+    assert node.losses() == []
+    assert node.pins == [node.pin]
+
+
+def test_sockets_rows_of_another_layout_are_read_out_too(node: Node) -> None:
+    pipeline = node.start(BEFORE, "process_exec", "process_exit", "socket_open", "socket_close")
+    code = (
+        "import socket; s = socket.create_server(('127.0.0.1', 0)); c = socket.create_connection(s.getsockname()); "
+        "c.send(b'abc'); s.accept()[0].recv(9); print(c.getsockname()[1])"
+    )
+    old = pipeline.origin.epoch
+    done = subprocess.run([sys.executable, "-c", code], stdout=subprocess.PIPE, check=True)
+    node.end()
+    pipeline = node.start(AFTER, "process_exec")
+    pipeline.turn()
+    port = int(done.stdout)
+    rows = [(b.envelope.epoch, e) for b in node.batches("bulk") for e in events_json(b) if e["src_port"] == port]
+    assert {epoch for epoch, _ in rows} == {old}
+    assert sorted((e["event"], e["direction"]) for _, e in rows) == [
+        ("socket_close", "inbound"), ("socket_close", "outbound"), ("socket_open", "inbound"), ("socket_open", "outbound")
+    ]  # fmt: skip
+    assert {e["exe"] for _, e in rows} == {os.path.realpath(sys.executable)}
+    assert node.losses() == []
     assert node.pins == [node.pin]
 
 

@@ -6,25 +6,33 @@ Layouts are those of `union bpf_attr` in include/uapi/linux/bpf.h.
 from __future__ import annotations
 
 import ctypes
+import errno
 import os
 import platform
 import struct
 from pathlib import Path
-from typing import Final
+from typing import Any, Final
+
+import numpy as np
 
 from daemoneye.errors import MachineError
 
 _SYSCALL: Final = {"x86_64": 321, "aarch64": 280, "riscv64": 280, "ppc64le": 361, "s390x": 351}
-_MAP_DELETE_ELEM, _MAP_GET_NEXT_KEY, _OBJ_GET = 3, 4, 7
+_MAP_LOOKUP_ELEM, _MAP_DELETE_ELEM, _MAP_GET_NEXT_KEY, _OBJ_GET = 1, 3, 4, 7
+_MAP_LOOKUP_AND_DELETE_ELEM, _MAP_LOOKUP_BATCH = 21, 24
+_BATCH: Final = struct.Struct("<QQQQIIQQ")
+_AT_ONCE: Final = 4096
+_NOT_SUPPORTED: Final = frozenset({errno.EINVAL, errno.EOPNOTSUPP, 524})
+"""524 is the kernel's own ENOTSUPP."""
 _LIBC: Final = ctypes.CDLL(None, use_errno=True)
 
 
-def _bpf(command: int, attr: bytes) -> int:
+def _bpf(command: int, attr: bytes | ctypes.Array[ctypes.c_char]) -> int:
     number = _SYSCALL.get(platform.machine())
     if number is None:
         msg = f"the bpf system call's number on {platform.machine()} is not known to this release"
         raise MachineError(msg, fix="use x86_64 or aarch64")
-    buffer = ctypes.create_string_buffer(attr, 128)
+    buffer = ctypes.create_string_buffer(attr, 128) if isinstance(attr, bytes) else attr
     result = int(_LIBC.syscall(number, command, buffer, len(buffer)))
     if result < 0:
         code = ctypes.get_errno()
@@ -51,6 +59,46 @@ def clear_u64_map(fd: int) -> None:
             _bpf(_MAP_DELETE_ELEM, struct.pack("<IIQQQ", fd, 0, ctypes.addressof(key), 0, 0))
         except FileNotFoundError:
             return
+
+
+def lookup_batch(fd: int, value: np.dtype[Any]) -> tuple[np.ndarray, np.ndarray]:
+    """Everything that a hash map with u64 keys holds: keys (n,) and values (n,). What comes and goes meanwhile may be in it or not."""
+    cursor = np.zeros(1, np.uint64)
+    parts: list[tuple[np.ndarray, np.ndarray]] = []
+    more = True
+    while more:
+        keys, values = np.empty(_AT_ONCE, np.uint64), np.empty(_AT_ONCE, value)
+        begin = cursor.ctypes.data if parts else 0
+        attr = ctypes.create_string_buffer(
+            _BATCH.pack(begin, cursor.ctypes.data, keys.ctypes.data, values.ctypes.data, _AT_ONCE, fd, 0, 0), 128
+        )
+        try:
+            _bpf(_MAP_LOOKUP_BATCH, attr)
+        except FileNotFoundError:  # the end
+            more = False
+        count = _BATCH.unpack_from(attr)[4]
+        parts.append((keys[:count], values[:count]))
+    return np.concatenate([keys for keys, _ in parts]), np.concatenate([values for _, values in parts])
+
+
+def take(fd: int, key: int, size: int) -> bytes | None:
+    """Remove a u64 key from a hash map; its value of `size` bytes, None if it is gone already.
+
+    Before 5.14 the value is read just before.
+    """
+    name, value = ctypes.create_string_buffer(struct.pack("<Q", key), 8), ctypes.create_string_buffer(size)
+    attr = struct.pack("<IIQQQ", fd, 0, ctypes.addressof(name), ctypes.addressof(value), 0)
+    try:
+        try:
+            _bpf(_MAP_LOOKUP_AND_DELETE_ELEM, attr)
+        except OSError as error:
+            if error.errno not in _NOT_SUPPORTED:
+                raise
+            _bpf(_MAP_LOOKUP_ELEM, attr)
+            _bpf(_MAP_DELETE_ELEM, struct.pack("<IIQQQ", fd, 0, ctypes.addressof(name), 0, 0))
+    except FileNotFoundError:
+        return None
+    return value.raw
 
 
 def fdinfo(fd: int) -> dict[str, str]:

@@ -250,7 +250,7 @@ class Pipeline:
     def _store_losses(self) -> None:
         """Publish what was lost since the last turn; while the disk has no room even for that, it is kept for a later one."""
         for lost in self._source.lost():
-            self.losses.add(lost, "urgent")
+            self.losses.add(lost, lost.lane)
         for gone in self._spool.take_evicted():
             self._spool_lost += gone.rows
             self.losses.evicted(gone)

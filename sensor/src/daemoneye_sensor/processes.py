@@ -39,6 +39,7 @@ class ProcessTable:
         """Empty."""
         self._known = section_of(PROCESS_EXEC, {}, 0)
         self._exited = np.zeros(0, np.uint64)
+        self._held = np.zeros(0, np.uint64)
         self._updates = 0
         self._swept = 0
         self.evicted = 0
@@ -51,6 +52,10 @@ class ProcessTable:
         """Add images read from /proc or from a recording; those whose process is known already are left out."""
         new = ~isin(section.rows["process_uid"], self._known.rows["process_uid"])
         self._known = concatenate([self._known, _clipped(section.take(new))])
+
+    def hold(self, uids: np.ndarray, *, only: bool = False) -> None:
+        """Keep the images of these processes although they end: rows about what is theirs still come. `only`: and of no others any more."""
+        self._held = unique(uids if only else np.concatenate([self._held, uids]))
 
     def update(self, executed: Section | None, forked: np.ndarray | None, exited: np.ndarray | None) -> Images:
         """Merge one batch.
@@ -69,8 +74,8 @@ class ProcessTable:
         universe = concatenate(parts)
         gone = exited if exited is not None else np.zeros(0, np.uint64)
         if forked is not None and len(forked):
-            universe = _inherit(universe, forked, executed, gone)
-        keep = _lasting(universe.rows, len(self._known.rows), gone)
+            universe = _inherit(universe, forked, executed, _without(gone, self._held))
+        keep = _lasting(universe.rows, len(self._known.rows), _without(gone, self._held))
         self._known = universe if keep.all() else universe.take(keep)
         images = Images(universe)
         self._exited = np.concatenate([self._exited, gone])
@@ -81,37 +86,26 @@ class ProcessTable:
         return images
 
     def explain(self, sections: Sequence[Section], kept: Sequence[Section] | None = None) -> Section:
-        """Merge what happened and return the images that a batch must carry to explain itself: of processes that its rows name, and their ancestors.
+        """Merge what happened and return the images that a batch must carry to explain itself.
 
         Args:
             sections: Sections of all events, at most one of each record.
             kept: Those of their rows that the batch has, in sections of the same order; all of them where it is not given.
         """
+        return context(self.merge(sections), sections if kept is None else kept)
+
+    def merge(self, sections: Sequence[Section]) -> Images:
+        """Merge what happened: sections of all events, at most one of each record. Returns the images as of then."""
         by_name = {section.record.name: section for section in sections}
         executed = by_name.get("process_exec")
         rows = {name: section.rows for name, section in by_name.items() if len(section.rows)}
         ended = rows["process_exit"]["process_uid"] if "process_exit" in rows else None
-        images = self.update(executed, rows.get("process_fork"), ended)
-        if kept is not None:
-            by_name = {section.record.name: section for section in kept}
-            executed = by_name.get("process_exec")
-            rows = {name: section.rows for name, section in by_name.items() if len(section.rows)}
-        asked = [(mine[key], mine["time"]) for name, mine in rows.items() for key in EVENTS[name].explained_keys]
-        index = (
-            _with_ancestors(images, *(np.concatenate(columns) for columns in zip(*asked, strict=True)))
-            if asked
-            else _NO_ROWS
-        )
-        known = images.section.rows
-        if executed is not None:
-            own = executed.rows["process_uid"] ^ executed.rows["time"]
-            index = index[~isin(known["process_uid"][index] ^ known["time"][index], own)]
-        return replace(images.section.take(index), context=True)
+        return self.update(executed, rows.get("process_fork"), ended)
 
     def _sweep(self) -> None:
         """Forget ended processes that no living one descends from, and images that a newer one of the same process replaced."""
         rows = self._known.rows
-        keep = ~isin(rows["process_uid"], self._exited)
+        keep = ~isin(rows["process_uid"], _without(self._exited, self._held))
         for _ in range(MAX_DEPTH):
             needed = keep | isin(rows["process_uid"], rows["parent_uid"][keep])
             if (needed == keep).all():
@@ -128,6 +122,29 @@ class ProcessTable:
             self.evicted += int(keep.sum()) - MAX_ROWS
         self._known = self._known.take(index)
         self._exited = self._exited[isin(self._exited, self._known.rows["process_uid"])]
+
+
+def context(images: Images, sections: Sequence[Section]) -> Section:
+    """The images that a batch of these sections must carry to explain itself: of processes that its rows name, and their ancestors."""
+    by_name = {section.record.name: section for section in sections}
+    executed = by_name.get("process_exec")
+    rows = {name: section.rows for name, section in by_name.items() if len(section.rows)}
+    asked = [(mine[key], mine["time"]) for name, mine in rows.items() for key in EVENTS[name].explained_keys]
+    index = (
+        _with_ancestors(images, *(np.concatenate(columns) for columns in zip(*asked, strict=True)))
+        if asked
+        else _NO_ROWS
+    )
+    known = images.section.rows
+    if executed is not None:
+        own = executed.rows["process_uid"] ^ executed.rows["time"]
+        index = index[~isin(known["process_uid"][index] ^ known["time"][index], own)]
+    return replace(images.section.take(index), context=True)
+
+
+def _without(uids: np.ndarray, others: np.ndarray) -> np.ndarray:
+    """Those keys that are none of the others."""
+    return uids[~isin(uids, others)] if len(uids) and len(others) else uids
 
 
 def _lasting(rows: np.ndarray, known: int, gone: np.ndarray) -> np.ndarray:

@@ -17,6 +17,7 @@ import secrets
 import shutil
 import subprocess
 import time
+from collections.abc import Collection
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
@@ -46,16 +47,27 @@ BLOB: Final = np.dtype(
 
 PROGRAMS: Final = {
     "cgroup_announce": "sched_process_exec",
-    **{r.name: r.tracepoint for r in KERNEL_EVENTS.values()},
+    **{r.name: r.tracepoint for r in KERNEL_EVENTS.values() if r.tracepoint},
 }
 """Function → raw tracepoint; the file is bpf/programs/<function>.bpf.c. cgroup_announce comes first: rows refer to what it sends."""
+SOCKET_PROGRAMS: Final = {
+    "socket_state": "inet_sock_set_state",
+    "socket_send": "sock_send_length",
+    "socket_recv": "sock_recv_length",
+}
+"""The same for sockets. Where a kernel lacks the first there are no sockets, where it lacks others less is known of them; processes are watched
+nevertheless."""
+_SOCKETS: Final = "include/sockets.bpf.h"
 
-RINGS: Final = ("exec", "process", "blob")
+RINGS: Final = ("exec", "process", "blob", "socket")
+"""In order of their counters' slots. Rings of other releases may lack the last ones."""
 _OPAQUE: Final = np.dtype((np.void, 8))
 _CONTROL_LEASE, _CONTROL_EVENTS, _CONTROL_LAPSED, _CONTROL_EPOCH, _CONTROL_RECORDS = 0, 1, 2, 3, 4
 _CONTROL_DROPS, _CONTROL_READ = 8, 24
+_SOCKET_EVENTS: Final = sum(1 << record.id for record in BY_RING["socket"])
 _FIRST_RECORDS: Final = 0x798A32519A0D
 """The `records_id` of records whose rings do not say it: the release that did not yet write the slot had these."""
+_NOT_LOADED: Final = "could not be loaded when the other programs were"
 _COMPILE_TIMEOUT_S: Final = 120
 _TELLING: Final = re.compile(r"error:|invalid|cannot|not allowed|unknown func|too large")
 """Lines of clang and of the verifier that say why."""
@@ -72,6 +84,7 @@ class RingSizes:
     exec_bytes: int = 4 << 20
     process_bytes: int = 2 << 20
     blob_bytes: int = 4 << 20
+    socket_bytes: int = 4 << 20
 
     def pages(self) -> dict[str, int]:
         """The programs' definitions. A size that is no power of two is rounded up."""
@@ -79,6 +92,7 @@ class RingSizes:
             "DE_EXEC_PAGES": self.exec_bytes,
             "DE_PROCESS_PAGES": self.process_bytes,
             "DE_BLOB_PAGES": self.blob_bytes,
+            "DE_SOCKET_PAGES": self.socket_bytes,
         }
         return {name: 1 << max(-(-size // mmap.PAGESIZE) - 1, 0).bit_length() for name, size in sizes.items()}
 
@@ -103,8 +117,10 @@ class Pinned:
         finally:
             os.close(control)
         self._control = np.frombuffer(self._control_map, np.uint64)
-        self.alike = (int(self._control[_CONTROL_RECORDS]) or _FIRST_RECORDS) == records_id()
-        dtypes = _ring_dtypes() if self.alike else {p.name.removesuffix("_ring"): _OPAQUE for p in pin.glob("*_ring")}
+        names = {path.name.removesuffix("_ring") for path in pin.glob("*_ring")}
+        # A release that had not all of these rings may well have had their records.
+        self.alike = (int(self._control[_CONTROL_RECORDS]) or _FIRST_RECORDS) == records_id(names)
+        dtypes = _ring_dtypes(names) if self.alike else dict.fromkeys(names, _OPAQUE)
         self.rings = {name: Ring(bpfsys.obj_get(pin / f"{name}_ring"), dtype) for name, dtype in dtypes.items()}
 
     @property
@@ -116,6 +132,17 @@ class Pinned:
     def wanted(self) -> bool:
         """Whether the programs are switched to any events."""
         return bool(self._control[_CONTROL_EVENTS])
+
+    @property
+    def follows_sockets(self) -> bool:
+        """Whether nothing happens to sockets that the programs do not see: somebody reads, and wants to know."""
+        wanted = int(self._control[_CONTROL_EVENTS]) & _SOCKET_EVENTS
+        return bool(wanted) and self.leased
+
+    @property
+    def leased(self) -> bool:
+        """Whether somebody promised to read."""
+        return int(self._control[_CONTROL_LEASE]) >= time.clock_gettime_ns(time.CLOCK_BOOTTIME)
 
     def want(self, events: list[str]) -> None:
         """Switch the programs to these events."""
@@ -165,6 +192,7 @@ class Programs(Pinned):
 
     Attributes:
         former: Rings of other layouts, oldest first; whose they become.
+        missing: Programs about sockets that do not run, with the reason.
     """
 
     def __init__(self, pin: Path, *, taken_over: bool) -> None:
@@ -176,14 +204,21 @@ class Programs(Pinned):
         super().__init__(pin)
         self.taken_over = taken_over
         self.former: list[Pinned] = []
-        self._links = [bpfsys.obj_get(pin / f"link_{name}") for name in PROGRAMS]
-        self._programs = {name: bpfsys.obj_get(pin / f"prog_{name}") for name in PROGRAMS}
+        self.missing = {name: _NOT_LOADED for name in SOCKET_PROGRAMS if not (pin / f"link_{name}").exists()}
+        running = [name for name in (*PROGRAMS, *SOCKET_PROGRAMS) if name not in self.missing]
+        self._links = [bpfsys.obj_get(pin / f"link_{name}") for name in running]
+        self._programs = {name: bpfsys.obj_get(pin / f"prog_{name}") for name in running}
+        self.sockets = bpfsys.obj_get(pin / "sockets")
         self._seen = bpfsys.obj_get(pin / "cgroups_seen")
         self.forget_cgroups()
 
     def forget_cgroups(self) -> None:
         """Have every cgroup announced again: a new reader knows none."""
         bpfsys.clear_u64_map(self._seen)
+
+    def forget_sockets(self) -> None:
+        """Have open sockets begin anew: what happened to them while nobody looked is not known."""
+        bpfsys.clear_u64_map(self.sockets)
 
     def running(self) -> np.ndarray:
         """Every process that runs now, as rows of process_fork (time is the start)."""
@@ -195,21 +230,29 @@ class Programs(Pinned):
         info = {name: bpfsys.fdinfo(fd) for name, fd in self._programs.items()}
         return {name: (int(i.get("run_time_ns", 0)), int(i.get("run_cnt", 0))) for name, i in info.items()}
 
+    def missed(self) -> int:
+        """How often a program was wanted on a processor on which it was running just then, and did not run; 0 on kernels that do not say it."""
+        return sum(int(bpfsys.fdinfo(fd).get("recursion_misses", 0)) for fd in self._programs.values())
+
     def close(self) -> None:
         """Let go of the descriptors; what is pinned lives on."""
         super().close()
-        for fd in [*self._links, *self._programs.values(), self._seen]:
+        for fd in [*self._links, *self._programs.values(), self._seen, self.sockets]:
             os.close(fd)
 
 
-def records_id() -> int:
-    """Names the form of the records in the rings, 48 bits: what a reader must agree on with whoever wrote them. Never 0."""
-    form = [[name, dtype.itemsize, [r.hash for r in BY_RING.get(name, ())]] for name, dtype in _ring_dtypes().items()]
+def records_id(rings: Collection[str] = RINGS) -> int:
+    """Names the form of the records in these rings, 48 bits: what a reader must agree on with whoever wrote them. Never 0."""
+    form = [
+        [name, dtype.itemsize, [r.hash for r in BY_RING.get(name, ())]] for name, dtype in _ring_dtypes(rings).items()
+    ]
     return int(hashlib.sha256(json.dumps([form, BLOB.descr]).encode()).hexdigest()[:12], 16) | 1
 
 
-def _ring_dtypes() -> dict[str, np.dtype[Any]]:
-    return {"exec": PROCESS_EXEC.ring_dtype, "process": np.dtype((np.void, slot_size("process"))), "blob": BLOB}
+def _ring_dtypes(rings: Collection[str] = RINGS) -> dict[str, np.dtype[Any]]:
+    """Records of those of our rings that are among these, in our order."""
+    own = {"exec": PROCESS_EXEC.ring_dtype, "blob": BLOB}
+    return {name: own.get(name) or np.dtype((np.void, slot_size(name))) for name in RINGS if name in rings}
 
 
 def load(
@@ -228,18 +271,20 @@ def load(
         bpf_dir / "include/common.bpf.h",
         *(bpf_dir / f"programs/{name}.bpf.c" for name in (*PROGRAMS, "process_snapshot")),
     ]
-    missing = [str(s) for s in sources if not s.is_file()]
+    sockets = [bpf_dir / _SOCKETS, *(bpf_dir / f"programs/{name}.bpf.c" for name in SOCKET_PROGRAMS)]
+    missing = [str(s) for s in (*sources, *sockets) if not s.is_file()]
     if missing:
         msg = f"program sources are missing: {', '.join(missing)}"
         raise ProgramError(msg, fix="give bpf_dir the folder `bpf` of this release")
     defines = sizes.pages()
-    text = b"\0".join(s.read_bytes() for s in sources)
-    layout = hashlib.sha256(json.dumps([defines, sorted(PROGRAMS.items())]).encode() + text).hexdigest()[:16]
+    text = b"\0".join(s.read_bytes() for s in (*sources, *sockets))
+    named = sorted({**PROGRAMS, **SOCKET_PROGRAMS}.items())
+    layout = hashlib.sha256(json.dumps([defines, named]).encode() + text).hexdigest()[:16]
     home = BPFFS / "daemoneye" / instance
     pin = home / layout
     former = _former(home, pin, lease_s)
     try:
-        programs = _taken_over(pin) or _made(home, pin, sources, defines, python)
+        programs = _taken_over(pin) or _made(home, pin, sources, sockets, defines, python)
     except BaseException:
         for pinned in former:
             pinned.close()
@@ -258,7 +303,9 @@ def _taken_over(pin: Path) -> Programs | None:
         return None
 
 
-def _made(home: Path, pin: Path, sources: list[Path], defines: dict[str, int], python: str) -> Programs:
+def _made(
+    home: Path, pin: Path, sources: list[Path], sockets: list[Path], defines: dict[str, int], python: str
+) -> Programs:
     fresh = home / f"{pin.name}_{secrets.token_hex(4)}"
     # Pinned under another name first (bpffs allows no dots): a child that dies halfway leaves nothing that looks whole.
     request = {
@@ -266,12 +313,15 @@ def _made(home: Path, pin: Path, sources: list[Path], defines: dict[str, int], p
         "pin": str(fresh),
         "defines": defines,
         "programs": PROGRAMS,
+        "sockets": {"sources": [str(s) for s in sockets], "programs": SOCKET_PROGRAMS},
         "iterator": "bpf_iter__task",
     }
-    _compile(python, {**request, "epoch": secrets.randbits(48), "records": records_id()})
+    missing = _compile(python, {**request, "epoch": secrets.randbits(48), "records": records_id()})
     fresh.rename(pin)
     try:
-        return Programs(pin, taken_over=False)
+        programs = Programs(pin, taken_over=False)
+        programs.missing |= missing
+        return programs
     except OSError as error:
         msg = f"the pinned programs cannot be opened: {error.strerror}"
         raise ProgramError(msg, fix=f"remove {home} and start again") from error
@@ -310,7 +360,8 @@ def _mount_bpffs() -> None:
         raise ProgramError(msg, fix=f"mount -t bpf bpffs {BPFFS}", reason=MISSING_FEATURE)
 
 
-def _compile(python: str, request: dict[str, object]) -> None:
+def _compile(python: str, request: dict[str, object]) -> dict[str, str]:
+    """Have the child compile and pin; returns which programs about sockets do not run, and why."""
     child = Path(__file__).parent / "loader" / "child.py"
     try:
         done = subprocess.run(
@@ -334,7 +385,7 @@ def _compile(python: str, request: dict[str, object]) -> None:
     except ValueError:
         answer = {"error": f"the compile child ended with status {done.returncode}", "fix": ""}
     if answer.get("ok"):
-        return
+        return dict(answer["missing"])
     shutil.rmtree(leftover, ignore_errors=True)
     detail = next((line.strip() for line in reversed(done.stderr.splitlines()) if _TELLING.search(line)), "")
     message = f"eBPF programs cannot be loaded: {answer.get('error')}" + (f" ({detail})" if detail else "")

@@ -166,18 +166,22 @@ def test_losses_become_records_and_are_told_once(tmp_path: Path, settings: Any) 
     tape = Tape()
     spool = Spool(tmp_path / "spool", max_bytes=1 << 24)
     pipeline = Pipeline(tape, spool, settings)
-    tape.losses = [Lost("ring", "exec", 12, "ring full")]
+    tape.losses = [Lost("ring", "exec", 12, "ring full"), Lost("ring", "socket", 3, "full", "bulk")]
     pipeline.turn()
     pipeline.turn()
     pipeline.losses.refused(Entry("urgent", 9, 100, 7, b"", 1, 0), "too large")
     pipeline.turn()
     losses = [section for batch in batches(spool, "loss") for section in batch.sections]
     told = [
-        (s.values("stage")[i], int(s.rows["count"][i]), s.values("reason")[i])
+        (s.values("stage")[i], int(s.rows["count"][i]), s.values("reason")[i], s.values("lane")[i])
         for s in losses
         for i in range(len(s.rows))
     ]
-    assert told == [(b"ring", 12, b"ring full"), (b"publish", 7, b"too large")]
+    assert told == [
+        (b"ring", 12, b"ring full", b"urgent"),
+        (b"ring", 3, b"full", b"bulk"),
+        (b"publish", 7, b"too large", b"urgent"),
+    ]
     assert int(losses[1].rows["first_sequence"][0]) == 100
     spool.close()
     spool = Spool(tmp_path / "spool", max_bytes=1 << 24)

@@ -197,3 +197,32 @@ def test_a_batch_without_some_of_its_rows_still_explains_the_others(
             assert ancestors_by_reader(kept, context) == wanted
             if not any(len(section.rows) for section in kept):
                 assert not len(context.rows), "nobody is explained to nobody"
+
+
+def test_images_of_processes_that_are_held_outlive_them() -> None:
+    table, machine = ProcessTable(), Machine()
+    machine.fork(1)
+    machine.execute(2, b"/bin/talks")
+    machine.fork(1)  # and executes nothing: it talks as its parent's image
+    keys = [process_uid(np.array([pid]), np.array([machine.alive[pid][0]])) for pid in (1, 2, 3)]
+    table.seed(section_of(PROCESS_EXEC, {"process_uid": keys[0], "pid": [1], "start_time": [10], "exe": [b"/init"]}, 1))
+    for pid in (2, 3):
+        machine.end(pid)
+    sections, _ = machine.batch()
+    table.hold(np.concatenate(keys[1:]))
+    table.merge(sections)
+
+    def known() -> dict[int, bytes]:
+        images = table.merge([]).section
+        return dict(zip(images.rows["pid"].tolist(), images.values("exe"), strict=True))
+
+    for _ in range(20):
+        assert known() == {1: b"/init", 2: b"/bin/talks", 3: b"/init"}
+    table.hold(keys[2], only=True)
+    for _ in range(10):
+        table.merge([])
+    assert known() == {1: b"/init", 3: b"/init"}
+    table.hold(keys[2][:0], only=True)
+    for _ in range(10):
+        table.merge([])
+    assert known() == {1: b"/init"}

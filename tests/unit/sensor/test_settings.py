@@ -86,5 +86,5 @@ def test_what_is_wrong_is_named(tmp_path: Path, changes: dict[str, Any], message
 
 def test_rings_that_only_a_newer_operator_knows_are_left_out(tmp_path: Path) -> None:
     """Sensors of this release run beside the next one's operator while it upgrades them."""
-    settings = made(tmp_path, rings={"exec_bytes": 8192, "socket_bytes": 4096})
+    settings = made(tmp_path, rings={"exec_bytes": 8192, "later_bytes": 4096})
     assert settings.rings == RingSizes(exec_bytes=8192)

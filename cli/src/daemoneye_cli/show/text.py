@@ -16,6 +16,8 @@ TRIGGER: Final = "cp /bin/true /tmp/eye; (rm /tmp/eye; /proc/self/fd/3) 3< /tmp/
 
 _ARGV_SHOWN: Final = 200
 _SHOWN: Final = {
+    "socket_open": ("direction",),
+    "socket_close": ("direction", "ending"),
     "packet_flow": ("service", "state"),
     "dns_query": ("query", "type", "rcode"),
     "tls_client_hello": ("sni", "version", "ja4", "server_version", "certificate_subject"),
@@ -110,11 +112,11 @@ def conversation(name: str, content: Mapping[str, Any]) -> str:
     """Give an event of the network in one line."""
     ends = " → ".join(_endpoint(content, side) for side in ("src", "dst"))
     words = [" ".join(f"{key} {plain(content[key])}" for key in _SHOWN.get(name, ()) if content.get(key))]
-    if name == "packet_flow":
-        words += [
-            f"{plain(content.get(f'src_{what}'))}/{plain(content.get(f'dst_{what}'))} {what}"
-            for what in ("packets", "bytes")
-        ]
+    words += [
+        f"{plain(content.get(f'src_{what}'))}/{plain(content.get(f'dst_{what}'))} {what}"
+        for what in ("packets", "bytes")
+        if f"src_{what}" in content
+    ]
     if content.get("answers"):
         words.append(shorten(", ".join(plain(answer) for answer in _list(content["answers"])), _ARGV_SHOWN))
     if content.get("pid"):

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 from daemoneye.events.flags import FLAG_DOCS, Flag
+from daemoneye.events.network import Attribution
 from daemoneye.events.registry import BY_RING, KERNEL_EVENTS, slot_size
 from daemoneye.events.schema import Record
+from daemoneye.events.sockets import Direction, Ending
 
 _HEAD = """\
 /* SPDX-License-Identifier: GPL-2.0-only OR BSD-2-Clause */
@@ -19,6 +21,11 @@ def render() -> str:
     parts = [_HEAD]
     parts.extend(
         f"#define DE_FLAG_{flag.name} (1U << {flag.bit_length() - 1}) /* {FLAG_DOCS[flag]} */" for flag in Flag
+    )
+    parts.extend(
+        f"#define DE_{words.__name__.upper()}_{word.name} {word}"
+        for words in (Attribution, Direction, Ending)
+        for word in words
     )
     parts.append("")
     for record in KERNEL_EVENTS.values():

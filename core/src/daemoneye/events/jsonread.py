@@ -19,7 +19,7 @@ from daemoneye.events.base import derive
 from daemoneye.events.cgroup_identity import CGROUP_IDENTITY
 from daemoneye.events.codec import Section, section_of
 from daemoneye.events.flags import Flag, flags_of
-from daemoneye.events.netform import attribution
+from daemoneye.events.netform import WORDS, number_of
 from daemoneye.events.process_exec import PROCESS_EXEC
 from daemoneye.events.registry import EVENTS
 from daemoneye.events.schema import Record
@@ -88,8 +88,8 @@ def _checked(record: Record, event: dict[str, Any]) -> dict[str, Any]:
             row[field.name] = packed(str(value))
         elif field.name == "proto":
             row["proto"] = protocol_number(value)
-        elif field.name == "attribution":
-            row["attribution"] = attribution(value)
+        elif field.name in WORDS:
+            row[field.name] = number_of(field.name, value)
         elif field.heap or field.type == "char16":
             row[field.name] = _bytes(value)
         else:

@@ -4,8 +4,9 @@ It is run as `/usr/bin/python3 -I child.py` with a JSON request on stdin and ans
 and the distribution's bcc only, so that LLVM's 130 MB never belong to the sensor.
 
 Request: {"sources": [paths, in order], "pin": directory, "defines": {name: number}, "programs": {function: tracepoint},
-"iterator": function of a task iterator, "epoch": number, "records": number}.
-Answer: {"ok": true} or {"error": text, "fix": text, "reason": word of a policy's status, where the child knows it}.
+"sockets": {"sources": [paths], "programs": {function: tracepoint}}, "iterator": function of a task iterator, "epoch": number, "records": number}.
+Answer: {"ok": true, "missing": {function: why it does not run}} or {"error": text, "fix": text, "reason": word of a policy's status, where the
+child knows it}. Only programs about sockets may be missing: whatever is wrong with them, processes are watched.
 """
 
 from __future__ import annotations
@@ -22,9 +23,9 @@ sys.path.insert(0, str(Path(__file__).resolve().parent))
 
 from btf import Btf, BtfError
 from headers import HeadersError, prepare
-from offsets import defines
+from offsets import defines, socket_defines
 
-_MAPS = ("control", "exec_ring", "process_ring", "blob_ring", "cgroups_seen")
+_MAPS = ("control", "exec_ring", "process_ring", "blob_ring", "socket_ring", "sockets", "cgroups_seen")
 _EPOCH_SLOT, _RECORDS_SLOT = 3, 4
 
 
@@ -37,14 +38,22 @@ def _answer(**fields: Any) -> None:
     sys.stdout.flush()
 
 
-def load(request: dict[str, Any]) -> None:
-    """Compile, load, attach, pin."""
+def load(request: dict[str, Any]) -> dict[str, str]:
+    """Compile, load, attach, pin; returns which programs about sockets do not run, and why."""
     from bcc import BPF, lib
 
-    text = "\n".join(Path(source).read_text() for source in request["sources"])
-    values = {**defines(Btf.running()), **request["defines"]}
-    # BCC's own headers redefine macros of other kernel versions: noise that would hide a real message.
-    program = BPF(text=text, cflags=[*(f"-D{name}={value}" for name, value in values.items()), "-Wno-macro-redefined"])
+    btf = Btf.running()
+    values = {**defines(btf), **request["defines"]}
+    sockets: dict[str, str] = request["sockets"]["programs"]
+    trouble, program = "", None
+    try:
+        program = _compiled([*request["sources"], *request["sockets"]["sources"]], {**values, **socket_defines(btf)})
+    except BtfError as missing:
+        trouble = str(missing)
+    except Exception as failure:  # noqa: BLE001 - BCC raises bare Exception; whose fault it was the next try says
+        trouble = f"they do not compile: {failure}"
+    if program is None:
+        program = _compiled(request["sources"], values)
     for slot, value in ((_EPOCH_SLOT, request["epoch"]), (_RECORDS_SLOT, request["records"])):
         program["control"][ctypes.c_uint32(slot)] = ctypes.c_uint64(value)
     pin = Path(request["pin"])
@@ -55,18 +64,42 @@ def load(request: dict[str, Any]) -> None:
     for name in _MAPS:
         _pin(lib, program[name].map_fd, pin / name)
     for function, tracepoint in request["programs"].items():
-        loaded = program.load_func(function, BPF.RAW_TRACEPOINT)
-        link = lib.bpf_attach_raw_tracepoint(loaded.fd, tracepoint.encode())
-        if link < 0:
-            raise OSError(ctypes.get_errno(), f"raw tracepoint {tracepoint} cannot be attached")
-        _pin(lib, loaded.fd, pin / f"prog_{function}")
-        _pin(lib, link, pin / f"link_{function}")
+        _attach(lib, program, function, tracepoint, pin)
+    absent: dict[str, str] = {}
+    for function, tracepoint in sockets.items():
+        try:
+            if not trouble:
+                _attach(lib, program, function, tracepoint, pin)
+        except Exception as failure:  # noqa: BLE001 - BCC raises bare Exception
+            absent[function] = str(failure)
+            if function == next(iter(sockets)):  # without the first the others know no connection
+                trouble = str(failure)
+        if trouble:
+            absent[function] = trouble
     if request.get("iterator"):
         loaded = program.load_func(request["iterator"], BPF.TRACING)
         link = lib.bcc_iter_attach(loaded.fd, None, 0)
         if link < 0:
             raise OSError(ctypes.get_errno(), "the task iterator cannot be attached")
         _pin(lib, link, pin / "processes")
+    return absent
+
+
+def _compiled(sources: list[str], values: dict[str, int]) -> Any:
+    from bcc import BPF
+
+    text = "\n".join(Path(source).read_text() for source in sources)
+    # BCC's own headers redefine macros of other kernel versions: noise that would hide a real message.
+    return BPF(text=text, cflags=[*(f"-D{name}={value}" for name, value in values.items()), "-Wno-macro-redefined"])
+
+
+def _attach(lib: Any, program: Any, function: str, tracepoint: str, pin: Path) -> None:
+    loaded = program.load_func(function, program.RAW_TRACEPOINT)
+    link = lib.bpf_attach_raw_tracepoint(loaded.fd, tracepoint.encode())
+    if link < 0:
+        raise OSError(ctypes.get_errno(), f"raw tracepoint {tracepoint} cannot be attached")
+    _pin(lib, loaded.fd, pin / f"prog_{function}")
+    _pin(lib, link, pin / f"link_{function}")
 
 
 def _pin(lib: Any, fd: int, path: Path) -> None:
@@ -81,9 +114,10 @@ def main() -> int:
     answer = os.dup(1)
     os.dup2(2, 1)
     error = fix = reason = ""
+    missing_programs: dict[str, str] = {}
     try:
         with prepare() or contextlib.nullcontext():
-            load(request)
+            missing_programs = load(request)
     except ImportError as missing:
         error, fix = f"BCC for {sys.executable} is missing ({missing})", _install("python3-bpfcc")
     except HeadersError as missing:
@@ -97,7 +131,7 @@ def main() -> int:
     except Exception as failure:  # noqa: BLE001 - BCC raises bare Exception; whatever it is, the parent must hear of it
         error, fix = f"{type(failure).__name__}: {failure}", ""
     os.dup2(answer, 1)
-    _answer(**({"error": error, "fix": fix, "reason": reason} if error else {"ok": True}))
+    _answer(**({"error": error, "fix": fix, "reason": reason} if error else {"ok": True, "missing": missing_programs}))
     return 1 if error else 0
 
 

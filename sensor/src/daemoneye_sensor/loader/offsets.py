@@ -91,6 +91,32 @@ _OFFSETS: dict[str, tuple[str, ...]] = {
     "FS_PWD_MNT": ("fs_struct", "pwd", "mnt"),
 }
 
+# Those of the programs about sockets, without which the others run nevertheless.
+_SOCKET_OFFSETS: dict[str, tuple[str, ...]] = {
+    "TASK_FLAGS": ("task_struct", "flags"),
+    "SOCK_FAMILY": ("sock_common", "skc_family"),
+    "SOCK_STATE": ("sock_common", "skc_state"),
+    "SOCK_DPORT": ("sock_common", "skc_dport"),
+    "SOCK_DADDR": ("sock_common", "skc_daddr"),
+    "SOCK_RCV_SADDR": ("sock_common", "skc_rcv_saddr"),
+    "SOCK_V6_DADDR": ("sock_common", "skc_v6_daddr|skc_daddr"),  # the latter where there is no IPv6, and never read
+    "SOCK_V6_RCV_SADDR": ("sock_common", "skc_v6_rcv_saddr|skc_rcv_saddr"),
+    "SOCK_NET": ("sock_common", "skc_net", "net"),
+    "SOCK_PROTOCOL": ("sock", "sk_protocol"),
+    "SOCK_TYPE": ("sock", "sk_type"),
+    "SOCK_ERR": ("sock", "sk_err"),
+    "SOCK_FLAGS": ("sock_common", "skc_flags"),
+    "SOCK_SOCKET": ("sock", "sk_socket"),
+    "SOCK_BACKLOG": ("sock", "sk_max_ack_backlog"),
+    "SOCKET_INO": ("socket_alloc", "vfs_inode", "i_ino"),  # a struct socket is the beginning of a socket_alloc
+    "INET_SPORT": ("inet_sock", "inet_sport"),
+    "TCP_BYTES_SENT": ("tcp_sock", "bytes_sent"),
+    "TCP_BYTES_RETRANS": ("tcp_sock", "bytes_retrans"),
+    "TCP_BYTES_RECEIVED": ("tcp_sock", "bytes_received"),
+    "TCP_TOTAL_RETRANS": ("tcp_sock", "total_retrans"),
+    "TCP_SRTT": ("tcp_sock", "srtt_us"),
+}
+
 
 def defines(btf: Btf) -> dict[str, int]:
     """Preprocessor definitions for the programs.
@@ -102,4 +128,15 @@ def defines(btf: Btf) -> dict[str, int]:
     values["DE_SIZE_UPID"] = btf.size("upid")
     values["DE_SIZE_INODE"] = btf.size("inode")
     values["DE_V1_SUBSYS"] = btf.enum("memory_cgrp_id")
+    return values
+
+
+def socket_defines(btf: Btf) -> dict[str, int]:
+    """The same for the programs about sockets.
+
+    Raises:
+        BtfError: The kernel lacks a struct or member; the message names it.
+    """
+    values = {f"DE_OFF_{name}": btf.offset(*path) for name, path in _SOCKET_OFFSETS.items()}
+    values["DE_SOCK_DONE"] = btf.enum("SOCK_DONE")
     return values

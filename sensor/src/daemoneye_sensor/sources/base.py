@@ -34,6 +34,7 @@ class Lost:
     ring: str
     count: int
     reason: str
+    lane: str = "urgent"
 
 
 @dataclass(frozen=True, slots=True)

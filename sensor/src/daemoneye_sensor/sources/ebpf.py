@@ -1,8 +1,9 @@
-"""The source `ebpf`: processes of this machine, from the kernel's ring buffers.
+"""The source `ebpf`: processes and sockets of this machine, from the kernel's ring buffers.
 
 A look takes whole spans of all rings, turns them into sections and adds what explains them: ancestors from the process table and the identity
 of each cgroup. The order of looking matters: the exec ring's end is read first, so that the forks and the strings that belong to what is
-seen there, which the kernel sent before, are seen as well.
+seen there, which the kernel sent before, are seen as well; before it the socket ring's, so that the process of every socket is. A look gives
+two drains: processes, and then what their sockets did, which is explained by the same images, also those of processes that ended meanwhile.
 
 Rings that another release left (`daemoneye_sensor.sources.reading`) come first, as what they are: with their epoch, and where they were read
 up to. Then they go.
@@ -10,27 +11,30 @@ up to. Then they go.
 
 from __future__ import annotations
 
+import logging
 import select
 import time
 from collections import deque
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Final
 
 import numpy as np
 
-from daemoneye.events.ancestry import cgroup_pairs
+from daemoneye.events.ancestry import Images, cgroup_pairs
 from daemoneye.events.base import BASE
-from daemoneye.events.codec import Section
+from daemoneye.events.codec import Section, concatenate
 from daemoneye.events.process_exec import PROCESS_EXEC
 from daemoneye.events.registry import BY_RING
 from daemoneye.events.schema import Record
 from daemoneye.events.sets import isin, unique
+from daemoneye.events.socket_close import SOCKET_CLOSE
 from daemoneye_sensor import procfs, programs
 from daemoneye_sensor.blobs import CGROUP, cgroup_paths, regions
 from daemoneye_sensor.enrich.identities import Identities
-from daemoneye_sensor.processes import ProcessTable
+from daemoneye_sensor.opensockets import OpenSockets
+from daemoneye_sensor.processes import ProcessTable, context
 from daemoneye_sensor.rings import Span
 from daemoneye_sensor.sources.base import Drain, Lost, Origin
 from daemoneye_sensor.sources.reading import HELD, Reading
@@ -49,6 +53,10 @@ _REASONS: Final = {
     "blob": "chunks of long strings lost",
     "decode": "record of another size",
 }
+_SOCKETS_FULL: Final = "ring or table of open sockets full"
+_NO_UIDS: Final = np.zeros(0, np.uint64)
+
+_log = logging.getLogger(__name__)
 
 
 @dataclass(slots=True)
@@ -56,7 +64,7 @@ class _Counters:
     """What was counted since the start."""
 
     records: dict[str, int] = field(default_factory=lambda: dict.fromkeys(programs.RINGS, 0))
-    malformed: int = 0
+    malformed: dict[str, int] = field(default_factory=lambda: {"urgent": 0, "bulk": 0})
     strings_lost: int = 0
     excluded: int = 0
 
@@ -85,9 +93,13 @@ class EbpfSource:
         self._readings: deque[Reading] = deque()  # the last is our own
         self._epoll = select.epoll()
         self._table = ProcessTable()
+        self._sockets: OpenSockets | None = None
+        self._silent = np.zeros(0, SOCKET_CLOSE.dtype)  # UDP sockets that nobody was told of yet
+        self._seen: Drain | None = None  # what the newest look saw of sockets,
+        self._following: Drain | None = None  # when what it saw of processes is safe
         self._identities = Identities() if identities is None else identities
         self._counters = _Counters()
-        self._told: dict[str, int] = {}
+        self._told: dict[tuple[str, str], int] = {}
 
     @property
     def _kernel(self) -> programs.Programs:
@@ -101,8 +113,12 @@ class EbpfSource:
         self._readings.extend(
             Reading(rings, resume if epoch == rings.epoch else {}) for rings in [*kernel.former, kernel]
         )
-        for name in ("exec", "process"):
+        for name in ("exec", "process", "socket"):
             self._epoll.register(kernel.rings[name].fd, select.EPOLLIN | select.EPOLLET)
+        self._sockets = OpenSockets(kernel.sockets)
+        for name, reason in kernel.missing.items():
+            _log.warning("sockets are not seen in full: %s: %s", name, reason)
+        self._forget_sockets()
         self.renew_lease()
         former = list(self._readings)[:-1]
         for reading in former:
@@ -124,6 +140,7 @@ class EbpfSource:
         before, self._events = self._events, list(events)
         if self._programs is None or before == self._events:
             return
+        self._forget_sockets()
         self._kernel.want(self._events)
         if not before:
             # Nobody told us who forked, executed and ended meanwhile.
@@ -132,7 +149,14 @@ class EbpfSource:
 
     def renew_lease(self) -> None:
         """Promise to read for another lease."""
+        if self._sockets is not None and not self._kernel.leased:
+            self._kernel.forget_sockets()
         self._kernel.lease(time.clock_gettime_ns(time.CLOCK_BOOTTIME) + LEASE_S * 1_000_000_000)
+
+    def _forget_sockets(self) -> None:
+        """Before the programs follow sockets again: an owner that was known before may be another's by now."""
+        if self._sockets is not None and not self._kernel.follows_sockets:
+            self._kernel.forget_sockets()
 
     def wake_fd(self) -> int | None:
         """Readable when a ring is half full.
@@ -142,27 +166,39 @@ class EbpfSource:
         return self._epoll.fileno()
 
     def drain(self) -> Drain | None:
-        """Everything that the rings hold, up to MAX_ROWS executions."""
+        """Everything that the rings hold, up to MAX_ROWS executions: processes, and at the next call their sockets."""
         self.renew_lease()
         self._epoll.poll(0)
+        if self._following is not None:
+            return self._following
         if self._readings[0].told:
             self._readings.popleft().remove()
         reading = self._readings[0]
         former = len(self._readings) > 1
-        if reading.finished:
+        if not former:
+            self._look_at_open_sockets()
+        if reading.finished and (former or not len(self._silent)):
             return Drain("urgent", (), more=True) if former else None
         rings = reading.rings.rings
-        executed = rings["exec"].read(MAX_ROWS, rings["exec"].produced)
-        processes = rings["process"].read(4 * MAX_ROWS)
+        until = rings["socket"].produced if "socket" in rings else 0
+        begun = {name: rings[name].produced for name in ("exec", "process")}
+        executed = rings["exec"].read(MAX_ROWS, begun["exec"])
+        processes = rings["process"].read(4 * MAX_ROWS, begun["process"])
+        # While not all processes are in this look, their sockets wait for the next.
+        looks = (("exec", executed), ("process", processes))
+        whole = all(look.end + rings[name].stride > begun[name] for name, look in looks)
+        sockets = rings["socket"].read(4 * MAX_ROWS if whole else 0, until) if "socket" in rings else None
         blobs = rings["blob"].read(MAX_ROWS)
         # What was told travels with every batch: the loss batch that said it may be evicted long before a successor asks.
-        positions = {"exec": executed.end, "process": processes.end, "blob": blobs.end, **self.positions()}
+        told = self.positions()
+        positions = {"exec": executed.end, "process": processes.end, "blob": blobs.end, **told}
         chunks = blobs.records
         if len(chunks) and (chunks["kind"] == CGROUP).any():
             self._identities.learn(cgroup_paths(chunks))
         outside = np.zeros(0, np.uint64)
         if self._identities.selective:
-            seen = unique(np.concatenate([_pairs(span.records) for span in (executed, processes)]))
+            spans = [executed, processes, *([sockets] if sockets else [])]
+            seen = unique(np.concatenate([*(_pairs(span.records) for span in spans), cgroup_pairs(self._silent)]))
             # Nothing was counted, consumed or remembered before this: what is held is looked at again as if for the first time.
             if self._identities.holds(seen, room=self._room()):
                 return None
@@ -171,24 +207,67 @@ class EbpfSource:
         positions["blob"] = self._hold(reading, blobs, unclaimed)
         execs = _in_time(execs)
         sections = [execs, *(_of_event(processes.records, record) for record in BY_RING["process"])]
-        self._counters.malformed += executed.malformed + processes.malformed + blobs.malformed
+        self._counters.malformed["urgent"] += executed.malformed + processes.malformed + blobs.malformed
         self._counters.strings_lost += lost
         for name, span in (("exec", executed), ("process", processes), ("blob", blobs)):
             self._counters.records[name] += len(span.records)
+        of_sockets = self._of_sockets(sockets)
+        self._table.hold(np.concatenate([_NO_UIDS, *(section.rows["process_uid"] for section in of_sockets)]))
+        images = self._table.merge(sections)
+        drain = self._drain(
+            "urgent", sections, images, outside, positions, more=executed.more or processes.more or blobs.more or former
+        )
+        self._seen = None
+        if sockets is None:
+            return drain
+        ends = {"socket": sockets.end, **told}
+        bulk = self._drain("bulk", of_sockets, images, outside, ends, more=drain.more or sockets.more)
+        if not drain.rows or not bulk.rows:  # one says it all
+            return replace(drain if drain.rows else bulk, positions={**positions, **ends}, more=bulk.more)
+        self._seen = bulk
+        return replace(drain, more=True)
+
+    def _of_sockets(self, span: Span | None) -> list[Section]:
+        """Sections of what a look saw of sockets, with those of UDP that fell silent."""
+        if span is None:
+            return []
+        silent, self._silent = Section(SOCKET_CLOSE, self._silent, np.zeros(0, np.uint8)), self._silent[:0]
+        self._counters.malformed["bulk"] += span.malformed
+        self._counters.records["socket"] += len(span.records)
+        sections = [_of_event(span.records, record) for record in BY_RING["socket"]]
+        return [
+            _in_time(concatenate([s, silent])) if s.record is SOCKET_CLOSE and len(silent.rows) else s for s in sections
+        ]
+
+    def _drain(
+        self,
+        lane: str,
+        sections: list[Section],
+        images: Images,
+        outside: np.ndarray,
+        positions: Mapping[str, int],
+        *,
+        more: bool,
+    ) -> Drain:
+        """One lane's drain: its rows that belong to somebody, and what explains them."""
         kept = [_without(section, outside) for section in sections] if len(outside) else sections
         rows = sum(len(s.rows) for s in kept)
         self._counters.excluded += sum(len(s.rows) for s in sections) - rows
-        context = self._table.explain(sections, kept)
-        pairs = unique(np.concatenate([cgroup_pairs(s.rows) for s in (*kept, context)]))
-        explained = tuple(s for s in (*kept, context, *self._identities.context(pairs)) if len(s.rows))
-        return Drain("urgent", explained, positions, rows, executed.more or processes.more or blobs.more or former)
+        if not rows:
+            return Drain(lane, (), positions, 0, more)
+        explaining = context(images, kept)
+        pairs = unique(np.concatenate([cgroup_pairs(s.rows) for s in (*kept, explaining)]))
+        explained = tuple(s for s in (*kept, explaining, *self._identities.context(pairs)) if len(s.rows))
+        return Drain(lane, explained, positions, rows, more)
 
     def commit(self, drain: Drain) -> Origin | None:
         """Give the rings' space back. An empty drain says that rings which another release left are read out."""
         reading = self._readings[0]
         if drain.positions:
-            for ring in programs.RINGS:
+            for ring in set(drain.positions).intersection(reading.rings.rings):
                 reading.rings.advance(ring, drain.positions[ring])
+            self._following = self._seen if drain.lane == "urgent" else None
+            self._seen = None
             return None
         reading.over = True
         return self._origin(self._readings[1])
@@ -198,14 +277,15 @@ class EbpfSource:
         losses = []
         for why, ring, count in self._readings[0].lost():
             stage, where = "ring" if why == HELD else why, "" if why == "lease" else ring
-            losses.append(Lost(stage, where, count, _REASONS[why]))
-        for stage, ring, count in (
-            ("blob", "blob", self._counters.strings_lost),
-            ("decode", "", self._counters.malformed),
+            reason = _SOCKETS_FULL if (why, ring) == ("ring", "socket") else _REASONS[why]
+            losses.append(Lost(stage, where, count, reason, "bulk" if ring == "socket" else "urgent"))
+        for stage, lane, ring, count in (
+            ("blob", "urgent", "blob", self._counters.strings_lost),
+            *(("decode", lane, "", count) for lane, count in self._counters.malformed.items()),
         ):
-            if count > (before := self._told.get(stage, 0)):
-                losses.append(Lost(stage, ring, count - before, _REASONS[stage]))
-            self._told[stage] = count
+            if count > (before := self._told.get((stage, lane), 0)):
+                losses.append(Lost(stage, ring, count - before, _REASONS[stage], lane))
+            self._told[stage, lane] = count
         return losses
 
     def positions(self) -> dict[str, int]:
@@ -219,7 +299,7 @@ class EbpfSource:
         return {
             "records": dict(self._counters.records),
             "dropped": kernel.dropped(),
-            "malformed": self._counters.malformed,
+            "malformed": sum(self._counters.malformed.values()),
             "strings_lost": self._counters.strings_lost,
             "pending": behind,
             "processes": len(self._table),
@@ -227,6 +307,8 @@ class EbpfSource:
             "cgroups": len(self._identities),
             "excluded": self._counters.excluded,
             "taken_over": kernel.taken_over,
+            "missed": kernel.missed(),
+            "sockets": {"open": self._sockets.open if self._sockets else 0, "missing": dict(kernel.missing)},
         }
 
     @property
@@ -265,6 +347,15 @@ class EbpfSource:
     def _room(self) -> bool:
         """Whether the rings can wait: none is more than half full."""
         return all(2 * (ring.produced - ring.position) <= ring.size for ring in self._readings[0].rings.rings.values())
+
+    def _look_at_open_sockets(self) -> None:
+        """Every ten seconds, on a turn that comes anyway."""
+        silent = self._sockets.look() if self._sockets is not None else None
+        if self._sockets is None or silent is None:
+            return
+        self._table.hold(self._sockets.owners, only=True)
+        if len(silent):
+            self._silent = np.concatenate([self._silent, silent])
 
     def _read_running(self) -> None:
         """Learn the processes that run already; after the flow has begun, so that one that starts in between is in both and taken once."""
