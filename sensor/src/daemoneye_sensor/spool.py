@@ -14,12 +14,11 @@ back whole after a crash; not for the bytes of a segment (:mod:`daemoneye_sensor
 What was sent stays as the flight recorder until the budget needs its room. Room is made oldest first, so everything
 sent goes before anything unsent; an unsent batch that has to go is counted (:meth:`Spool.take_evicted`).
 
-Damage: bytes at the end behind which nothing valid follows are a torn write and are cut off at open. Damage with valid
-entries behind it moves the rest of its segment into a ``.corrupt`` file; the unsent batches recognised there count as
-evicted (the damaged one itself shows as a jump in its lane's sequence), and reading goes on with the next segment.
+Damage: bytes at the end behind which nothing valid follows are a torn write and are cut off at open. Damage with valid entries behind it moves the
+rest of its segment into a ``.corrupt`` file; the unsent batches recognised there count as evicted (the damaged one itself shows as a jump in its
+lane's sequence), and reading goes on with the next segment.
 
-Memory is bounded: an entry is read from disk when it is asked for, the index holds one line a segment. Methods may be
-called from several threads.
+Memory is bounded: an entry is read when it is asked for, the index holds one line a segment. Several threads may call.
 """
 
 from __future__ import annotations
@@ -109,8 +108,8 @@ class Spool:
     def append(self, payload: bytes, *, lane: str, epoch: int, first_sequence: int, rows: int) -> None:
         """Write one batch behind all others; it is durable, and can be sent, from the next :meth:`sync` on.
 
-        Evicts the oldest segments when the budget or the disk has no room. Raises :class:`SpoolFull` if that does not
-        help, :class:`MachineError` if the directory fails in another way, ValueError for an unknown lane.
+        Evicts the oldest segments when there is no room. Raises :class:`SpoolFull` if that does not help, :class:`MachineError` if the directory
+        fails in another way, ValueError for an unknown lane.
         """
         header = encode_header(payload, lane=lane, epoch=epoch, first_sequence=first_sequence, rows=rows)
         need = len(header) + len(payload)
@@ -180,10 +179,7 @@ class Spool:
                 raise unusable(self._directory, error) from error
 
     def last(self, lane: str, epoch: int | None = None) -> Entry | None:
-        """Return the newest entry of ``lane`` (of ``epoch``, one of the newest few), sent or not.
-
-        When the entry itself is no longer kept, its numbers still come back, with an empty payload.
-        """
+        """Return the newest entry of ``lane`` (of ``epoch``), sent or not; of one that is no longer kept the numbers, with an empty payload."""
         with self._guard:
             for note in reversed(self._notes.values()):
                 if note.lane == lane and epoch in {None, note.epoch}:
@@ -194,6 +190,10 @@ class Spool:
                 with suppress(CorruptData):
                     return self._store.read(Place(note.segment, note.offset))
             return Entry(note.lane, note.epoch, note.first_sequence, note.rows, b"", note.segment, note.offset)
+
+    def noted(self) -> list[tuple[str, int]]:
+        """Return the (lane, epoch) of which `last` knows an entry."""
+        return list(self._notes)
 
     def entries(self) -> Iterator[Entry]:
         """Yield everything kept, oldest first; what is evicted meanwhile is left out."""

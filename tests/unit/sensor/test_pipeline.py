@@ -17,6 +17,7 @@ from daemoneye import envelope
 from daemoneye.envelope import Batch, Envelope
 from daemoneye.events.codec import section_of
 from daemoneye.events.process_exit import PROCESS_EXIT
+from daemoneye_sensor.feed import Feed
 from daemoneye_sensor.losses import Losses
 from daemoneye_sensor.pipeline import Pipeline
 from daemoneye_sensor.settings import load
@@ -27,11 +28,11 @@ from daemoneye_sensor.spool import Entry, Spool
 class Tape:
     """A source that outlives its readers, like a pinned ring: a list of numbers with a consumer position."""
 
-    name = "tape"
     patient = False
     finished = False
 
-    def __init__(self, epoch: int = 9) -> None:
+    def __init__(self, epoch: int = 9, name: str = "tape") -> None:
+        self.name = name
         self.written: list[int] = []
         self.position = 0
         self.epoch = epoch
@@ -109,6 +110,51 @@ def test_a_crash_between_spool_and_ring_repeats_nothing(
     assert seen(spool) == [1, 2, 3, 4, 5, 6]
     assert [b.envelope.first_sequence for b in batches(spool)] == [0, 3, 5]
     assert pipeline.next_sequences() == {"urgent": 6}
+    spool.close()
+
+
+def test_two_sources_share_a_spool_and_each_goes_on_where_it_was(tmp_path: Path, settings: Any) -> None:
+    one, other = Tape(1), Tape(2, "other")
+    spool = Spool(tmp_path / "spool", max_bytes=1 << 24)
+    pipeline = Pipeline(one, spool, settings)
+    one.written += [1, 2]
+    pipeline.turn()
+    pipeline.add(Feed(other, spool, settings, pipeline.losses))
+    one.written += [3]
+    other.written += [10, 11, 12, 13]
+    pipeline.turn()
+    assert [(b.envelope.source, b.envelope.epoch, b.envelope.first_sequence) for b in batches(spool)] == [
+        ("tape", 1, 0), ("tape", 1, 2), ("other", 2, 0),
+    ]  # fmt: skip
+    assert set(pipeline.status()["sources"]) == {"tape", "other"}
+    assert pipeline.status()["source"]["name"] == "tape"
+
+    # The newest batch is the other source's; neither is told that the first one's positions are its own.
+    again, afresh = Tape(1), Tape(2, "other")
+    successor = Pipeline(again, spool, settings)
+    successor.add(Feed(afresh, spool, settings, successor.losses))
+    assert (again.resumed["tape"], afresh.resumed["tape"]) == (3, 4)
+    again.written, afresh.written = [*one.written, 4], [*other.written, 14]
+    successor.turn()
+    assert seen(spool) == [1, 2, 3, 10, 11, 12, 13, 4, 14]
+    assert [b.envelope.first_sequence for b in batches(spool)][-2:] == [3, 4]
+    spool.close()
+
+
+def test_a_source_that_is_taken_away_is_looked_at_once_more_and_its_rows_stay_counted(
+    tmp_path: Path, settings: Any
+) -> None:
+    one, other = Tape(1), Tape(2, "other")
+    spool = Spool(tmp_path / "spool", max_bytes=1 << 24)
+    pipeline = Pipeline(one, spool, settings)
+    feed = Feed(other, spool, settings, pipeline.losses)
+    pipeline.add(feed)
+    other.written += [10]
+    pipeline.remove(feed)
+    assert seen(spool) == [10]
+    other.written += [11]
+    pipeline.turn()
+    assert (seen(spool), pipeline.rows["urgent"], pipeline.feeds[0].source) == ([10], 1, one)
     spool.close()
 
 
