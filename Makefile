@@ -46,8 +46,9 @@ generate: setup ## rewrite the generated files (events.gen.h, reference docs)
 bench: setup ## measure against other agents, see docs (ARGS go to tests/bench/run.py)
 	cd "$(CURDIR)" && $(AS_ROOT) $(BIN)/python tests/bench/run.py $(ARGS)
 
-fuzz: setup ## the property tests, at length
-	HYPOTHESIS_PROFILE=fuzz $(BIN)/python -m pytest tests/unit -q -m hypothesis $(ARGS)
+fuzz: setup ## the property tests at length, and atheris for ten minutes on every decoder (ARGS="--seconds 60 dns http")
+	@scripts/setup.sh fuzz
+	$(BIN)/python -m tests.fuzz.run $(ARGS)
 
 images: ## build the container images and print their sizes (as root; ARGS="operator nats", see docs/images.md)
 	@$(AS_ROOT) scripts/images.sh --size $(ARGS)
@@ -65,6 +66,7 @@ UV_COMPILE = cd requirements && ../$(BIN)/uv --no-config pip compile --quiet --g
 lock: setup ## lock requirements/*.in again (ARGS=--upgrade, ARGS="--upgrade-package NAME")
 	$(UV_COMPILE) $(ARGS) runtime.in -o runtime.txt
 	$(UV_COMPILE) $(ARGS) -c runtime.txt dev.in -o dev.txt
+	$(UV_COMPILE) $(ARGS) fuzz.in -o fuzz.txt
 	for image in $(IMAGES); do ($(UV_COMPILE) $(ARGS) "image-$$image.in" -o "image-$$image.txt"); done
 	$(UV_COMPILE) bootstrap.in -o bootstrap.txt
 

@@ -60,6 +60,8 @@ if [[ $distribution == *debian* || $distribution == *ubuntu* ]] && command -v ap
     if [[ ${1:-} == tests ]]; then
         packages+=(gcc libc6-dev util-linux mount etcd-server containerd runc containernetworking-plugins iptables conntrack iproute2)
         packages+=(buildah debootstrap libpcap0.8 prometheus)
+        # clients, servers and the independent readers of tests/accuracy
+        packages+=(tshark tcpdump curl bind9-dnsutils dnsmasq-base gnutls-bin openssl)
     fi
     for package in "${packages[@]}"; do
         installed "$package" || missing+=("$package")
@@ -98,7 +100,16 @@ want=$({
     for dist in "${dists[@]}"; do cat "$dist/pyproject.toml"; done
 } | sha256sum | cut -d' ' -f1)
 stamp=$venv/.daemoneye-setup
-if [[ -x $venv/bin/daemoneye && -r $stamp && $(<"$stamp") == "$want" ]]; then
+# `setup.sh fuzz`: atheris besides, where there is a wheel of it.
+locked=(-r requirements/dev.txt)
+if [[ ${1:-} == fuzz ]] && ! "$venv/bin/python" -c 'import atheris' 2>/dev/null; then
+    if [[ $(uname -m) == x86_64 ]]; then
+        locked+=(-r requirements/fuzz.txt --only-binary atheris)
+    else
+        say "atheris has no wheel for $(uname -m): decoders are fuzzed by the property tests alone"
+    fi
+fi
+if [[ ${#locked[@]} -eq 2 && -x $venv/bin/daemoneye && -r $stamp && $(<"$stamp") == "$want" ]]; then
     exit 0
 fi
 
@@ -145,7 +156,7 @@ if [[ ${UV_FIND_LINKS:-} == /* && ! -d ${UV_FIND_LINKS:-} ]]; then unset UV_FIND
 
 say "installing the locked requirements"
 uv=("$venv/bin/uv" --quiet pip install --python "$venv/bin/python")
-"${uv[@]}" --require-hashes -r requirements/dev.txt >&2
+"${uv[@]}" --require-hashes "${locked[@]}" >&2
 
 # ── 3. the distributions ────────────────────────────────────────────────────────────────────────────────────────────
 editable=()

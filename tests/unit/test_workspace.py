@@ -105,6 +105,19 @@ def test_the_compile_child_imports_only_the_standard_library_and_bcc():
     assert imported - allowed == set()
 
 
+def test_dissect_is_on_its_own():
+    """Its licence goes with scapy's, and with nobody else's of ours."""
+    imported = set()
+    for path in package_folder("dissect").glob("*.py"):
+        for node in ast.walk(ast.parse(path.read_text())):
+            if isinstance(node, ast.Import):
+                imported |= {alias.name.split(".")[0] for alias in node.names}
+            elif isinstance(node, ast.ImportFrom):
+                imported.add((node.module or "").split(".")[0])
+        assert path.read_text().startswith("# SPDX-License-Identifier: GPL-2.0-only\n"), path.name
+    assert imported - sys.stdlib_module_names == {"daemoneye_dissect", "scapy"}
+
+
 def test_no_module_is_long():
     long = {
         str(path.relative_to(ROOT)): lines
@@ -127,11 +140,11 @@ def test_there_is_no_lock_file_with_addresses():
 IMAGES = [f"image-{name}.txt" for name in ("analytics", "nats", "operator", "sensor")]
 
 
-@pytest.mark.parametrize("name", ["bootstrap.txt", "dev.txt", "runtime.txt", *IMAGES])
+@pytest.mark.parametrize("name", ["bootstrap.txt", "dev.txt", "fuzz.txt", "runtime.txt", *IMAGES])
 def test_requirements_are_hashed_and_without_addresses(name):
     lines = requirements(name)
     pinned = re.compile(r"[a-z0-9][a-z0-9._-]*==[^\s;]+( ;[^-]+)?(\s+--hash=sha256:[0-9a-f]{64})+")
-    assert len(lines) >= (1 if name in IMAGES else 4)
+    assert len(lines) >= (1 if name in {*IMAGES, "fuzz.txt"} else 4)
     assert [line for line in lines if not pinned.fullmatch(line)] == []
     assert re.findall(r"\w+://|--(?:extra-)?index|--find-links|@ ", (ROOT / "requirements" / name).read_text()) == []
 
@@ -157,15 +170,23 @@ def test_images_are_locked_from_what_is_asked_for(name):
     assert asked <= set(pins(name))
 
 
-@pytest.mark.parametrize(("dist", "core"), [("analytics", True), ("operator", True), ("sensor", False)])
-def test_images_have_what_their_distributions_depend_on(dist, core):
+@pytest.mark.parametrize(
+    ("dist", "image", "core"),
+    [
+        ("analytics", "analytics", True),
+        ("operator", "operator", True),
+        ("sensor", "sensor", False),
+        ("dissect", "sensor", False),
+    ],
+)
+def test_images_have_what_their_distributions_depend_on(dist, image, core):
     extras = project("core")["optional-dependencies"]
     wanted = [*project(dist)["dependencies"], *(project("core")["dependencies"] if core else ())]
     for line in project(dist)["dependencies"]:
         if asked := re.match(r"daemoneye\[(.*)\]", line):
             wanted += [package for extra in asked[1].split(",") for package in extras[extra.strip()]]
     names = {re.split(r"[<>=~!\[]", line)[0] for line in wanted} - {"daemoneye"}
-    assert names <= set(pins(f"image-{dist}.txt"))
+    assert names <= set(pins(f"image-{image}.txt"))
 
 
 def test_the_unrelated_bcc_package_is_never_required():

@@ -83,7 +83,7 @@ class Message(NamedTuple):
     partial: bool
 
 
-def parse(message: bytes, *, whole: bool = False) -> Message:
+def parse(message: bytes, *, whole: bool = False, answers: bool = True) -> Message:
     """Parse one message (RFC 1035 4.1): a UDP payload, or a frame of TCP.
 
     Bytes behind the last record are ignored, as resolvers do.
@@ -91,14 +91,15 @@ def parse(message: bytes, *, whole: bool = False) -> Message:
     Args:
         message: Its bytes, the header first.
         whole: The capture cut nothing off. A message without TC that ends early is then wrong, else it is `partial`.
+        answers: Read the answers' data; without it `answers` and `ttls` are empty.
 
     Raises:
         Malformed: Header or first question are incomplete, the counts cannot be true, or a name or data is not well formed.
     """
     if len(message) < _FIRST:
         raise Malformed(f"DNS: {len(message)} bytes, the header has {_FIRST}")
-    ident, flags, questions, answers, authorities, additionals = _HEADER.unpack_from(message)
-    least = _FIRST + 5 * questions + 11 * (answers + authorities + additionals)
+    ident, flags, questions, count, authorities, additionals = _HEADER.unpack_from(message)
+    least = _FIRST + 5 * questions + 11 * (count + authorities + additionals)
     if least > _LONGEST:
         raise Malformed(f"DNS: what the header counts takes at least {least} bytes, a message has at most {_LONGEST}")
     names: Names = {}
@@ -113,8 +114,8 @@ def parse(message: bytes, *, whole: bool = False) -> Message:
             at = read(message, at, len(message), names)[1] + _QUESTION.size
         if at > len(message):
             raise CutOffError
-        if answers:
-            at = _answers(message, at, answers, names, shown, ttls)
+        if count:
+            at = _answers(message, at, count, names, shown, ttls) if answers else _skip(message, at, count, names)
         if authorities:
             at = _skip(message, at, authorities, names)
         for _ in range(additionals):
@@ -137,7 +138,7 @@ def parse(message: bytes, *, whole: bool = False) -> Message:
         questions,
         tuple(shown),
         tuple(ttls),
-        answers,
+        count,
         truncated,
         edns,
         partial,
@@ -200,7 +201,7 @@ def _first_question(message: bytes, names: Names) -> tuple[tuple[str, str, str],
 def _question(raw: bytes) -> tuple[str, str, str]:
     """Give name, type and class of a question whose name is not compressed: the same ones come again and again."""
     rrtype, rrclass = _QUESTION.unpack_from(raw, len(raw) - 4)
-    return text(raw[:-5]), type_name(rrtype), class_name(rrclass)
+    return text.__wrapped__(raw[:-5]), type_name(rrtype), class_name(rrclass)  # one memory of it is enough
 
 
 def _head(message: bytes, at: int, names: Names) -> tuple[int, int, int, int, int]:

@@ -26,7 +26,7 @@ _SHOWN: Final = tuple(
 )  # fmt: skip
 
 
-_PLAIN: Final = re.compile(rb"[\w-]+").fullmatch
+_PLAIN: Final = re.compile(rb"[\w.-]+").fullmatch
 
 
 class CutOffError(Exception):
@@ -94,17 +94,19 @@ def text(labels: bytes) -> str:
     Raises:
         Malformed: These are no labels that end where the bytes do, or too many.
     """
-    shown = []
+    parts = []
     at, end = 0, len(labels)
     while at < end:
         length = labels[at]
         start = at + 1
         at = start + length
-        label = labels[start:at]
         if length > _LABEL_BYTES or at > end or end >= _NAME_BYTES:
             raise Malformed("DNS: no name that stands by itself")
-        shown.append(label.decode("ascii") if _PLAIN(label) else "".join([_SHOWN[byte] for byte in label]))
-    return ".".join(shown) or "."
+        parts.append(labels[start:at])
+    whole = b".".join(parts)
+    if _PLAIN(whole) and whole.count(b".") == len(parts) - 1:  # nearly always: nothing to escape
+        return whole.decode("ascii")
+    return ".".join(["".join([_SHOWN[byte] for byte in part]) for part in parts]) or "."
 
 
 def _beyond(at: int, *, followed: bool) -> Exception:

@@ -112,7 +112,7 @@ def looks_like_request(data: bytes) -> bool:
         return False  # the usual case of other protocols
     head = data[: _LONGEST_METHOD + 4].lstrip(b"\r\n")
     if head.startswith(METHODS):
-        return True
+        return not head.startswith(b"CONNECT {")  # NATS begins like that, and so would every sensor's own connection
     return 0 < len(head) < _LONGEST_METHOD and any(method.startswith(head) for method in METHODS)
 
 

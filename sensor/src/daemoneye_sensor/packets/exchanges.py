@@ -108,7 +108,10 @@ class Exchange:
         if response is None:
             self._server = start
         elif response.status >= 200 or response.status == 101:
-            self._tell(rows, self._asked.popleft(), response, time)
+            asked = self._asked.popleft()
+            self._tell(rows, asked, response, time)
+            if response.status == 101 or (asked.request.method == "CONNECT" and response.status < 300):
+                self.end(rows)  # what follows is another protocol, TLS mostly, and whoever reads that begins anew
 
     def _tell(self, rows: Rows, asked: _Asked, response: http.Response | None, time: int) -> None:
         request = asked.request

@@ -93,7 +93,10 @@ def _tags(
     session = np.flatnonzero(kind == _PPPOE)
     if len(session):
         kind[session], session = _following(data, at, end, session, 6, 8)
-        at[session] += 8
+        # PPP's protocol may be one byte, which then is odd (RFC 1661, 2).
+        short = kind[session] >> 8 & 1
+        at[session] += 8 - short
+        kind[session] >>= 8 * short
         kind[session] = np.select([kind[session] == 0x21, kind[session] == 0x57], [IPV4, IPV6], _NONE)
     for _ in range(_TAGS):
         labelled = np.flatnonzero(any_of(kind, _MPLS))

@@ -7,6 +7,9 @@ from typing import Final
 MAX_BYTES: Final = 32_768
 """Bytes without a gap, and as many that wait for what is before them."""
 MAX_SEGMENTS: Final = 64
+MAX_READ: Final = 64 * MAX_BYTES
+"""Bytes that are read in vain, as a message is read again with each of its segments. A hello of 2,000 bytes may come byte by byte; one of 24,000
+in records of one byte cost ten seconds of a core."""
 _HALF: Final = 1 << 31
 _WHOLE: Final = 1 << 32
 
@@ -16,7 +19,7 @@ class Stream:
 
     Attributes:
         data: What is there without a gap.
-        full: Whether nothing more is taken: there is no room.
+        full: Whether nothing more is taken: there is no room, or what is there was read too often without being a message.
         next: Sequence number that follows them.
     """
 
@@ -27,6 +30,7 @@ class Stream:
         self.next = sequence
         self._later: dict[int, bytes] = {}
         self._waiting = 0
+        self._read = 0
 
     def add(self, sequence: int, payload: bytes) -> bool:
         """Take a segment; whether `data` grew. What was there already is passed over, what comes too early is kept for later."""
@@ -53,11 +57,15 @@ class Stream:
                 late = self._later.pop(start)
                 self._waiting -= len(late)
                 self._append(late[(self.next - start) % _WHOLE :])
+        self._read += len(self.data)
+        self.full |= self._read > MAX_READ
         return True
 
     def drop(self, count: int) -> None:
         """Forget the first bytes of `data`: they are a message that was read."""
-        self.data = self.data[count:]
+        if count:
+            self.data = self.data[count:]
+            self._read = 0
 
     def _append(self, payload: bytes) -> None:
         if len(self.data) + len(payload) > MAX_BYTES:

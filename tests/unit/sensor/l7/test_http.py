@@ -227,6 +227,7 @@ def test_what_looks_like_a_request_or_response() -> None:
         b"\x16\x03\x01\x02\0\x01\0\x01",
         b"SSH-2.0-x\r\n",
         b"PRI * HTTP/2.0",
+        b'CONNECT {"verbose":false}\r\n',
         b"\0",
     ):
         assert not looks_like_request(data), data

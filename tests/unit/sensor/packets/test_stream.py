@@ -5,7 +5,7 @@ from __future__ import annotations
 from hypothesis import given
 from hypothesis import strategies as st
 
-from daemoneye_sensor.packets.stream import MAX_BYTES, MAX_SEGMENTS, Stream
+from daemoneye_sensor.packets.stream import MAX_BYTES, MAX_READ, MAX_SEGMENTS, Stream
 
 _MESSAGE = bytes(range(256)) * 4
 
@@ -62,3 +62,16 @@ def test_what_waits_is_bounded_by_its_bytes() -> None:
         stream.add(turn * 100 + 50, bytes(50))
         assert stream.add(turn * 100, bytes(50))
     assert (stream.full, len(stream.data)) == (False, 1000)
+
+
+def test_who_sends_bytes_singly_is_not_read_without_end() -> None:
+    stream = Stream(0)
+    read = sum(len(stream.data) for at in range(MAX_BYTES) if stream.add(at, b"x"))
+    assert stream.full
+    assert 2000 < len(stream.data) < 2100
+    assert MAX_READ <= read <= MAX_READ + MAX_BYTES
+    stream = Stream(0)
+    for at in range(0, 20 * MAX_BYTES, 100):
+        assert stream.add(at, bytes(100))
+        stream.drop(100)
+    assert not stream.full, "messages that were read do not count"
