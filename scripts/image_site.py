@@ -33,6 +33,8 @@ UNUSED: Final = {
     "numpy/_core/include": "headers",
     "numba/cuda": "GPUs",
     "kubernetes/aio": "a second client, which kopf and the operator do not use",
+    "scapy/contrib": "protocols that nothing here dissects",
+    "scapy/tools": "programs for people",
     "zstandard/*cffi*": "for other Pythons than CPython",
     "matplotlib/mpl-data/sample_data": "examples",
 }

@@ -41,7 +41,7 @@ inputs() { # NAME: paths
     case $1 in
     nats) echo Dockerfile.operator scripts/image_site.py ;;
     operator | analytics) echo Dockerfile.operator scripts/image_system.py scripts/image_site.py core "$1" ;;
-    sensor) echo Dockerfile.sensor scripts/image_system.py scripts/image_site.py scripts/image_headers.sh core sensor bpf ;;
+    sensor) echo Dockerfile.sensor scripts/image_system.py scripts/image_site.py scripts/image_headers.sh core sensor dissect bpf ;;
     esac
 }
 

@@ -1,0 +1,161 @@
+"""``kubectl daemoneye evidence``: the packets that a node kept because of a finding, as a capture file.
+
+Responsible for the way there (a port-forward to analytics, which answers nobody else) and for the file; whether the caller may have it, analytics
+asks the API server.
+"""
+
+from __future__ import annotations
+
+import argparse
+import asyncio
+import contextlib
+import http.client
+import json
+import os
+import re
+import secrets
+import shutil
+from pathlib import Path
+from typing import TYPE_CHECKING, BinaryIO, Final
+
+from daemoneye.errors import ConfigError, DaemonEyeError, MachineError
+from daemoneye_cli.commands.cluster.options import command, kubectl, release
+from daemoneye_cli.commands.options import Subparsers, say
+from daemoneye_cli.errors import Forbidden
+from daemoneye_cli.kube import Kubectl
+from daemoneye_cli.survey import FINDINGS
+
+if TYPE_CHECKING:
+    from daemoneye_cli.tunnel import Forward
+
+PORT: Final = 8081
+_TIMEOUT_S: Final = 60.0
+_MAX_COMPLAINT: Final = 64 << 10
+_ID: Final = re.compile(r"[0-9a-f]{32}")
+_OBJECT: Final = re.compile(r"(?:([a-z0-9-]{1,63})/)?([a-z0-9.-]{1,253})")
+_OFF: Final = "evidence is kept where the release has evidence.enabled and a policy networkMonitoring.evidence.enabled: docs/evidence.md"
+
+
+def add(commands: Subparsers) -> None:
+    """Declare the command."""
+    parser = command(commands, "evidence", "Fetch the packets that were kept because of a finding, as a pcapng file.")
+    parser.add_argument("finding", metavar="FINDING", help="NAMESPACE/NAME of the Finding, its NAME, or a finding's id")
+    parser.add_argument(
+        "-o", "--output", metavar="FILE", type=Path, required=True, help="where to write it; must not exist"
+    )
+    parser.add_argument(
+        "--service-account", metavar="NAMESPACE/NAME", help="ask as this account, for kubectl users without a token"
+    )
+    parser.set_defaults(run=run)
+
+
+def run(options: argparse.Namespace) -> int:
+    """Fetch it."""
+    # Half a second of imports that the other commands do not need.
+    from daemoneye_cli import callertoken, tunnel
+
+    if options.output.exists():
+        raise ConfigError(f"-o {options.output}: it exists already")
+    kube = kubectl(options)
+    chosen = release(options, kube)
+    finding = finding_id(kube, options.finding)
+    account = options.service_account
+    token = callertoken.of_service_account(kube, account) if account else callertoken.of_caller(kube)
+    target = f"deployment/{chosen.fullname}-analytics"
+    forward = tunnel.Forward(kube, chosen.namespace, target, PORT, say)
+    size = asyncio.run(_fetch(forward, finding, token, options.output))
+    say(f"{size} bytes written to {options.output}")
+    return 0
+
+
+def finding_id(kube: Kubectl, text: str) -> str:
+    """Give the id that a finding is kept under.
+
+    Raises:
+        ConfigError: That names no finding, or several.
+        MachineError: It has been told of no finding yet.
+    """
+    if _ID.fullmatch(text):
+        return text
+    named = _OBJECT.fullmatch(text)
+    if named is None:
+        raise ConfigError(f"{text}: write NAMESPACE/NAME of a Finding, its NAME, or a finding's id of 32 hex digits")
+    found = kube.items(FINDINGS, named[1], field=f"metadata.name={named[2]}")
+    if not found:
+        raise ConfigError(f"there is no Finding {text}: kubectl daemoneye findings shows those that there are")
+    if len(found) > 1:
+        places = ", ".join(sorted(str(one.get("metadata", {}).get("namespace")) for one in found))
+        raise ConfigError(f"there is a Finding {text} in several namespaces ({places}): write NAMESPACE/{text}")
+    last = str((found[0].get("status") or {}).get("lastFindingID") or "")
+    if not _ID.fullmatch(last):
+        raise MachineError(f"the Finding {text} does not say yet which finding was its last")
+    return last
+
+
+async def _fetch(forward: Forward, finding: str, token: str, path: Path) -> int:
+    port = await forward.start()
+    try:
+        return await asyncio.to_thread(fetch, port, finding, token, path)
+    finally:
+        await forward.stop()
+
+
+def fetch(port: int, finding: str, token: str, path: Path) -> int:
+    """Write the file, whole or not at all, for its owner only; its size.
+
+    Raises:
+        DaemonEyeError: Analytics refuses, or does not answer.
+    """
+    connection = http.client.HTTPConnection("127.0.0.1", port, timeout=_TIMEOUT_S)
+    try:
+        connection.request("GET", f"/v1/evidence/{finding}", headers={"Authorization": f"Bearer {token}"})
+        answer = connection.getresponse()
+        if answer.status != http.client.OK:
+            raise _refusal(answer.status, answer.read(_MAX_COMPLAINT))
+        return _write(path, answer)
+    except (OSError, http.client.HTTPException) as error:
+        raise MachineError(f"analytics did not answer: {error!r}", fix=_OFF) from None
+    finally:
+        connection.close()
+
+
+def _write(path: Path, answer: http.client.HTTPResponse) -> int:
+    wanted = int(answer.headers.get("Content-Length") or 0)
+    temporary = path.with_name(f".{path.name}.{secrets.token_hex(4)}")
+    try:
+        descriptor = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
+    except OSError as error:
+        raise ConfigError(f"-o {path}: cannot be written: {error.strerror}") from None
+    try:
+        with os.fdopen(descriptor, "wb") as file:
+            size = _copy(answer, file)
+        if size != wanted:
+            raise DaemonEyeError(f"the file ended after {size} of {wanted} bytes: try again")
+        # Not in the place of a file that somebody made meanwhile.
+        os.link(temporary, path)
+    except FileExistsError:
+        raise ConfigError(f"-o {path}: it exists already") from None
+    finally:
+        with contextlib.suppress(FileNotFoundError):
+            temporary.unlink()
+    return size
+
+
+def _copy(answer: http.client.HTTPResponse, file: BinaryIO) -> int:
+    shutil.copyfileobj(answer, file)
+    return file.tell()
+
+
+def _refusal(status: int, body: bytes) -> DaemonEyeError:
+    try:
+        words = str(json.loads(body)["error"])
+    except (ValueError, KeyError, TypeError):
+        words = f"analytics answered {status}"
+    if status in (401, 403):
+        return Forbidden(
+            words,
+            fix="a RoleBinding to the release's ClusterRole …-evidence in the finding's namespace gives the right",
+        )
+    if status == 404:
+        return MachineError(words, fix=_OFF)
+    return MachineError(words)

@@ -1,0 +1,67 @@
+"""A node's evidence beside everything else that its sensor does: served while a policy allows it and there is a connection to the broker.
+
+Responsible for when the service runs; what it does is :mod:`daemoneye_sensor.evidence.service`'s. Nothing that goes wrong here ends the sensor.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+
+from nats.aio.client import Client
+
+from daemoneye.ending import end
+from daemoneye.nodeconfig import NodeConfig
+from daemoneye_sensor import procfs
+from daemoneye_sensor.dissector import Dissector
+from daemoneye_sensor.evidence import service
+from daemoneye_sensor.evidence.keeper import Keeper
+
+_log = logging.getLogger(__name__)
+
+
+class Desk:
+    """One node's.
+
+    Attributes:
+        keeper: What the capture shows its frames to.
+    """
+
+    def __init__(self, node: str) -> None:
+        self.keeper = Keeper()
+        self._dissector = Dissector()
+        self._service = service.Service(node, self.keeper, self._dissector, clock_offset_ns=procfs.clock_offset_ns)
+        self._client: Client | None = None
+        self._wanted = False
+        self._serving: asyncio.Task[None] | None = None
+
+    def connected(self, client: Client) -> None:
+        """Go on with a new connection."""
+        self._client = client
+        self._serve()
+
+    def configured(self, config: NodeConfig) -> None:
+        """Another configuration holds."""
+        wanted = service.wanted(config)
+        self.keeper.enable(on=wanted)
+        if wanted != self._wanted:
+            self._wanted = wanted
+            self._serve()
+
+    async def close(self) -> None:
+        """End the service and the process that writes files."""
+        await end([self._serving] if self._serving else [])
+        await self._dissector.close()
+
+    def _serve(self) -> None:
+        if self._serving is not None:
+            self._serving.cancel()
+            self._serving = None
+        if self._wanted and self._client is not None:
+            self._serving = asyncio.create_task(self._service.run(self._client), name="evidence")
+            self._serving.add_done_callback(_ended)
+
+
+def _ended(task: asyncio.Task[None]) -> None:
+    if not task.cancelled() and (error := task.exception()) is not None:
+        _log.warning("evidence is not served until there is another connection: %s", error)
