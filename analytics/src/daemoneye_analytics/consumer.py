@@ -38,6 +38,7 @@ from daemoneye_analytics.pods import Pods
 from daemoneye_analytics.progress import Progress
 from daemoneye_analytics.status import StatusPublisher
 from daemoneye_analytics.store import Stopped, Store
+from daemoneye_analytics.vault.arming import Arming
 
 _LOG = logging.getLogger(__name__)
 ACK_WAIT_S: Final = 60.0
@@ -76,6 +77,7 @@ class Consumer:
         stop: asyncio.Event,
         status_interval: float = 10.0,
         known: Mapping[str, type[Detector]] | None = None,
+        arming: Arming | None = None,
     ) -> None:
         self.pipeline = pipeline
         self.progress = progress
@@ -87,6 +89,7 @@ class Consumer:
         self._stop = stop
         self.store = Store(self._jetstream, shard, stop, progress)
         self.follower = None if known is None else Follower(client, known, self.store.complain)
+        self._arming = arming
         self._status = StatusPublisher(client, lambda: answers.describe(self), status_interval)
         self._puller: Puller | None = None
         self.state = "ready"
@@ -251,6 +254,8 @@ class Consumer:
             if self.pipeline.counts.events > before and batch.envelope.lane != "loss":
                 self.progress.process(batch.envelope)
             await self.store.findings(findings)
+            if self._arming and self.follower and self.follower.configuration:
+                self._arming.offer(findings, self.follower.configuration.evidence)
             self._unacknowledged.append(message)
         self._position = place
         self._consistent = True

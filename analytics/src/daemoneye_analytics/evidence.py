@@ -16,6 +16,7 @@ from daemoneye.events.jsonform import rfc3339, split_argv
 from daemoneye.findings import EventReference, Finding, Process, Subject, Technique, finding_id
 from daemoneye_analytics.detectors.base import Declaration
 from daemoneye_analytics.frame import Frame
+from daemoneye_analytics.pods import Pod
 
 SCORES: Final = {"informational": 0.1, "low": 0.3, "medium": 0.5, "high": 0.8, "critical": 0.95}
 """Score of a deterministic finding by its severity."""
@@ -62,12 +63,7 @@ def finding(frame: Frame, row: int, declaration: Declaration, verdict: Verdict) 
         score=SCORES[verdict.severity],
         detector=declaration.name,
         title=f"{verdict.title}, {place(frame, event)}" if pod.name else verdict.title,
-        subject=Subject(
-            node=frame.envelope.node, workload=event["workload"], container_id=event["container_id"], pod_uid=event["pod_uid"],
-            pid=event["pid"], start_time=_rfc3339(start), exe=event["exe"], argv=tuple(event["argv"]),
-            process_uid=f"{event['process_uid']:016x}", namespace=pod.namespace, pod=pod.name, container=pod.container,
-            image=pod.image, labels=dict(pod.labels), owner_kind=pod.owner_kind, owner_name=pod.owner_name,
-        ),
+        subject=subject(frame, event, start, pod, exe=event["exe"], argv=tuple(event["argv"])),
         key=verdict.key,
         techniques=verdict.techniques,
         explanation=tuple(verdict.explanation),
@@ -81,6 +77,16 @@ def finding(frame: Frame, row: int, declaration: Declaration, verdict: Verdict) 
         process_tree=(*ancestry(frame, event["image"]), Process(event["pid"], event["exe"], tuple(event["argv"]))),
         # All that the cgroup belongs to; which of them want this detector is decided where the configuration is known.
         policies=pod.policies,
+    )  # fmt: skip
+
+
+def subject(frame: Frame, event: dict[str, Any], start: int, pod: Pod, **more: Any) -> Subject:
+    """Whom a finding about a row is about; `start` is when its process, if it has one, began (ns since 1970), `more` what only some rows know."""
+    return Subject(
+        node=frame.envelope.node, workload=event["workload"], container_id=event["container_id"], pod_uid=event["pod_uid"], pid=event["pid"],
+        start_time=_rfc3339(start) if event["pid"] else "", process_uid=f"{event['process_uid']:016x}" if event["pid"] else "",
+        namespace=pod.namespace, pod=pod.name, container=pod.container, image=pod.image, labels=dict(pod.labels), owner_kind=pod.owner_kind,
+        owner_name=pod.owner_name, **more,
     )  # fmt: skip
 
 

@@ -28,6 +28,7 @@ from daemoneye.events.base import splitmix64
 from daemoneye.events.codec import Section
 from daemoneye.events.flags import Flag
 from daemoneye.events.registry import EVENTS
+from daemoneye.events.sockets import Direction
 from daemoneye_analytics.pods import Pods
 
 _NO_SPANS: Final = np.zeros((0, 2), np.int64)
@@ -199,7 +200,8 @@ class Frame:
 
         Columns: the declared fields (times as UTC, ns; argv as list of strings), `sequence` (u64), `image` and
         `parent_image` (rows in `images` of what the process and its parent ran, -1 unknown), `workload`, `container_id`,
-        `pod_uid` and `identity` (0 unknown, 1 partial, 2 resolved).
+        `pod_uid` and `identity` (0 unknown, 1 partial, 2 resolved). Rows about packets have `peer_image` and `peer_workload`, too: what the process
+        of the other side ran, and where.
         """
         section = self.batch.section(record)
         if section is None:
@@ -213,6 +215,12 @@ class Frame:
             image, parent = (self.images.find(rows[key], rows["time"]) for key in ("process_uid", "parent_uid"))
         identity = self._identity_of(rows)
         known = pl.DataFrame(self.identities, schema=["workload", "container_id", "pod_uid", "identity"], orient="row")
+        more = []
+        if "peer_pid" in (rows.dtype.names or ()):
+            more = [
+                pl.Series("peer_image", self.images.find(rows["peer_uid"], rows["time"])),
+                known["workload"][self._identity_of(rows, "peer_")].alias("peer_workload"),
+            ]
         return cast("pl.DataFrame", pl.from_arrow(to_arrow(self.batch, taken))).with_columns(
             pl.Series(
                 "sequence", (self._position(section) + new).astype(np.uint64) + np.uint64(self.envelope.first_sequence)
@@ -220,6 +228,7 @@ class Frame:
             pl.Series("image", image),
             pl.Series("parent_image", parent),
             *known[identity].get_columns(),
+            *more,
         )
 
     def rows(self, record: str) -> np.ndarray:
@@ -243,6 +252,17 @@ class Frame:
         if record not in self._tables:
             self._tables[record] = self.table(record).drop(selectors.temporal())
         return self._tables[record].row(index, named=True)
+
+    def wall(self, record: str, index: int, column: str = "time") -> int:
+        """A moment of one new row in ns since 1970."""
+        return int(self.batch.wall_ns(self.rows(record)[column][index : index + 1])[0])
+
+    def openers(self, record: str) -> np.ndarray:
+        """`text_hash` of the workload that opened the conversation of each new row about packets, u64; 0 where it is unknown."""
+        rows = self.rows(record)
+        return np.where(
+            rows["direction"] == Direction.INBOUND, np.uint64(0), self.workload_hashes[self._identity_of(rows)]
+        )
 
     @cached_property
     def _fixed(self) -> dict[str, np.ndarray]:
@@ -277,8 +297,8 @@ class Frame:
     def _heap(self) -> dict[str, tuple[np.ndarray, np.ndarray]]:
         return {}
 
-    def _identity_of(self, rows: np.ndarray) -> np.ndarray:
-        index = identity_rows(self.batch, rows)
+    def _identity_of(self, rows: np.ndarray, side: str = "") -> np.ndarray:
+        index = identity_rows(self.batch, rows, side=side)
         return np.where(index < 0, len(self.identities) - 1, index)
 
 

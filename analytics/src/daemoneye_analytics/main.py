@@ -19,6 +19,7 @@ from nats.aio.client import Client
 
 from daemoneye import health
 from daemoneye.broker.link import Link
+from daemoneye.ending import end
 from daemoneye.errors import ConfigError, DaemonEyeError
 from daemoneye.exposition import Exposition
 from daemoneye_analytics import answers, measures, registry
@@ -26,6 +27,10 @@ from daemoneye_analytics.consumer import Consumer
 from daemoneye_analytics.pipeline import Pipeline
 from daemoneye_analytics.progress import Progress
 from daemoneye_analytics.settings import BROKER, Settings, load
+from daemoneye_analytics.vault.arming import Arming
+from daemoneye_analytics.vault.bucket import Bucket
+from daemoneye_analytics.vault.door import Door
+from daemoneye_analytics.vault.reviews import Reviews
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -57,6 +62,7 @@ async def serve(settings: Settings) -> None:
         chosen = registry.build(settings.detectors, behavioral=settings.behavioral)
         pipeline.configure(chosen)
         names = tuple(detector.declaration.name for detector, _ in chosen)
+    reviews = Reviews.of_pod(settings.evidence.service_account) if settings.evidence else None
     stop = asyncio.Event()
     loop = asyncio.get_running_loop()
     for number in (signal.SIGTERM, signal.SIGINT):
@@ -85,6 +91,16 @@ async def serve(settings: Settings) -> None:
         client = await link.connect()
         if client is None:
             return
+        arming = None
+        if settings.evidence and reviews:
+            bucket = Bucket(client)
+            await bucket.listen()
+            arming = Arming(client, bucket, settings.evidence.namespace)
+            stack.push_async_callback(end, [asyncio.create_task(arming.run())])
+            try:
+                await stack.enter_async_context(Door(bucket, reviews).open(settings.evidence.port))
+            except OSError as error:
+                raise ConfigError(f"cannot give out evidence on port {settings.evidence.port}: {error}") from error
         consumer = Consumer(
             client,
             shard=settings.shard,
@@ -93,6 +109,7 @@ async def serve(settings: Settings) -> None:
             stop=stop,
             status_interval=settings.status_interval,
             known=known,
+            arming=arming,
         )
         link.on_reconnect = consumer.replace
         watching = asyncio.create_task(_until_stale(link, client, stop))

@@ -15,6 +15,7 @@ from typing import Any, Final
 from daemoneye.errors import ConfigError, CorruptData
 from daemoneye_analytics.detectors.base import Detector
 from daemoneye_analytics.registry import Chosen
+from daemoneye_analytics.vault.arming import Wanted, wanted
 
 _MAX_PROBLEMS: Final = 64
 _MAX_TEXT: Final = 1024
@@ -30,6 +31,7 @@ class Configuration:
         chosen: The detectors that at least one of them wants, made afresh.
         wants: Detector name → names of the policies that want it.
         problems: Policy name → sentences about what was left out.
+        evidence: Policy name → what may be kept of packets because of its findings; others keep none.
     """
 
     hash: str
@@ -37,6 +39,7 @@ class Configuration:
     chosen: tuple[Chosen, ...]
     wants: Mapping[str, frozenset[str]]
     problems: Mapping[str, str]
+    evidence: Mapping[str, Wanted] = field(default_factory=dict)
 
 
 def read(data: bytes, known: Mapping[str, type[Detector]]) -> Configuration:
@@ -62,6 +65,7 @@ def read(data: bytes, known: Mapping[str, type[Detector]]) -> Configuration:
         problems={
             name: " ".join(sentences)[:_MAX_TEXT] for name, sentences in list(reader.problems.items())[:_MAX_PROBLEMS]
         },
+        evidence=wanted(entries),
     )
 
 

@@ -17,11 +17,15 @@ from daemoneye_analytics.detectors.beacon import Beacon
 from daemoneye_analytics.detectors.cloud_metadata import CloudMetadata
 from daemoneye_analytics.detectors.dns_tunnel import DnsTunnel
 from daemoneye_analytics.detectors.first_seen import FirstSeen
+from daemoneye_analytics.detectors.mining_pool import MiningPool
 from daemoneye_analytics.detectors.network_scan import NetworkScan
 from daemoneye_analytics.detectors.suspicious_exec import SuspiciousExec
+from daemoneye_analytics.detectors.tls_without_name import TlsWithoutName
 
 GROUP: Final = "daemoneye.detectors"
-BUILT_IN: Final[tuple[type[Detector], ...]] = (SuspiciousExec, FirstSeen, CloudMetadata, NetworkScan, DnsTunnel, Beacon)
+BUILT_IN: Final[tuple[type[Detector], ...]] = (
+    SuspiciousExec, FirstSeen, CloudMetadata, NetworkScan, DnsTunnel, Beacon, MiningPool, TlsWithoutName,
+)  # fmt: skip
 _LOG = logging.getLogger(__name__)
 
 

@@ -19,6 +19,23 @@ T = TypeVar("T")
 FILE: Final = "file"
 BROKER: Final = "broker"
 _MAX_PORT: Final = 65_535
+SERVICE_ACCOUNT: Final = Path("/var/run/secrets/kubernetes.io/serviceaccount")
+"""Where the kubelet mounts a pod's token."""
+
+
+@dataclass(frozen=True, slots=True)
+class Evidence:
+    """Packets that are kept because of findings, in a cluster.
+
+    Attributes:
+        namespace: The installation's: where findings live that are about no pod.
+        port: Where who may read is answered, on the loopback.
+        service_account: Directory of the pod's own token and of the API server's authorities.
+    """
+
+    namespace: str
+    port: int
+    service_account: Path = SERVICE_ACCOUNT
 
 
 @dataclass(frozen=True, slots=True)
@@ -33,6 +50,7 @@ class Settings:
         detectors: Settings of detectors; the file's.
         status_interval: Between heartbeats.
         health_port: Port of /healthz, /readyz and /metrics, 0 for none.
+        evidence: None where no packets are kept.
     """
 
     broker: Access
@@ -42,6 +60,7 @@ class Settings:
     detectors: tuple[Mapping[str, Any], ...] = ()
     status_interval: float = 10.0
     health_port: int = 0
+    evidence: Evidence | None = None
 
 
 def load(path: Path) -> Settings:
@@ -67,9 +86,8 @@ def parse(document: object) -> Settings:
     configuration = _get(root, "configuration", str, FILE)
     if configuration not in (FILE, BROKER):
         raise ConfigError(f"'configuration' is {configuration!r}, not {FILE!r} or {BROKER!r}")
-    port = _get(root, "health_port", int, 0)
-    if not 0 <= port <= _MAX_PORT:
-        raise ConfigError(f"'health_port' is {port}, not 0 (none) to {_MAX_PORT}")
+    port = _port(root, "health_port", 0)
+    evidence = _get(root, "evidence", dict, {})
     return Settings(
         broker=Access.parse(_get(root, "nats", dict)),
         shard=_get(root, "shard", int, 0),
@@ -78,7 +96,23 @@ def parse(document: object) -> Settings:
         detectors=tuple(_typed(d, dict, "analytics.detectors") for d in _get(analytics, "detectors", list, [])),
         status_interval=float(_get(root, "status_interval_s", (int, float), 10)),
         health_port=port,
+        evidence=_evidence(evidence) if evidence else None,
     )
+
+
+def _evidence(table: Mapping[str, Any]) -> Evidence:
+    try:
+        account = _get(table, "service_account", str, str(SERVICE_ACCOUNT))
+        return Evidence(_get(table, "namespace", str), _port(table, "port"), Path(account))
+    except ConfigError as error:
+        raise ConfigError(f"evidence: {error}") from error
+
+
+def _port(table: Mapping[str, Any], name: str, default: int | None = None) -> int:
+    port: int = _get(table, name, int, default)
+    if not 0 <= port <= _MAX_PORT:
+        raise ConfigError(f"{name!r} is {port}, not 0 (none) to {_MAX_PORT}")
+    return port
 
 
 def _get(table: Mapping[str, Any], name: str, kind: Any, default: T | None = None) -> Any:

@@ -167,20 +167,17 @@ def test_analyser():
 # ── registry ────────────────────────────────────────────────────────────────────────────────────────────────────────
 
 
+NETWORK = ["cloud_metadata", "network_scan", "dns_tunnel", "beacon", "mining_pool", "tls_without_name"]
+
+
 def names(*args, **kwargs):
     return [c.detector.declaration.name for c in registry.build(*args, **kwargs)]
 
 
 def test_all_detectors_run_unless_switched_off():
-    assert names() == ["suspicious_exec", "first_seen", "cloud_metadata", "network_scan", "dns_tunnel", "beacon"]
-    assert names([{"name": "first_seen", "enabled": False}]) == [
-        "suspicious_exec",
-        "cloud_metadata",
-        "network_scan",
-        "dns_tunnel",
-        "beacon",
-    ]
-    assert names(behavioral=False) == ["suspicious_exec", "cloud_metadata", "network_scan", "dns_tunnel", "beacon"]
+    assert names() == ["suspicious_exec", "first_seen", *NETWORK]
+    assert names([{"name": "first_seen", "enabled": False}]) == ["suspicious_exec", *NETWORK]
+    assert names(behavioral=False) == ["suspicious_exec", *NETWORK]
 
 
 def test_unknown_detectors_are_refused_with_the_choices():
@@ -222,15 +219,7 @@ def test_entry_points(monkeypatch, caplog):
     ]
     monkeypatch.setattr(registry, "entry_points", lambda group: points)
     with caplog.at_level(logging.ERROR):
-        assert names() == [
-            "suspicious_exec",
-            "first_seen",
-            "cloud_metadata",
-            "network_scan",
-            "dns_tunnel",
-            "beacon",
-            "mine",
-        ]
+        assert names() == ["suspicious_exec", "first_seen", *NETWORK, "mine"]
     assert all(name in caplog.text for name in ("broken", "other", "name of another"))
     assert names(behavioral=True)[1] == "first_seen"
 

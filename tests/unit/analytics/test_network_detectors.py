@@ -2,106 +2,35 @@
 
 from __future__ import annotations
 
-import base64
-import hashlib
 import random
-from collections.abc import Sequence
-from typing import Any
 
-import numpy as np
 import pytest
 
-from daemoneye import envelope
-from daemoneye.envelope import Envelope
 from daemoneye.errors import ConfigError
-from daemoneye.events.addresses import packed
-from daemoneye.events.base import derive
-from daemoneye.events.codec import Section, section_of
-from daemoneye.events.registry import BY_NAME
 from daemoneye.findings import Finding
-from daemoneye_analytics.detectors import dns_tunnel
-from daemoneye_analytics.detectors.base import Detector
+from daemoneye_analytics.detectors import names
 from daemoneye_analytics.detectors.beacon import Beacon
 from daemoneye_analytics.detectors.cloud_metadata import CloudMetadata
 from daemoneye_analytics.detectors.dns_tunnel import DnsTunnel
 from daemoneye_analytics.detectors.network_scan import NetworkScan
-from daemoneye_analytics.frame import Frame
-from tests.unit.analytics.factory import OFFSET, SECOND, Exec, cgroups, execs
-
-SYN, ACK, RST, FIN = 2, 16, 4, 1
-Rows = Sequence[dict[str, Any]]
-
-
-def flow(
-    src: str, dst: str, port: int, at: float = 0.0, *, answer: int = SYN | ACK | FIN, **more: Any
-) -> dict[str, Any]:
-    """A conversation; `answer` holds the TCP flags that came back, 0 for none."""
-    packets = {"src_packets": 1 if not answer else 5, "dst_packets": 5 if answer else 0}
-    return {
-        "src_ip": src,
-        "dst_ip": dst,
-        "dst_port": port,
-        "time": at,
-        "dst_tcp_flags": answer,
-        "src_tcp_flags": SYN,
-        **packets,
-        **more,
-    }
-
-
-def section(record: str, rows: Rows) -> Section:
-    names = {name for row in rows for name in row}
-    heap = {field.name for field in BY_NAME[record].heap_fields}
-    values: dict[str, object] = {
-        "event": BY_NAME[record].id,
-        "proto": [row.get("proto", 6) for row in rows],
-        "src_port": [40_000] * len(rows),
-    }
-    for name in names - {"proto"}:
-        column = [row.get(name, b"" if name in heap else 0) for row in rows]
-        if name in ("src_ip", "dst_ip"):
-            values[name] = np.array([packed(value) for value in column], "V16")
-        elif name == "time":
-            values[name] = [int(value * SECOND) for value in column]
-        else:
-            values[name] = column
-    made = section_of(BY_NAME[record], values, len(rows))
-    derive(made.record, made.rows)
-    return made
-
-
-def frame(*sections: Section, first: int = 0) -> Frame:
-    rows = sum(len(s.rows) for s in sections if not s.context)
-    about = Envelope("node", "boot", 1, "bulk", first, rows, OFFSET, positions={})
-    return Frame(envelope.decode(envelope.encode(about, [s for s in sections if len(s.rows)])))
-
-
-def made(cls: type[Detector], **parameters: Any) -> Detector:
-    return cls(cls.declaration.resolve(parameters))
-
-
-def judged(detector: Detector, rows: Rows, size: int = 10_000, record: str = "packet_flow") -> list[Finding]:
-    """Findings of rows in batches of `size`."""
-    found = []
-    for at in range(0, len(rows), size):
-        found += detector.process(frame(section(record, rows[at : at + size]), first=at))
-    return found
-
+from tests.unit.analytics.factory import SECOND, Exec, cgroups, execs
+from tests.unit.analytics.netrows import (
+    ACK,
+    RST,
+    SYN,
+    Rows,
+    beats,
+    drawn,
+    flow,
+    frame,
+    judged,
+    made,
+    question,
+    request,
+    section,
+)
 
 # ── cloud_metadata ──────────────────────────────────────────────────────────────────────────────────────────────────
-
-
-def request(uri: str, host: str = "169.254.169.254", src: str = "10.0.0.5", at: float = 0.0) -> dict[str, Any]:
-    return {
-        "src_ip": src,
-        "dst_ip": host,
-        "dst_port": 80,
-        "time": at,
-        "method": b"GET",
-        "uri": uri.encode(),
-        "user_agent": b"curl/8",
-        "status": 200,
-    }
 
 
 @pytest.mark.parametrize(
@@ -153,6 +82,28 @@ def test_the_process_is_named_where_it_is_known() -> None:
         "shop/Deployment/web/app",
     )
     assert "shop/Deployment/web/app (10.0.0.5)" in found.title
+
+
+def test_the_other_sides_process_is_not_taken_for_the_one_that_asks() -> None:
+    server = Exec(exe=b"/usr/bin/proxy", pid=77, start=3.0, time=9.0, cgroup=5)
+    row = {
+        **request("/latest/user-data", "10.0.0.3", host=b"169.254.169.254", at=10.0),
+        "pid": 77,
+        "start_time": 3 * SECOND,
+        "cgroup_id": 5,
+        "direction": 2,
+    }
+    sections = (
+        section("http_request", [row]),
+        execs([server], context=True),
+        cgroups({5: b"shop/Deployment/proxy/app"}),
+    )
+    (found,) = made(CloudMetadata).process(frame(*sections))
+    assert found.title == "The cloud's metadata service was asked for credentials: 10.0.0.5"
+    assert found.key == "credentials:10.0.0.5"
+    assert found.confidence_reasons == (
+        "The process is the other side's: of who opened the conversation only the address is known.",
+    )
 
 
 def test_other_link_local_addresses_and_excluded_sources_are_no_concern() -> None:
@@ -275,24 +226,6 @@ def test_findings_without_a_process_survive_their_way() -> None:
 # ── dns_tunnel ──────────────────────────────────────────────────────────────────────────────────────────────────────
 
 
-def question(name: str, at: float = 0.0, rcode: str = "NOERROR", src: str = "10.0.0.5") -> dict[str, Any]:
-    return {
-        "src_ip": src,
-        "dst_ip": "10.0.0.53",
-        "dst_port": 53,
-        "time": at,
-        "query": name.encode(),
-        "type": b"TXT",
-        "rcode": rcode.encode(),
-        "proto": 17,
-    }
-
-
-def drawn(number: int, length: int) -> str:
-    """Letters and digits as if drawn; the same for the same number."""
-    return base64.b32encode(hashlib.sha256(b"%d" % number).digest()).decode().lower()[:length]
-
-
 TAILS = ("corp.example", "internal")
 TUNNEL = [question(f"{drawn(i, 50)}.{drawn(-i, 40)}.t.evil.example", i / 2) for i in range(200)]
 GENERATED = [question(f"{drawn(i, 14)}.com", i, "NXDOMAIN") for i in range(100)]
@@ -338,10 +271,10 @@ def test_names_that_are_harmless(rows: Rows) -> None:
 
 
 def test_a_domain_below_a_public_suffix_is_the_one_that_somebody_registered() -> None:
-    assert dns_tunnel.read("a.b.shop.co.uk").domain == "shop.co.uk"
-    assert dns_tunnel.read("co.uk").domain == ""
-    assert dns_tunnel.read("Www.Example.ORG.").domain == "example.org"
-    assert dns_tunnel.read("").domain == ""
+    assert names.read("a.b.shop.co.uk").domain == "shop.co.uk"
+    assert names.read("co.uk").domain == ""
+    assert names.read("Www.Example.ORG.").domain == "example.org"
+    assert names.read("").domain == ""
 
 
 def test_state_of_names_goes_on() -> None:
@@ -360,17 +293,6 @@ def test_a_domain_of_ones_own_can_be_left_out() -> None:
 # ── beacon ──────────────────────────────────────────────────────────────────────────────────────────────────────────
 
 PUBLIC = "93.184.216.34"
-
-
-def beats(dst: str, gaps: Sequence[float], port: int = 443, **more: Any) -> list[dict[str, Any]]:
-    """Conversations that begin so far apart, half a second long each."""
-    rows, at = [], 100.0
-    for gap in gaps:
-        at += gap
-        rows.append(
-            flow("10.0.0.5", dst, port, at + 0.5, begin_time=int(at * SECOND), state=b"closed", service=b"tls", **more)
-        )
-    return rows
 
 
 def jittered(share: float, count: int = 40, seed: int = 1) -> list[float]:

@@ -14,6 +14,7 @@ from daemoneye.events.flags import Flag
 from daemoneye_analytics import policies, registry
 from daemoneye_analytics.detectors.base import detector
 from daemoneye_analytics.pipeline import Pipeline
+from daemoneye_analytics.vault.arming import Wanted
 from daemoneye_operator.reconcile import analytics
 from tests.unit.analytics import factory
 from tests.unit.analytics.factory import CHECKOUT, WORKLOAD, Exec
@@ -22,7 +23,7 @@ from tests.unit.operator.factory import policy
 KNOWN = registry.available()
 QUICK = {"learning_events": 5, "learning_seconds": 1}
 
-ALWAYS = {"cloud_metadata", "network_scan", "dns_tunnel", "beacon"}
+ALWAYS = {"cloud_metadata", "network_scan", "dns_tunnel", "beacon", "mining_pool", "tls_without_name"}
 """Detectors that no document here switches off."""
 
 
@@ -45,6 +46,23 @@ def read(*entries: Any) -> policies.Configuration:
 
 def names(configuration):
     return {c.detector.declaration.name for c in configuration.chosen}
+
+
+def test_evidence_is_kept_for_the_policies_that_ask_for_it_within_bounds():
+    asked = policy(
+        "packets", 1, networkMonitoring={"enablePacketCapture": True, "evidence": {"enabled": True, "maxSizeMb": 4}}
+    )
+    told = policies.read(analytics.encode(analytics.document([asked, policy("others", 2)])), KNOWN)
+    assert told.evidence == {"packets": Wanted(60, 4 << 20)}
+    bad: list[Any] = [
+        {"seconds": 10**6, "max_size_mb": 4},
+        {"seconds": "60", "max_size_mb": 4},
+        {"seconds": 60},
+        [],
+        "on",
+    ]
+    for evidence in bad:
+        assert read({**entry("a"), "evidence": evidence}).evidence == {}
 
 
 # ── reading ─────────────────────────────────────────────────────────────────────────────────────────────────────────

@@ -75,11 +75,10 @@ class Distinct:
         rows = np.concatenate([self._kept, new])
         order = np.lexsort([rows[name] for name in ("sequence", "item", "group", "window")])
         first = np.zeros(len(rows), bool)
-        first[order] = _fresh(rows[order], "window", "group", "item")
+        first[order] = group_starts(rows[order], "window", "group", "item") == np.arange(len(rows))
         mine = np.flatnonzero(first)
         order = mine[np.lexsort([rows[name][mine] for name in ("sequence", "group", "window")])]
-        begin = _fresh(rows[order], "window", "group")
-        start = np.maximum.accumulate(np.where(begin, np.arange(len(order)), 0))
+        start = group_starts(rows[order], "window", "group")
         running = np.cumsum(rows["weight"][order])
         count, total = np.zeros(len(rows), np.int64), np.zeros(len(rows))
         count[order] = np.arange(len(order)) - start + 1
@@ -113,9 +112,9 @@ class Distinct:
         self._kept = rows
 
 
-def _fresh(ordered: np.ndarray, *names: str) -> np.ndarray:
-    """Whether each row differs from the one before it in one of these columns, bool."""
+def group_starts(ordered: np.ndarray, *names: str) -> np.ndarray:
+    """Position of the first row of each row's group, int64, shape (n,); a group are rows one after another that are equal in these columns."""
     fresh = np.ones(len(ordered), bool)
     if len(ordered) > 1:
         fresh[1:] = ~np.logical_and.reduce([ordered[name][1:] == ordered[name][:-1] for name in names])
-    return fresh
+    return np.maximum.accumulate(np.where(fresh, np.arange(len(ordered)), 0))

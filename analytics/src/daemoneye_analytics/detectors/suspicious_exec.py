@@ -6,11 +6,9 @@ from the first second on; what is merely new is `first_seen`'s affair.
 
 from __future__ import annotations
 
-import fnmatch
 import re
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from functools import lru_cache
 from typing import Any, ClassVar, Final
 
 import numpy as np
@@ -20,12 +18,10 @@ from daemoneye.events.flags import Flag
 from daemoneye.findings import Finding, Technique
 from daemoneye_analytics import evidence
 from daemoneye_analytics.detectors.base import Declaration, Parameter, State, detector
+from daemoneye_analytics.detectors.programs import SHELLS, named
 from daemoneye_analytics.detectors.repeats import Repeats
 from daemoneye_analytics.frame import Frame, combine
 
-_SHELLS: Final = (
-    "sh", "bash", "rbash", "dash", "ash", "zsh", "ksh", "ksh93", "mksh", "lksh", "fish", "csh", "tcsh", "busybox",
-)  # fmt: skip
 _SERVICES: Final = (
     "nginx", "httpd", "apache2", "lighttpd", "caddy", "haproxy", "java", "php-fpm*", "php-cgi*", "mysqld", "mariadbd", "postgres",
     "redis-server", "mongod", "memcached", "node", "nodejs", "gunicorn*", "uwsgi*", "uvicorn", "puma", "unicorn", "tomcat*", "catalina*",
@@ -47,7 +43,6 @@ _WORLD_WRITABLE: Final = ("/tmp", "/var/tmp", "/dev/shm", "/run/user", "/run/shm
 _KERNEL_NAMES: Final = (b"kworker/", b"ksoftirqd/", b"kthreadd", b"migration/", b"rcu_", b"kswapd", b"watchdog/")
 _MEMORY: Final = "/dev/shm/"  # noqa: S108
 _FORMAT: Final = 1
-_DISTINCT: Final = 65_536
 _SYSTEM: Final = re.compile(r"(?:/usr)?/(?:s?bin|lib(?:exec|32|64)?)/")
 _RUNC_COPY: Final = re.compile(r"/?(?:memfd:)?runc_cloned:")
 
@@ -113,11 +108,11 @@ class SuspiciousExec:
     declaration: ClassVar[Declaration]
 
     def __init__(self, parameters: Mapping[str, Any]) -> None:
-        self._is_shell = _named((*_SHELLS, *parameters["shells"]))
-        self._is_service = _named((*_SERVICES, *parameters["services"]))
-        self._is_database = _named(_DATABASES)
-        self._is_runtime = _named(_RUNTIMES)
-        self._is_privileged = _named((*_PRIVILEGED, *parameters["privileged"]))
+        self._is_shell = named((*SHELLS, *parameters["shells"]))
+        self._is_service = named((*_SERVICES, *parameters["services"]))
+        self._is_database = named(_DATABASES)
+        self._is_runtime = named(_RUNTIMES)
+        self._is_privileged = named((*_PRIVILEGED, *parameters["privileged"]))
         self._directories = tuple(f"{d.rstrip('/')}/" for d in (*_WORLD_WRITABLE, *parameters["directories"]))
         self._depth = min(parameters["depth"], 8)
         rules: dict[str, tuple[Callable[[Frame], np.ndarray], _Tell]] = {
@@ -357,17 +352,6 @@ class SuspiciousExec:
         section = frame.images.section
         scripts = np.flatnonzero(section.rows["flags"] & np.uint32(Flag.SCRIPT))
         if len(scripts):
-            named = [self._is_service(decode(name)) for name in section.take(scripts).values("filename")]
-            out[scripts] |= np.array(named)
+            known = [self._is_service(decode(name)) for name in section.take(scripts).values("filename")]
+            out[scripts] |= np.array(known)
         return out
-
-
-def _named(names: Iterable[str]) -> Callable[[str], bool]:
-    """Whether a path's last component is one of some names, in which `*` stands for any characters; answers are remembered."""
-    pattern = re.compile("|".join(fnmatch.translate(name) for name in names))
-
-    @lru_cache(maxsize=_DISTINCT)
-    def is_named(path: str) -> bool:
-        return pattern.match(path.removesuffix(" (deleted)").rpartition("/")[2]) is not None
-
-    return is_named
