@@ -24,6 +24,9 @@
 #define DE_MSG_PEEK     0x2
 #define DE_MSG_ERRQUEUE 0x2000
 
+/* Sockets that found no room: address and identity. */
+BPF_TABLE("lru_hash", u64, u64, sockets_untold, 8192);
+
 #define DE_BOTH_EVENTS (1ULL << DE_EVENT_SOCKET_OPEN | 1ULL << DE_EVENT_SOCKET_CLOSE)
 
 /* Which of the two events are wanted, as their bits, and the moment; 0 if none is, or without a reader. */
@@ -121,12 +124,19 @@ static __always_inline void de_tell(struct de_socket_close *row, u64 now, u64 ev
 }
 _Static_assert(sizeof(struct de_socket_slot) == sizeof(struct de_socket_close), "slot");
 
-/* Keep a socket. One that finds no room is never told of: it counts as lost. */
-static __always_inline int de_keep(u64 key, struct de_socket *socket)
+/* Keep a socket. One that finds no room is not told of, and counts: once, not at each use, as long as it is among the
+ * newest of them. */
+static __always_inline int de_keep(u64 key, struct de_socket *socket, int begins)
 {
+    u64 *counted;
+
     if (!sockets.update(&key, socket))
         return 1;
-    de_count(DE_CONTROL_DROPS + DE_RING_SOCKET);
+    counted = sockets_untold.lookup(&key);
+    if (begins || !counted || *counted != socket->identity) {
+        sockets_untold.update(&key, &socket->identity);
+        de_count(DE_CONTROL_UNTOLD);
+    }
     return 0;
 }
 
@@ -216,7 +226,7 @@ static __always_inline int de_socket_used(void *sk, int ret, u32 flags, int sent
         }
         fresh.told = 1;
         /* Never an owner in place: another processor may have given the place to another socket meanwhile. */
-        if (!de_keep(key, &fresh))
+        if (!de_keep(key, &fresh, 0))
             return 0;
         de_tell(&fresh.row, now, events, DE_EVENT_SOCKET_OPEN, 0);
         known = sockets.lookup(&key);

@@ -115,7 +115,7 @@ int socket_state(struct bpf_raw_tracepoint_args *ctx)
         de_fill_owner(&fresh.row, now);
     if (state == DE_TCP_LISTEN)
         fresh.told = 1;
-    if (de_keep(key, &fresh) && state == DE_TCP_LISTEN) {
+    if (de_keep(key, &fresh, 1) && state == DE_TCP_LISTEN) {
         u32 backlog = DE_READ(u32, sk, DE_OFF_SOCK_BACKLOG);
 
         de_tell(&fresh.row, now, events, DE_EVENT_SOCKET_OPEN, backlog < 0xffff ? backlog : 0xffff);

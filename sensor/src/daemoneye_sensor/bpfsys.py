@@ -18,8 +18,8 @@ import numpy as np
 from daemoneye.errors import MachineError
 
 _SYSCALL: Final = {"x86_64": 321, "aarch64": 280, "riscv64": 280, "ppc64le": 361, "s390x": 351}
-_MAP_LOOKUP_ELEM, _MAP_DELETE_ELEM, _MAP_GET_NEXT_KEY, _OBJ_GET = 1, 3, 4, 7
-_MAP_LOOKUP_AND_DELETE_ELEM, _MAP_LOOKUP_BATCH = 21, 24
+_MAP_LOOKUP_ELEM, _MAP_UPDATE_ELEM, _MAP_DELETE_ELEM, _MAP_GET_NEXT_KEY, _OBJ_GET = 1, 2, 3, 4, 7
+_MAP_LOOKUP_BATCH, _MAP_LOOKUP_AND_DELETE_BATCH = 24, 25
 _BATCH: Final = struct.Struct("<QQQQIIQQ")
 _AT_ONCE: Final = 4096
 _NOT_SUPPORTED: Final = frozenset({errno.EINVAL, errno.EOPNOTSUPP, 524})
@@ -63,17 +63,42 @@ def clear_u64_map(fd: int) -> None:
 
 def lookup_batch(fd: int, value: np.dtype[Any]) -> tuple[np.ndarray, np.ndarray]:
     """Everything that a hash map with u64 keys holds: keys (n,) and values (n,). What comes and goes meanwhile may be in it or not."""
+    return _batches(_MAP_LOOKUP_BATCH, fd, np.dtype(np.uint64), value)
+
+
+def drain(fd: int, key: np.dtype[Any], value: np.dtype[Any]) -> tuple[np.ndarray, np.ndarray]:
+    """Take everything out of a hash map: keys (n,) and values (n,); one by one before 5.6."""
+    try:
+        return _batches(_MAP_LOOKUP_AND_DELETE_BATCH, fd, key, value)
+    except OSError as error:
+        if error.errno not in _NOT_SUPPORTED:
+            raise
+    keys, values = [], []
+    following = ctypes.create_string_buffer(key.itemsize)
+    while True:
+        try:
+            _bpf(_MAP_GET_NEXT_KEY, struct.pack("<IIQQQ", fd, 0, 0, ctypes.addressof(following), 0))
+        except FileNotFoundError:
+            break
+        if (found := lookup(fd, following.raw, value.itemsize)) is not None:
+            keys.append(following.raw)
+            values.append(found)
+        delete(fd, following.raw)
+    return np.frombuffer(b"".join(keys), key), np.frombuffer(b"".join(values), value)
+
+
+def _batches(command: int, fd: int, key: np.dtype[Any], value: np.dtype[Any]) -> tuple[np.ndarray, np.ndarray]:
     cursor = np.zeros(1, np.uint64)
     parts: list[tuple[np.ndarray, np.ndarray]] = []
     more = True
     while more:
-        keys, values = np.empty(_AT_ONCE, np.uint64), np.empty(_AT_ONCE, value)
+        keys, values = np.empty(_AT_ONCE, key), np.empty(_AT_ONCE, value)
         begin = cursor.ctypes.data if parts else 0
         attr = ctypes.create_string_buffer(
             _BATCH.pack(begin, cursor.ctypes.data, keys.ctypes.data, values.ctypes.data, _AT_ONCE, fd, 0, 0), 128
         )
         try:
-            _bpf(_MAP_LOOKUP_BATCH, attr)
+            _bpf(command, attr)
         except FileNotFoundError:  # the end
             more = False
         count = _BATCH.unpack_from(attr)[4]
@@ -81,24 +106,40 @@ def lookup_batch(fd: int, value: np.dtype[Any]) -> tuple[np.ndarray, np.ndarray]
     return np.concatenate([keys for keys, _ in parts]), np.concatenate([values for _, values in parts])
 
 
-def take(fd: int, key: int, size: int) -> bytes | None:
-    """Remove a u64 key from a hash map; its value of `size` bytes, None if it is gone already.
-
-    Before 5.14 the value is read just before.
-    """
-    name, value = ctypes.create_string_buffer(struct.pack("<Q", key), 8), ctypes.create_string_buffer(size)
-    attr = struct.pack("<IIQQQ", fd, 0, ctypes.addressof(name), ctypes.addressof(value), 0)
+def lookup(fd: int, key: bytes, size: int) -> bytes | None:
+    """A value of `size` bytes (of a per-CPU map: those of all processors); None without one."""
+    name, value = ctypes.create_string_buffer(key, len(key)), ctypes.create_string_buffer(size)
     try:
-        try:
-            _bpf(_MAP_LOOKUP_AND_DELETE_ELEM, attr)
-        except OSError as error:
-            if error.errno not in _NOT_SUPPORTED:
-                raise
-            _bpf(_MAP_LOOKUP_ELEM, attr)
-            _bpf(_MAP_DELETE_ELEM, struct.pack("<IIQQQ", fd, 0, ctypes.addressof(name), 0, 0))
+        _bpf(_MAP_LOOKUP_ELEM, struct.pack("<IIQQQ", fd, 0, ctypes.addressof(name), ctypes.addressof(value), 0))
     except FileNotFoundError:
         return None
     return value.raw
+
+
+def update(fd: int, key: bytes, value: bytes) -> None:
+    """Set a value.
+
+    Raises:
+        OSError: No room (E2BIG).
+    """
+    name, new = ctypes.create_string_buffer(key, len(key)), ctypes.create_string_buffer(value, len(value))
+    _bpf(_MAP_UPDATE_ELEM, struct.pack("<IIQQQ", fd, 0, ctypes.addressof(name), ctypes.addressof(new), 0))
+
+
+def delete(fd: int, key: bytes) -> bool:
+    """Remove a key; whether it was there."""
+    name = ctypes.create_string_buffer(key, len(key))
+    try:
+        _bpf(_MAP_DELETE_ELEM, struct.pack("<IIQQQ", fd, 0, ctypes.addressof(name), 0, 0))
+    except FileNotFoundError:
+        return False
+    return True
+
+
+def processors() -> int:
+    """How many processors a value of a per-CPU map is for: those that may ever be there."""
+    ranges = [part.split("-") for part in Path("/sys/devices/system/cpu/possible").read_text().strip().split(",")]
+    return sum(int(ends[-1]) - int(ends[0]) + 1 for ends in ranges)
 
 
 def fdinfo(fd: int) -> dict[str, str]:

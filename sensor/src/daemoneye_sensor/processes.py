@@ -38,6 +38,7 @@ class ProcessTable:
     def __init__(self) -> None:
         """Empty."""
         self._known = section_of(PROCESS_EXEC, {}, 0)
+        self._images = Images(self._known)
         self._exited = np.zeros(0, np.uint64)
         self._held = np.zeros(0, np.uint64)
         self._updates = 0
@@ -47,6 +48,13 @@ class ProcessTable:
     def __len__(self) -> int:
         """Images."""
         return len(self._known.rows)
+
+    @property
+    def images(self) -> Images:
+        """The images as of now, for what happened since the newest batch, or is told of only now."""
+        if self._images.section is not self._known:
+            self._images = Images(self._known)
+        return self._images
 
     def seed(self, section: Section) -> None:
         """Add images read from /proc or from a recording; those whose process is known already are left out."""

@@ -52,6 +52,7 @@ PROGRAMS: Final = {
 """Function → raw tracepoint; the file is bpf/programs/<function>.bpf.c. cgroup_announce comes first: rows refer to what it sends."""
 SOCKET_PROGRAMS: Final = {
     "socket_state": "inet_sock_set_state",
+    "socket_destroy": "tcp_destroy_sock",
     "socket_send": "sock_send_length",
     "socket_recv": "sock_recv_length",
 }
@@ -62,7 +63,7 @@ _SOCKETS: Final = "include/sockets.bpf.h"
 RINGS: Final = ("exec", "process", "blob", "socket")
 """In order of their counters' slots. Rings of other releases may lack the last ones."""
 _OPAQUE: Final = np.dtype((np.void, 8))
-_CONTROL_LEASE, _CONTROL_EVENTS, _CONTROL_LAPSED, _CONTROL_EPOCH, _CONTROL_RECORDS = 0, 1, 2, 3, 4
+_CONTROL_LEASE, _CONTROL_EVENTS, _CONTROL_LAPSED, _CONTROL_EPOCH, _CONTROL_RECORDS, _CONTROL_UNTOLD = range(6)
 _CONTROL_DROPS, _CONTROL_READ = 8, 24
 _SOCKET_EVENTS: Final = sum(1 << record.id for record in BY_RING["socket"])
 _FIRST_RECORDS: Final = 0x798A32519A0D
@@ -157,9 +158,9 @@ class Pinned:
         self._control[_CONTROL_LAPSED] = 0
 
     def dropped(self) -> dict[str, int]:
-        """Records that found no room, by ring, and those of lapsed leases under `lease`; since the rings were made."""
+        """What was lost since the rings were made: records without room by ring, those of lapsed leases (`lease`), untold sockets (`table`)."""
         counts = {name: int(self._control[_CONTROL_DROPS + i]) for i, name in enumerate(RINGS)}
-        counts["lease"] = int(self._control[_CONTROL_LAPSED])
+        counts["lease"], counts["table"] = int(self._control[_CONTROL_LAPSED]), int(self._control[_CONTROL_UNTOLD])
         return counts
 
     def held(self) -> dict[str, int]:
