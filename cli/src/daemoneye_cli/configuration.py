@@ -33,6 +33,7 @@ class Sizes:
     exec_ring: int = 4 * MIB
     process_ring: int = 2 * MIB
     blob_ring: int = 4 * MIB
+    socket_ring: int = 4 * MIB
 
 
 @dataclass(frozen=True, slots=True)
@@ -106,8 +107,10 @@ def sensor(plan: Plan, broker: Broker) -> dict[str, Any]:
             "exec_bytes": sizes.exec_ring,
             "process_bytes": sizes.process_ring,
             "blob_bytes": sizes.blob_ring,
+            "socket_bytes": sizes.socket_ring,
         },
         "kernel_monitoring": plan.policy.policy.spec.kernel_monitoring.model_dump(mode="json"),
+        "network_monitoring": plan.policy.policy.spec.network_monitoring.model_dump(mode="json"),
         "status_interval_s": plan.status_interval_s,
     }
 

@@ -125,6 +125,8 @@ def shown(value: Any) -> str:
         case dict() if set(value) <= {"matchLabels", "matchExpressions"}:
             labels = [f"{key}={text}" for key, text in sorted((value.get("matchLabels") or {}).items())]
             return ", ".join([*labels, *map(_requirement, value.get("matchExpressions") or ())]) or "everything"
+        case {"enabled": False} if "name" not in value:
+            return "off"  # whatever else it says
         case dict():
             return " ".join(f"{key}={shown(item)}" for key, item in value.items() if item not in (None, "", {}))
     return str(value)
@@ -139,8 +141,10 @@ def _walk(spec: Mapping[str, Any], spelling: Spelling) -> Iterator[tuple[str, st
             continue
         content = spec.get(section) or {}
         for (key, field), name in zip(keys(model, "camel").items(), keys(model, spelling), strict=True):
-            value = content.get(key)
-            yield section, key, f"{root}.{spelled}.{name}", field, _default(field) if value is None else value
+            value, default = content.get(key), _default(field)
+            if isinstance(default, dict) and isinstance(value, Mapping):
+                value = {**default, **value}  # what it leaves out is as by default
+            yield section, key, f"{root}.{spelled}.{name}", field, default if value is None else value
 
 
 def _model(field: FieldInfo) -> type[BaseModel] | None:
@@ -150,6 +154,8 @@ def _model(field: FieldInfo) -> type[BaseModel] | None:
 
 def _default(field: FieldInfo) -> Any:
     default = field.get_default(call_default_factory=True, validated_data={})
+    if isinstance(default, BaseModel):
+        return default.model_dump(mode="json", by_alias=True)
     return list(default) if isinstance(default, tuple) else default
 
 

@@ -144,7 +144,7 @@ async def access(kube: Kubectl, release: Release, *, on_trouble: Callable[[str],
         fix = f"NetworkPolicies let pods of namespace {release.namespace} with the labels {labels} pass; {_DOCTOR}"
         yield {**secret, "url": where.url, "fix": fix}
         return
-    forward = _Forward(kube, release, on_trouble)
+    forward = Forward(kube, release.namespace, f"service/{release.fullname}-nats", PORT, on_trouble)
     port = await forward.start()
     try:
         url = f"tls://127.0.0.1:{port}"
@@ -153,12 +153,17 @@ async def access(kube: Kubectl, release: Release, *, on_trouble: Callable[[str],
         await forward.stop()
 
 
-class _Forward:
-    """A port-forward on one local port: started again when it breaks, for the broker's pod may be replaced."""
+class Forward:
+    """A port-forward on one local port: started again when it breaks, for the pod may be replaced."""
 
-    def __init__(self, kube: Kubectl, release: Release, on_trouble: Callable[[str], None]) -> None:
+    def __init__(
+        self, kube: Kubectl, namespace: str, target: str, remote: int, on_trouble: Callable[[str], None]
+    ) -> None:
+        """`target` is what kubectl forwards to, such as ``service/NAME``, `remote` the port there."""
         self._kube = kube
-        self._release = release
+        self._namespace = namespace
+        self._target = target
+        self._remote = remote
         self._on_trouble = on_trouble
         self._port = 0
         self._task: asyncio.Task[None] | None = None
@@ -172,8 +177,8 @@ class _Forward:
                 return await begun
         except TimeoutError:
             await self.stop()
-            message = f"kubectl port-forward to {self._service} did not begin within {_READY_S:g} s"
-            raise MachineError(message, fix="kubectl daemoneye status shows whether the broker is ready") from None
+            message = f"kubectl port-forward to {self._target} did not begin within {_READY_S:g} s"
+            raise MachineError(message, fix="kubectl daemoneye status shows whether it is ready") from None
         except BaseException:
             await self.stop()
             raise
@@ -183,10 +188,6 @@ class _Forward:
         if self._task is not None:
             self._task.cancel()
             await asyncio.wait([self._task])
-
-    @property
-    def _service(self) -> str:
-        return f"service/{self._release.fullname}-nats"
 
     async def _run(self, begun: asyncio.Future[int]) -> None:
         while True:
@@ -199,15 +200,15 @@ class _Forward:
                     return
                 trouble = str(error)
             if not begun.done():
-                begun.set_exception(MachineError(f"kubectl port-forward to {self._service} ended at once"))
+                begun.set_exception(MachineError(f"kubectl port-forward to {self._target} ended at once"))
                 return
-            self._on_trouble(f"kubectl port-forward to {self._service}: {trouble}; starting it again")
+            self._on_trouble(f"kubectl port-forward to {self._target}: {trouble}; starting it again")
             await asyncio.sleep(_RETRY_S)
 
     async def _once(self, begun: asyncio.Future[int]) -> None:
-        where = ("--namespace", self._release.namespace, "--address", "127.0.0.1")
-        ports = f"{self._port or ''}:{PORT}"
-        async with self._kube.running("port-forward", *where, self._service, ports) as process:
+        where = ("--namespace", self._namespace, "--address", "127.0.0.1")
+        ports = f"{self._port or ''}:{self._remote}"
+        async with self._kube.running("port-forward", *where, self._target, ports) as process:
             assert process.stdout is not None  # noqa: S101 - for mypy: it is piped
             assert process.stderr is not None  # noqa: S101 - as above
             # A pipe that nobody reads would hold kubectl up; what it says of single connections is of no use to anybody.

@@ -131,6 +131,22 @@ def buckets(
     )
 
 
+def evidence(*, max_bytes: int = 256 * _MIB, max_age: float = 7 * _DAY_S) -> Stream:
+    """The object store of evidence, where an installation keeps any."""
+    bucket = subjects.EVIDENCE_BUCKET
+    return Stream(
+        name=f"OBJ_{bucket}",
+        subjects=(f"$O.{bucket}.C.>", f"$O.{bucket}.M.>"),
+        max_bytes=max_bytes,
+        max_age=max_age,
+        duplicate_window=120.0,
+        max_msg_size=_MIB,
+        # What is new matters more; an object that has lost chunks is found out by whoever reads it.
+        allow_rollup=True,
+        description="Packets that were kept because of findings",
+    )
+
+
 def reserved_bytes(streams: Iterable[Stream]) -> int:
     """Bytes that the broker sets aside for ``streams``."""
     return sum(stream.max_bytes for stream in streams)

@@ -6,6 +6,7 @@ Responsible for every name that two processes must agree on; not for what the st
 
 from __future__ import annotations
 
+import base64
 import re
 from typing import Final
 
@@ -24,6 +25,8 @@ NODES_BUCKET: Final = "daemoneye_nodes"
 CONFIGS_BUCKET: Final = "daemoneye_configs"
 """KV bucket of configurations by their hash, and of analytics' own under ANALYTICS_CONFIG."""
 ANALYTICS_CONFIG: Final = "analytics"
+EVIDENCE_BUCKET: Final = "daemoneye_evidence"
+"""Object store of packets that were kept because of a finding. Chunks lie under the escaped node, so that a sensor writes its own only."""
 
 _ESCAPE: Final = "_"
 _UNSAFE: Final = re.compile(rb"[^A-Za-z0-9-]")
@@ -119,6 +122,31 @@ def node_config(node: str) -> str:
 def node_pod(node: str, cgroup_uid: str) -> str:
     """Key in NODES_BUCKET of one pod of ``node`` (its plain name)."""
     return f"{escape_node(node)}.pod.{cgroup_uid}"
+
+
+def evidence_arm(node: str) -> str:
+    """Subject on which analytics asks ``node`` (its plain name) to keep packets."""
+    return f"{PREFIX}.evidence.arm.{escape_node(node)}"
+
+
+def evidence_kept(node: str) -> str:
+    """Subject on which ``node`` (its plain name) says what it kept."""
+    return f"{PREFIX}.evidence.kept.{escape_node(node)}"
+
+
+def evidence_answer(node: str) -> str:
+    """Subject on which analytics answers that: no reply, whose subject whoever asks could choose."""
+    return f"{PREFIX}.evidence.answer.{escape_node(node)}"
+
+
+def evidence_chunks(node: str, upload: str) -> str:
+    """Subject of the chunks of one upload of ``node`` (its plain name)."""
+    return f"$O.{EVIDENCE_BUCKET}.C.{escape_node(node)}.{upload}"
+
+
+def evidence_entry(finding: str) -> str:
+    """Subject of what the bucket says of a finding: where object stores have an object's information."""
+    return f"$O.{EVIDENCE_BUCKET}.M.{base64.urlsafe_b64encode(finding.encode()).decode()}"
 
 
 def key_value(bucket: str, key: str) -> str:

@@ -103,6 +103,17 @@ def not_ready(kubectl):
     )
 
 
+def misspelt(kubectl):
+    value = policy("a", ("False", "BadDetector", "There is no detector 'x'"))
+    value["status"]["conditions"][-1] = {
+        "type": "AnalyticsAvailable",
+        "status": "False",
+        "reason": "BadDetector",
+        "message": "There is no detector 'x'",
+    }
+    kubectl.lists("get daemoneyepolicies*", value)
+
+
 def silent(kubectl):
     value = policy("a")
     value["status"]["conditions"][-1] = {
@@ -149,6 +160,14 @@ def test_what_is_missing_is_named_with_its_fix(installed, change, name, detail, 
     assert detail in found[name]["detail"]
     assert fix in found[name]["fix"]
     assert answer == status
+
+
+def test_a_detector_that_does_not_exist_is_the_policys_fault_and_not_analytics(installed, capsys):
+    misspelt(installed)
+    answer, found = checks(capsys)
+    assert answer == 3
+    assert [name for name, check in found.items() if not check["ok"]] == ["policies"]
+    assert "BadDetector: There is no detector 'x'" in found["policies"]["detail"]
 
 
 def test_without_a_cluster_one_check_fails(kubectl, capsys):

@@ -11,6 +11,7 @@ from daemoneye.envelope import Envelope
 from daemoneye.events import jsonread
 from daemoneye.streams import declared
 from daemoneye_cli import client
+from daemoneye_cli.commands.cluster import events
 from daemoneye_cli.main import main
 from tests.support.broker import Broker, running
 from tests.unit.cli.fakekubectl import Kubectl, forwarded_to, secret, started, told, with_broker
@@ -129,9 +130,10 @@ async def test_following_outlives_its_port_forward_and_ends_it(forwarded, broker
     assert not forwarded.running("port-forward")
 
 
-def test_a_certificate_of_somebody_else_is_refused(forwarded, broker, tmp_path, capsys):
+def test_a_certificate_of_somebody_else_is_refused_at_once(forwarded, broker, tmp_path, capsys, monkeypatch):
     from tests.cluster.harness.pki import Authority
 
+    monkeypatch.setattr("daemoneye_cli.client._FIRST_S", 600.0)
     Authority(tmp_path / "other")
     data = {**broker.secrets.secrets["daemoneye-broker-cli"], "ca.crt": (tmp_path / "other" / "ca.crt").read_bytes()}
     forwarded.gives("get secret daemoneye-broker-cli*", secret(data))
@@ -252,3 +254,13 @@ def test_an_event_that_is_none(capsys):
     error = capsys.readouterr().err
     assert "there is no such event; there are" in error
     assert "process_exec" in error
+
+
+def test_a_pod_is_chosen_on_either_side_of_a_conversation():
+    keep = events.wanted(None, ("shop", "till-1"), None, frozenset({"u-2"}))
+    till = {"namespace": "shop", "pod": "till-1"}
+    assert keep({**till, "peer": {"pod_uid": "u-9"}})
+    assert keep({"pod_uid": "u-9", "peer": till})
+    assert keep({"pod_uid": "u-9", "peer": {"pod_uid": "u-2"}})
+    assert not keep({"pod_uid": "u-9", "peer": {"namespace": "shop", "pod": "till-2"}})
+    assert not keep({"pod_uid": "u-9", "peer": "till-1"})

@@ -12,7 +12,9 @@ from daemoneye_cli.machine import Machine
 from daemoneye_cli.main import main
 
 ALL_CAPABILITIES = "CapEff:\t000001ffffffffff\n"
-BTF = b"\x9f\xeb\x01\x00" + b"".join(b"\0btf_trace_" + name.encode() + b"\0" for name in checks.TRACEPOINTS)
+BTF = b"\x9f\xeb\x01\x00" + b"".join(
+    b"\0btf_trace_" + name.encode() + b"\0" for name in (*checks.TRACEPOINTS, *checks.SOCKET_TRACEPOINTS)
+)
 FILES: dict[str, str | bytes] = {
     "proc/sys/kernel/osrelease": "6.1.0-25-amd64\n",
     "proc/self/status": ALL_CAPABILITIES,
@@ -61,6 +63,8 @@ def test_a_machine_that_has_everything(machine, tmp_path):
         ("btf", {"sys__kernel__btf__vmlinux": None}, "No such file", "CONFIG_DEBUG_INFO_BTF"),
         ("btf", {"sys__kernel__btf__vmlinux": b"ELF"}, "is no BTF", "kernel"),
         ("tracepoints", {"sys__kernel__btf__vmlinux": BTF.replace(b"signal_generate", b"x")}, "missing: signal_generate", "CONF"),
+        ("socket_tracepoints", {"sys__kernel__btf__vmlinux": BTF.replace(b"sock_recv_length", b"x")}, "sock_recv_length: accepted connections lack", "6.18"),
+        ("socket_tracepoints", {"sys__kernel__btf__vmlinux": None}, "no socket is seen", "6.18"),
         ("tracefs", {"proc__self__mounts": ""}, "not mounted", "mount -t tracefs"),
         ("tracefs", {"proc__self__mounts": "", "proc__filesystems": ""}, "not known", "CONFIG_FTRACE"),
         ("bpffs", {"proc__self__mounts": "", "proc__filesystems": ""}, "not mounted", "mount -t bpf"),

@@ -14,10 +14,14 @@ from daemoneye.envelope import Batch, Envelope
 from daemoneye.events import jsonread
 from daemoneye.events.addresses import packed, protocol_name, protocol_number, text
 from daemoneye.events.arrow import to_arrow
-from daemoneye.events.codec import section_of
+from daemoneye.events.base import derive
+from daemoneye.events.cgroup_identity import CGROUP_IDENTITY
+from daemoneye.events.codec import Section, section_of
 from daemoneye.events.dns_query import DNS_QUERY
 from daemoneye.events.flags import Flag
 from daemoneye.events.jsonform import events_json
+from daemoneye.events.pod_identity import POD_IDENTITY
+from daemoneye.events.process_exec import PROCESS_EXEC
 from daemoneye.events.registry import EVENTS
 from daemoneye.events.tls_client_hello import TLS_CLIENT_HELLO
 
@@ -108,3 +112,48 @@ def test_addresses_and_protocols_have_one_text() -> None:
         assert text(packed(address)) == address
     assert protocol_name(6) == "tcp"
     assert (protocol_number("tcp"), protocol_number("99"), protocol_number(99)) == (6, 99, 99)
+
+
+def test_both_sides_processes_are_told_and_read_back() -> None:
+    images = section_of(
+        PROCESS_EXEC,
+        {"time": [5, 6], "pid": [7, 8], "start_time": [5, 6], "ppid": [1, 1], "exe": [b"/usr/bin/dig", b"/coredns"], "argv": [b"dig\0x\0", b"/coredns\0"],
+         "uid": [1000, 0], "cgroup_id": [30, 40]}, 2, context=True,
+    )  # fmt: skip
+    derive(PROCESS_EXEC, images.rows)
+    identities = section_of(
+        CGROUP_IDENTITY, {"cgroup_id": [30, 40], "state": [2, 2], "path": [b"/a", b"/b"], "container_id": [b"", b"c" * 64], "pod_uid": [b"", b"p"],
+        "runtime": [b"", b""], "path_v1": [b"", b""], "workload": [b"host/systemd/a.service", b"dns/Deployment/coredns/main"]}, 2, context=True,
+    )  # fmt: skip
+    pods = section_of(
+        POD_IDENTITY, {"cgroup_id": [40], "namespace": [b"kube-system"], "pod": [b"coredns-1"], "labels": [b"k8s-app=kube-dns\0"]}, 1, context=True
+    )  # fmt: skip
+    rows = section_of(
+        DNS_QUERY, {"event": DNS_QUERY.id, **SIDES, **DNS, "pid": [7, 8], "start_time": [5, 6], "uid": [1000, 0], "ppid": [1, 1],
+         "cgroup_id": [30, 40], "attribution": [2, 2],
+        "direction": [1, 2], "peer_pid": [8, 0], "peer_start_time": [6, 0], "peer_cgroup_id": [40, 0], "peer_attribution": [1, 0]}, 2,
+    )  # fmt: skip
+    about = Envelope("node", "boot", 1, "bulk", 0, 2, 1_767_225_600_000_000_000, positions={})
+
+    def told(*sections: Section) -> list[dict[str, Any]]:
+        return list(events_json(envelope.decode(envelope.encode(about, sections))))
+
+    first, second = told(rows, images, identities, pods)
+    assert (first["direction"], first["exe"], first["attribution"]) == ("outbound", "/usr/bin/dig", "tuple")
+    peer = first["peer"]
+    assert (peer["pid"], peer["exe"], peer["argv"], peer["attribution"]) == (8, "/coredns", ["/coredns"], "nat")
+    assert (peer["namespace"], peer["pod"], peer["labels"]) == ("kube-system", "coredns-1", {"k8s-app": "kube-dns"})
+    assert peer["workload"] == "dns/Deployment/coredns/main"
+    assert not [name for name in first if name.startswith("peer_")]
+    assert (second["direction"], second["exe"], second["pod"]) == ("inbound", "/coredns", "coredns-1")
+    assert "peer" not in second
+
+    read = [row for line in (first, second) if (row := jsonread.parse_line(json.dumps(line).encode()))]
+    sections, context, known = jsonread.sections_of(read)
+    again = told(*sections, Section(context.record, context.rows, context.heap, context=True), known, pods)
+    assert again == [first, second]
+
+
+def test_without_a_process_there_is_no_direction() -> None:
+    first, _ = events_json(batch(DNS_QUERY, **DNS))
+    assert not {"direction", "peer", "peer_attribution"} & set(first)

@@ -16,7 +16,7 @@ from daemoneye.podidentity import PodIdentity
 from daemoneye_sensor.enrich.bundles import Bundles
 from daemoneye_sensor.enrich.podrows import PodIdentities
 from daemoneye_sensor.enrich.pods import Pods
-from daemoneye_sensor.enrich.selection import Selection
+from daemoneye_sensor.enrich.selection import Selection, captures
 
 UID = "0a1b2c3d-1111-4222-8333-0123456789ab"
 STATIC = "d0cf" * 8
@@ -280,3 +280,28 @@ def test_texts_of_a_hostile_document_still_become_rows(tmp_path: Path) -> None:
     assert node.pods.take(UID, json.dumps(hostile).encode())
     (row,) = node.rows(POD)
     assert row["namespace"] == "\\ud800"
+
+
+def test_packets_are_judged_by_the_policies_that_capture(tmp_path: Path) -> None:
+    tap = NodePolicy(
+        "tap", "3", 1, host=False, pod_selector={"matchLabels": {"app": "till"}}, kernel={"enable_ebpf": False}, network={"enable_packet_capture": True}
+    )  # fmt: skip
+    node = Node(tmp_path, ALL, tap)
+    packets = PodIdentities(node.pods, Bundles(tmp_path), node.identities.cgroups)
+    assert packets.excluded(pairs_of(0, HOST)).tolist() == [0, HOST], (
+        "nothing belongs to anybody before it is told who captures"
+    )
+    packets.select(Selection(NodeConfig((ALL, tap)), captures))
+    node.pods.take(UID, document(app="till"))
+    pairs = pairs_of(0, HOST, POD)
+    assert packets.excluded(pairs).tolist() == [HOST]
+    assert node.excluded(0, HOST, POD) == []
+    named = packets.context(pairs)[1]
+    assert [raw.decode() for raw in named.values("policies")] == ["tap\0", "", "tap\0"], (
+        "what has no process belongs to whoever captures"
+    )
+    assert [row["policies"] for row in node.rows(HOST, POD)] == ["all\0", "all\0"]
+    node.pods.take(UID, document(app="other"))
+    assert packets.excluded(pairs).tolist() == [HOST, POD]
+    node.identities.learn({7: ("/", f"/kubepods/pod{UID}/{'aa' * 32}")})
+    assert packets.excluded(pairs_of(7)).tolist() == [7], "what one learns the other knows"

@@ -40,6 +40,7 @@ LATER: Final = {
     "es": "macOS monitoring (Endpoint Security)",
 }
 _SUMMARY: Final = 20
+_NO_EVIDENCE: Final = "packets of findings are kept in clusters only"
 
 
 def add(commands: Subparsers) -> None:
@@ -81,7 +82,7 @@ def run(options: argparse.Namespace) -> int:
         _say(note)
     if options.scores:
         _say("--scores: scores arrive with behavioural models; this release writes none")
-    idle = tuple(str(entry) for entry in inactive(policy.policy, spelling=policy.spelling))
+    idle = tuple(str(entry) for entry in inactive(policy.policy, spelling=policy.spelling, no_evidence=_NO_EVIDENCE))
     if output != "live":
         for entry in idle:
             _say(entry)
@@ -143,9 +144,11 @@ def _check_input(form: str, path: Path | None, policy: LoadedPolicy) -> None:
                 return
         except OSError as error:
             raise ConfigError(f"--{form} {path}: cannot be read: {error.strerror}") from None
-    if not policy.policy.spec.kernel_monitoring.enable_ebpf:
+    spec = policy.policy.spec
+    if not spec.kernel_monitoring.enable_ebpf and not spec.network_monitoring.enable_packet_capture:
         raise ConfigError(
-            "the policy turns eBPF off and neither --replay nor --pcap is given: there is nothing to watch on this machine"
+            "the policy turns eBPF off, captures no packets, and neither --replay nor --pcap is given: "
+            "there is nothing to watch on this machine"
         )
 
 

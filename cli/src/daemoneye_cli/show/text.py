@@ -119,11 +119,20 @@ def conversation(name: str, content: Mapping[str, Any]) -> str:
     ]
     if content.get("answers"):
         words.append(shorten(", ".join(plain(answer) for answer in _list(content["answers"])), _ARGV_SHOWN))
-    if content.get("pid"):
-        words.append(process(content))
+    peer = content.get("peer")
+    # Sockets say themselves which side they are; of packets, whoever is spoken to comes behind a `to`.
+    spoken_to = content.get("direction") == "inbound" and not name.startswith("socket_")
+    words += [f"{'to ' if spoken_to else ''}{_whose(content)}"] if content.get("pid") else []
+    words += [f"to {_whose(peer)}"] if isinstance(peer, Mapping) and peer.get("pid") else []
     return " · ".join(
         part for part in (f"{plain(content.get('time'))} {name} {plain(content.get('proto'))} {ends}", *words) if part
     )
+
+
+def _whose(entry: Mapping[str, Any]) -> str:
+    """A process, and its pod where it has one."""
+    pod = f" in {plain(entry.get('namespace'))}/{plain(entry['pod'])}" if entry.get("pod") else ""
+    return f"{process(entry)}{pod}"
 
 
 def _endpoint(content: Mapping[str, Any], side: str) -> str:

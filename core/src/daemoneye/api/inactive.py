@@ -32,12 +32,25 @@ class Inactive:
         return f"{self.setting} is inactive: {self.reason}"
 
 
-def inactive(policy: DaemonEyePolicy, platform: str = sys.platform, *, spelling: Spelling = "camel") -> list[Inactive]:
-    """Name the settings of ``policy`` that are asked for and not served on ``platform`` (as :data:`sys.platform`)."""
-    return [
-        Inactive(_path(policy.spec, section, field, spelling), reason)
-        for section, field, reason in _findings(policy.spec, platform)
-    ]
+def inactive(
+    policy: DaemonEyePolicy, platform: str = sys.platform, *, spelling: Spelling = "camel", no_evidence: str = ""
+) -> list[Inactive]:
+    """Name the settings of ``policy`` that are asked for and not served on ``platform`` (as :data:`sys.platform`).
+
+    ``no_evidence`` says why no packets are kept because of findings, if nobody keeps any.
+    """
+    found = [*_findings(policy.spec, platform), *_evidence(policy.spec, no_evidence)]
+    return [Inactive(_path(policy.spec, section, field, spelling), reason) for section, field, reason in found]
+
+
+def _evidence(spec: PolicySpec, no_evidence: str) -> Iterator[tuple[str, str, str]]:
+    network = spec.network_monitoring
+    if not network.evidence.enabled:
+        return
+    if no_evidence:
+        yield "network_monitoring", "evidence", no_evidence
+    elif not network.enable_packet_capture:
+        yield "network_monitoring", "evidence", "the policy captures no packets that could be kept"
 
 
 def _findings(spec: PolicySpec, platform: str) -> Iterator[tuple[str, str, str]]:
@@ -65,8 +78,8 @@ def _findings(spec: PolicySpec, platform: str) -> Iterator[tuple[str, str, str]]
             else f"Endpoint Security is a part of macOS, and this is {system}"
         )
         yield "kernel_monitoring", "enable_endpoint_security", reason
-    if spec.network_monitoring.enable_packet_capture:
-        yield "network_monitoring", "enable_packet_capture", f"packet capture {_LATER}"
+    if spec.network_monitoring.enable_packet_capture and platform != "linux":
+        yield "network_monitoring", "enable_packet_capture", f"packets are captured on Linux only, and this is {system}"
     if spec.federation.enable_federation:
         yield "federation", "enable_federation", f"federation {_LATER}"
     if spec.stix_taxii.enable_integration:
@@ -76,7 +89,7 @@ def _findings(spec: PolicySpec, platform: str) -> Iterator[tuple[str, str, str]]
         yield (
             "analytics",
             "anomaly_threshold",
-            f"scores of workloads' windows {_LATER}; nothing is compared with it yet",
+            f"scoring of workloads' windows {_LATER}; nothing is compared with it yet",
         )
     if spec.analytics.enable_machine_learning:
         yield (

@@ -19,6 +19,7 @@ CALLOUT: Final = "callout"
 AUTHENTICATION: Final = "$SYS.REQ.USER.AUTH"
 """Where nats-server asks the callout."""
 _READ_CONSUMER: Final = ("$JS.API.CONSUMER.>", "$JS.ACK.>", "$JS.FC.>")
+_READ: Final = ("$JS.API.DIRECT.GET", "$JS.API.CONSUMER.CREATE", "$JS.API.CONSUMER.MSG.NEXT")
 _LOOK: Final = ("$JS.API.INFO", "$JS.API.STREAM.NAMES", "$JS.API.STREAM.INFO.*")
 
 
@@ -39,7 +40,13 @@ def permissions(role: str, node: str = "*", *, administers: bool = False) -> dic
     if administers:
         publish = [*publish, "$JS.API.>"]
     inbox = f"{inbox_prefix(role)}.{node}.>" if role == "sensor" else f"{inbox_prefix(role)}.>"
-    return {"publish": {"allow": publish}, "subscribe": {"allow": [inbox, *subscribe]}}
+    may: dict[str, dict[str, list[str]]] = {"publish": {"allow": publish}, "subscribe": {"allow": [inbox, *subscribe]}}
+    if role == "cli" and not administers:
+        # Who may read packets is asked of the API server, and written down: analytics does that, not whoever holds this role's password.
+        may["publish"]["deny"] = [
+            f"{asked}.OBJ_{subjects.EVIDENCE_BUCKET}{rest}" for asked in _READ for rest in ("", ".>")
+        ]
+    return may
 
 
 def callout_permissions() -> dict[str, Any]:
@@ -59,12 +66,15 @@ def _sensor(node: str) -> tuple[list[str], list[str]]:
         f"{subjects.PREFIX}.schemas.*",
         subjects.direct_get(nodes, f"{node}.>"),
         subjects.direct_get(configs, "*"),
+        f"$O.{subjects.EVIDENCE_BUCKET}.C.{node}.*",  # chunks of what it kept; the entries are analytics'
+        f"{subjects.PREFIX}.evidence.kept.{node}",
     ]
-    return publish, [subjects.key_value(nodes, f"{node}.>")]
+    told = [f"{subjects.PREFIX}.evidence.{what}.{node}" for what in ("arm", "answer")]
+    return publish, [subjects.key_value(nodes, f"{node}.>"), *told]
 
 
 def _analytics(_: str) -> tuple[list[str], list[str]]:
-    bucket, configs = subjects.ANALYTICS_BUCKET, subjects.CONFIGS_BUCKET
+    bucket, configs, evidence = subjects.ANALYTICS_BUCKET, subjects.CONFIGS_BUCKET, subjects.EVIDENCE_BUCKET
     publish = [
         f"{subjects.PREFIX}.findings.>",
         f"{subjects.PREFIX}.events.*.*.loss",
@@ -74,9 +84,14 @@ def _analytics(_: str) -> tuple[list[str], list[str]]:
         "$JS.API.STREAM.MSG.GET.*",
         "$JS.API.DIRECT.GET.>",
         f"$JS.API.STREAM.PURGE.OBJ_{bucket}",  # an object's former chunks
+        f"$O.{evidence}.M.*",
+        f"$JS.API.STREAM.PURGE.OBJ_{evidence}",
+        f"{subjects.PREFIX}.evidence.arm.*",
+        f"{subjects.PREFIX}.evidence.answer.*",
         *_READ_CONSUMER,
     ]
-    return publish, [subjects.key_value(configs, subjects.ANALYTICS_CONFIG)]
+    subscribe = [subjects.key_value(configs, subjects.ANALYTICS_CONFIG), f"{subjects.PREFIX}.evidence.kept.*"]
+    return publish, subscribe
 
 
 def _operator(_: str) -> tuple[list[str], list[str]]:
@@ -111,8 +126,7 @@ def _identity(_: str) -> tuple[list[str], list[str]]:
 
 def _cli(_: str) -> tuple[list[str], list[str]]:
     # It reads by consumers of its own, which end by themselves: nobody's is deleted or paused.
-    consumers = ["$JS.API.CONSUMER.CREATE.>", "$JS.API.CONSUMER.MSG.NEXT.>"]
-    return [*_LOOK, *consumers, "$JS.API.DIRECT.GET.>"], [f"{subjects.PREFIX}.>"]
+    return [*_LOOK, *(f"{asked}.>" for asked in _READ)], [f"{subjects.PREFIX}.>"]
 
 
 _LISTS: Final = {

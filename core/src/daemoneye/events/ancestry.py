@@ -71,21 +71,27 @@ class Images:
         return out
 
 
-def identity_rows(batch: Batch, rows: np.ndarray, record: str = "cgroup_identity") -> np.ndarray:
-    """Row in the batch's section of a record of cgroups (`pod_identity` is the other) for each of n rows, int64; -1 where the batch has none."""
+def identity_rows(batch: Batch, rows: np.ndarray, record: str = "cgroup_identity", *, side: str = "") -> np.ndarray:
+    """Row in the batch's section of a record of cgroups (`pod_identity` is the other) for each of n rows, int64; -1 where the batch has none.
+
+    `side` is that of `cgroup_pairs`.
+    """
     section = batch.section(record, context=True)
     out = np.full(len(rows), -1, np.int64)
     if section is None or not len(section.rows):
         return out
     known = cgroup_pairs(section.rows)
     order = np.argsort(known)
-    wanted = cgroup_pairs(rows)
+    wanted = cgroup_pairs(rows, side)
     at = np.minimum(np.searchsorted(known[order], wanted), len(order) - 1)
     hit = known[order][at] == wanted
     out[hit] = order[at[hit]]
     return out
 
 
-def cgroup_pairs(rows: np.ndarray) -> np.ndarray:
-    """Both cgroup ids of n rows in one u64, shape (n,): ids count up from 1, so that 32 bits of each are enough to tell cgroups of one boot apart."""
-    return (rows["cgroup_id"] << np.uint64(32)) ^ rows["cgroup_v1_id"]
+def cgroup_pairs(rows: np.ndarray, side: str = "") -> np.ndarray:
+    """Both cgroup ids of n rows in one u64, shape (n,): ids count up from 1, so that 32 bits of each are enough to tell cgroups of one boot apart.
+
+    `side` is the columns' prefix: empty, or `peer_` for the other side's process.
+    """
+    return (rows[f"{side}cgroup_id"] << np.uint64(32)) ^ rows[f"{side}cgroup_v1_id"]

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from daemoneye.events.network import ENDPOINTS
+from daemoneye.events.network import PACKET
 from daemoneye.events.schema import Field, Record
 
 DNS_QUERY = Record(
@@ -13,7 +13,7 @@ DNS_QUERY = Record(
     ocsf_activity=1,
     doc="A DNS question with its answers; `time` is that of the question. Without a response within ten seconds the flag `response_unseen` is set.",
     fields=(
-        *ENDPOINTS,
+        *PACKET,
         Field(30, "latency", "u64", "From question to response, 0 where either was not seen.", unit="ns"),
         Field(31, "answers", "heap32", "Data of the answer records in presentation form, 64 at most.", ocsf="answers.rdata", text="argv"),
         Field(32, "ttls", "heap32", "Seconds that each of these may be kept.", unit="s", ocsf="answers.ttl", text="numbers"),

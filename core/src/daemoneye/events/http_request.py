@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from daemoneye.events.network import ENDPOINTS
+from daemoneye.events.network import PACKET
 from daemoneye.events.schema import Field, Record
 
 HTTP_REQUEST = Record(
@@ -13,7 +13,7 @@ HTTP_REQUEST = Record(
     ocsf_activity=0,
     doc="An HTTP/1 request; `time` is that of the request. Secrets in its URI are replaced by REDACTED, of its headers only those below are read.",
     fields=(
-        *ENDPOINTS,
+        *PACKET,
         Field(30, "latency", "u64", "From the request's head to the response's, 0 where that was not seen.", unit="ns"),
         Field(31, "request_bytes", "u32", "Bytes of its body as Content-Length says, 0 without.", unit="bytes", ocsf="http_request.body_length"),
         Field(32, "status", "u16", "Status code of the response, 0 where none was seen (flag `response_unseen`).", ocsf="http_response.code"),

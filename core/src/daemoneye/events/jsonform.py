@@ -16,7 +16,8 @@ from daemoneye.events.ancestry import Images, identity_rows
 from daemoneye.events.base import BASE
 from daemoneye.events.codec import Section
 from daemoneye.events.flags import Flag, flag_names
-from daemoneye.events.netform import endpoints_json
+from daemoneye.events.netform import endpoints_json, word_of
+from daemoneye.events.network import OF_PEER
 from daemoneye.events.schema import Field
 
 _STATES = ("unknown", "partial", "resolved")
@@ -94,14 +95,14 @@ def _section_json(
     about = batch.envelope
     # With the moment of boot a reader gets the rows' own clock back, and with it the process keys.
     origin = {"node": about.node, "boot_id": about.boot_id, "boot_time": rfc3339(np.array([about.clock_offset_ns]))[0]}
-    moments = [f.name for f in section.record.fields if f.moment]
+    moments = [f.name for f in section.record.fields if f.moment and f.name not in OF_PEER]
     times = {c: rfc3339(batch.wall_ns(rows[c])) for c in moments}
     heap = {f.name: [_text(f, value) for value in section.values(f.name)] for f in section.record.heap_fields}
-    keys = {f.name for f in section.record.fields if f.key_of}
+    keys = {f.name for f in section.record.fields if f.key_of and f.name not in OF_PEER}
     numbers = {
         f.name: rows[f.name].tolist()
         for f in section.record.fields
-        if not (f.heap or f.array or f.moment or f.name in _HIDDEN)
+        if not (f.heap or f.array or f.moment or f.name in _HIDDEN or f.name in OF_PEER)
     }
     # 64-bit keys as hex digits: JSON readers that hold numbers as doubles would round them.
     numbers |= {n: [f"{v:016x}" for v in numbers[n]] for n in keys}
@@ -113,6 +114,7 @@ def _section_json(
     flags = rows["flags"].tolist()
     comm = rows["comm"].tolist() if "comm" in (rows.dtype.names or ()) else None
     endpoints = endpoints_json(rows) if section.record.of_network else None
+    peers = _peers(batch, rows, images, texts) if "peer_pid" in (rows.dtype.names or ()) else None
     for i in range(len(rows)):
         event: dict[str, Any] = {"kind": "event", "event": section.record.name, **origin}
         event |= {name: values[i] for name, values in times.items()}
@@ -129,8 +131,11 @@ def _section_json(
             event |= endpoints[i]
             if flags[i] & _NAMELESS and not event.get("sni"):
                 event["sni"] = None
+            if peers and peers[i]:
+                event["peer"] = peers[i]
             if not rows["pid"][i]:
-                yield {name: value for name, value in event.items() if name not in _OF_PROCESS}
+                hidden = _OF_PROCESS if peers is None else _OF_PROCESS | {"direction"}
+                yield {name: value for name, value in event.items() if name not in hidden}
                 continue
         event |= identity[i]
         chain = [texts(int(k)) for k in chains[i] if k >= 0] if texts else []
@@ -147,11 +152,32 @@ def _text(field: Field, raw: bytes) -> Any:
     return decode(raw)
 
 
-def _identities(batch: Batch, rows: np.ndarray) -> list[dict[str, Any]]:
-    """What is known of each row's cgroup, and in a cluster of its pod."""
+def _peers(batch: Batch, rows: np.ndarray, images: Images | None, texts: _Texts | None) -> list[dict[str, Any] | None]:
+    """The other side's process of each row, as far as it is known; None where it is not."""
+    out: list[dict[str, Any] | None] = [None] * len(rows)
+    known = np.flatnonzero(rows["peer_pid"])
+    rows = rows[known]
+    at = images.find(rows["peer_uid"], rows["time"]) if images else np.full(len(rows), -1)
+    start = rfc3339(batch.wall_ns(rows["peer_start_time"]))
+    identity = _identities(batch, rows, "peer_")
+    for i, place in enumerate(known.tolist()):
+        row = rows[i]
+        out[place] = {
+            "process_uid": f"{int(row['peer_uid']):016x}", "pid": int(row["peer_pid"]), "start_time": start[i],
+            "cgroup_id": int(row["peer_cgroup_id"]), "cgroup_v1_id": int(row["peer_cgroup_v1_id"]),
+            **(texts(int(at[i])) if texts and at[i] >= 0 else {}),
+            "attribution": word_of("attribution", int(row["peer_attribution"])), **identity[i],
+        }  # fmt: skip
+    return out
+
+
+def _identities(batch: Batch, rows: np.ndarray, side: str = "") -> list[dict[str, Any]]:
+    """What is known of each row's cgroup, and in a cluster of its pod; `side` is that of `cgroup_pairs`."""
     unknown = {"cgroup": "", "container_id": "", "pod_uid": "", "workload": "", "identity": "unknown"}
     cgroups, pods = _cgroups(batch), _pods(batch)
-    places = zip(identity_rows(batch, rows).tolist(), identity_rows(batch, rows, "pod_identity").tolist(), strict=True)
+    places = zip(
+        identity_rows(batch, rows, side=side).tolist(), identity_rows(batch, rows, "pod_identity", side=side).tolist(), strict=True
+    )  # fmt: skip
     return [{**(cgroups[c] if c >= 0 else unknown), **(pods[p] if p >= 0 else {})} for c, p in places]
 
 

@@ -20,6 +20,7 @@ from daemoneye.events.cgroup_identity import CGROUP_IDENTITY
 from daemoneye.events.codec import Section, section_of
 from daemoneye.events.flags import Flag, flags_of
 from daemoneye.events.netform import WORDS, number_of
+from daemoneye.events.network import OF_PEER
 from daemoneye.events.process_exec import PROCESS_EXEC
 from daemoneye.events.registry import EVENTS
 from daemoneye.events.schema import Record
@@ -68,6 +69,9 @@ def parse_line(line: bytes) -> dict[str, Any] | None:
 def _checked(record: Record, event: dict[str, Any]) -> dict[str, Any]:
     """The event with times as ns and texts as bytes, every value fitting its column."""
     boot = wall_ns(event["boot_time"]) if "boot_time" in event else 0
+    peer = event.get("peer") if record.of_network else None
+    if isinstance(peer, dict):
+        event = {**event, **{column: peer.get(name) for column, name in OF_PEER.items()}}
     row: dict[str, Any] = {
         "event": record.name,
         "clock": Clock(str(event.get("node", "")), str(event.get("boot_id", "replay")), boot),
@@ -98,15 +102,27 @@ def _checked(record: Record, event: dict[str, Any]) -> dict[str, Any]:
                 msg = f"{record.name}.{field.name}: {value!r} is not a whole number from {limits.min} to {limits.max}"
                 raise ValueError(msg)
             row[field.name] = value
-    row["identity"] = tuple(
-        str(event.get(name, "")) for name in ("cgroup", "container_id", "pod_uid", "workload", "identity")
-    )
-    row["chain"] = [
-        _image(image, boot)
-        for image in [event.get("parent"), *(event.get("ancestors") or [])]
-        if isinstance(image, dict) and image.get("start_time")
+    above = [event.get("parent"), *(event.get("ancestors") or [])]
+    # What a socket's process runs stands beside the row, and maybe nowhere else; other rows' images come with executions.
+    own = [
+        whose if record.of_network and isinstance(whose, dict) and whose.get("exe") else None for whose in (event, peer)
+    ]
+    row["chains"] = [_chain([own[0], *above], boot), _chain([own[1]], boot)]
+    row["identities"] = [
+        ((row.get(f"{side}cgroup_id", 0), row.get(f"{side}cgroup_v1_id", 0)), _identity(whose))
+        for side, whose in (("", event), ("peer_", peer))
+        if isinstance(whose, dict)
     ]
     return row
+
+
+def _identity(whose: Mapping[str, Any]) -> tuple[str, ...]:
+    return tuple(str(whose.get(name, "")) for name in ("cgroup", "container_id", "pod_uid", "workload", "identity"))
+
+
+def _chain(images: Sequence[object], boot: int) -> list[dict[str, Any]]:
+    """A process and its ancestors, those that are known."""
+    return [_image(image, boot) for image in images if isinstance(image, dict) and image.get("start_time")]
 
 
 def _since_boot(value: object, boot: int) -> int:
@@ -172,8 +188,7 @@ def _section(record: Record, rows: Sequence[Mapping[str, Any]]) -> Section:
 
 def _images(rows: Sequence[Mapping[str, Any]]) -> Section:
     made: dict[tuple[int, int], dict[str, Any]] = {}
-    for row in rows:
-        chain = row["chain"]
+    for chain in (chain for row in rows for chain in row["chains"]):
         for image, above in itertools.zip_longest(chain, chain[1:]):
             full = {
                 **image,
@@ -189,8 +204,8 @@ def _images(rows: Sequence[Mapping[str, Any]]) -> Section:
 
 def _identities(rows: Sequence[Mapping[str, Any]]) -> Section:
     known: dict[tuple[int, int], tuple[str, ...]] = {}
-    for row in rows:
-        known.setdefault((row.get("cgroup_id", 0), row.get("cgroup_v1_id", 0)), row["identity"])
+    for pair, identity in (each for row in rows for each in row["identities"]):
+        known.setdefault(pair, identity)
     texts = list(known.values())
     names = ("path", "container_id", "pod_uid", "workload")
     values: dict[str, object] = {name: [_bytes(text[i]) for text in texts] for i, name in enumerate(names)}

@@ -6,7 +6,7 @@ from typing import Final
 
 from daemoneye.events.schema import Field, Record
 
-STAGES: Final[tuple[str, ...]] = ("ring", "lease", "blob", "decode", "spool", "publish", "stream")
+STAGES: Final[tuple[str, ...]] = ("ring", "table", "capture", "lease", "blob", "decode", "spool", "publish", "stream")
 """Places that count losses, in order of a record's way; the table in ARCHITECTURE.md says who counts."""
 
 LOSS = Record(
@@ -27,7 +27,13 @@ LOSS = Record(
             "First lost sequence, where the lost records had one; otherwise 18446744073709551615.",
         ),
         Field(5, "epoch", "u64", "Epoch of those sequences."),
-        Field(6, "stage", "heap16", "ring, lease, blob, decode, spool, publish or stream.", text="string"),
+        Field(
+            6,
+            "stage",
+            "heap16",
+            "ring, table (of open sockets), capture (of packets), lease, blob, decode, spool, publish or stream.",
+            text="string",
+        ),
         Field(7, "lane", "heap16", "Lane of the lost records.", text="string"),
         Field(8, "ring", "heap16", "Ring, for the kernel's stages.", text="string"),
         Field(9, "reason", "heap16", "What happened, in words.", text="string"),

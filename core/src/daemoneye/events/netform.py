@@ -12,10 +12,12 @@ import numpy as np
 
 from daemoneye.events.addresses import protocol_name, text
 from daemoneye.events.community import community_id
-from daemoneye.events.network import Attribution
+from daemoneye.events.network import OF_PEER, Attribution
 from daemoneye.events.sockets import Direction, Ending
 
-WORDS: Final[dict[str, type[IntEnum]]] = {"attribution": Attribution, "direction": Direction, "ending": Ending}
+WORDS: Final[dict[str, type[IntEnum]]] = {
+    "attribution": Attribution, "peer_attribution": Attribution, "direction": Direction, "ending": Ending,
+}  # fmt: skip
 """Columns whose numbers are words for people."""
 
 
@@ -27,7 +29,7 @@ def endpoints_json(rows: np.ndarray) -> list[dict[str, Any]]:
     """
     made: dict[tuple[bytes, bytes, int, int, int], dict[str, Any]] = {}
     columns = ("src_ip", "dst_ip", "src_port", "dst_port", "proto")
-    named = [name for name in WORDS if name in (rows.dtype.names or ())]
+    named = [name for name in WORDS if name in (rows.dtype.names or ()) and name not in OF_PEER]
     out = []
     for key, numbers in zip(
         zip(*(rows[name].tolist() for name in columns), strict=True),

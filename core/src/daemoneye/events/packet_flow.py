@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from daemoneye.events.network import ENDPOINTS
+from daemoneye.events.network import PACKET
 from daemoneye.events.schema import Field, Record
 
 PACKET_FLOW = Record(
@@ -16,7 +16,7 @@ PACKET_FLOW = Record(
         "`time` is its last packet."
     ),
     fields=(
-        *ENDPOINTS,
+        *PACKET,
         Field(30, "begin_time", "u64", "First packet of the conversation, by the row's clock.", unit="ns", ocsf="start_time"),
         Field(31, "src_packets", "u64", "Packets of the side that opened it.", unit="packets", ocsf="traffic.packets_out"),
         Field(32, "src_bytes", "u64", "Bytes of the side that opened it.", unit="bytes", ocsf="traffic.bytes_out"),
@@ -26,6 +26,6 @@ PACKET_FLOW = Record(
         Field(36, "dst_tcp_flags", "u8", "The same of the other side."),
         Field(37, "state", "heap16", "active, closed (FIN both ways), reset, idle, evicted (no room), or end (of the capture).", text="string"),
         Field(38, "interface", "heap16", "Interface on which it was seen; empty where a capture file names none.", text="string"),
-        Field(39, "service", "heap16", "Protocol that was recognised: dns, tls, http, quic; empty: none.", ocsf="connection_info.protocol_name", text="string"),
+        Field(39, "service", "heap16", "Recognised protocol: dns, tls, http, quic, stratum; empty: none.", ocsf="connection_info.protocol_name", text="string"),
     ),
 )  # fmt: skip

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from daemoneye.events.network import ENDPOINTS
+from daemoneye.events.network import PACKET
 from daemoneye.events.schema import Field, Record
 
 QUIC_INITIAL = Record(
@@ -13,7 +13,7 @@ QUIC_INITIAL = Record(
     ocsf_activity=1,
     doc="The ClientHello of a QUIC connection, put together from the client's Initial packets.",
     fields=(
-        *ENDPOINTS,
+        *PACKET,
         Field(30, "sni", "heap16", "Server name that the client asks for; with flag `sni_absent` there is none.", ocsf="tls.sni", text="string"),
         Field(31, "alpn", "heap16", "Application protocols that it offers.", ocsf="tls.alpn", text="argv"),
         Field(32, "version", "heap16", "Version of QUIC: 1, 2, or the number in hex.", text="string"),

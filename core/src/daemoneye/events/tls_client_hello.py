@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from daemoneye.events.network import ENDPOINTS
+from daemoneye.events.network import PACKET
 from daemoneye.events.schema import Field, Record
 
 TLS_CLIENT_HELLO = Record(
@@ -16,7 +16,7 @@ TLS_CLIENT_HELLO = Record(
         "made. TLS 1.3 hides the certificate (flag `certificate_hidden`)."
     ),
     fields=(
-        *ENDPOINTS,
+        *PACKET,
         Field(30, "sni", "heap16", "Server name that the client asks for; with flag `sni_absent` there is none.", ocsf="tls.sni", text="string"),
         Field(31, "alpn", "heap16", "Application protocols that it offers.", ocsf="tls.alpn", text="argv"),
         Field(32, "version", "heap16", "Highest version that it offers, such as 1.3.", text="string"),

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Final
 
 import numpy as np
@@ -28,15 +28,54 @@ Known = tuple[str, str, Identity]
 """Path in the v2 hierarchy, path in the v1 hierarchy, and what they say."""
 
 
+class Cgroups:
+    """Cgroups that were announced; all that judge them may share one.
+
+    Attributes:
+        learned: Rises with everything that is news.
+    """
+
+    def __init__(self) -> None:
+        self.learned = 0
+        self._known: dict[int, Known] = {}
+
+    def __len__(self) -> int:
+        """Cgroups."""
+        return len(self._known)
+
+    def __iter__(self) -> Iterator[Known]:
+        """What is known of each."""
+        return iter(self._known.values())
+
+    def learn(self, paths: Mapping[int, tuple[str, str]]) -> None:
+        """Remember cgroups: pair key → (v2 path, v1 path)."""
+        for key, (v2, v1) in paths.items():
+            before = self._known.pop(key, None)
+            if before is not None and before[:2] == (v2, v1):
+                self._known[key] = before
+                continue
+            self._known[key] = (v2, v1, identify(v2, v1))
+            self.learned += 1
+        while len(self._known) > _KEPT:
+            self._known.pop(next(iter(self._known)))
+
+    def known(self, pair: int) -> Known:
+        """What was announced of a pair; a cgroup that never was stays `unknown`."""
+        return self._known.get(pair, _UNKNOWN)
+
+
 class Identities:
-    """Identities of one machine without Kubernetes: everything belongs, nothing is waited for."""
+    """Identities of one machine without Kubernetes: everything belongs, nothing is waited for.
+
+    Attributes:
+        cgroups: What was announced.
+    """
 
     selective = False
     """Whether some rows may not belong to anybody: then `holds` and `excluded` are worth asking."""
 
-    def __init__(self) -> None:
-        self._cgroups: dict[int, Known] = {}
-        self._learned = 0
+    def __init__(self, cgroups: Cgroups | None = None) -> None:
+        self.cgroups = Cgroups() if cgroups is None else cgroups
         self._sections: dict[
             bytes, tuple[float, tuple[Section, ...]]
         ] = {}  # with the moment from which on they are made anew
@@ -44,19 +83,11 @@ class Identities:
 
     def __len__(self) -> int:
         """Cgroups."""
-        return len(self._cgroups)
+        return len(self.cgroups)
 
     def learn(self, paths: Mapping[int, tuple[str, str]]) -> None:
         """Remember cgroups: pair key → (v2 path, v1 path)."""
-        for key, (v2, v1) in paths.items():
-            before = self._cgroups.pop(key, None)
-            if before is not None and before[:2] == (v2, v1):
-                self._cgroups[key] = before
-                continue
-            self._cgroups[key] = (v2, v1, identify(v2, v1))
-            self._learned += 1
-        while len(self._cgroups) > _KEPT:
-            self._cgroups.pop(next(iter(self._cgroups)))
+        self.cgroups.learn(paths)
 
     def holds(self, pairs: np.ndarray, *, room: bool) -> bool:
         """Whether rows of these distinct pairs are to stay in the rings for now, because something about them is on its way."""
@@ -81,7 +112,7 @@ class Identities:
 
     def _version(self) -> tuple[int, ...]:
         """Changes whenever a section could come out otherwise."""
-        return (self._learned,)
+        return (self.cgroups.learned,)
 
     def _refresh(self) -> None:
         """Forget what was made of an older state of knowledge."""
@@ -92,13 +123,9 @@ class Identities:
     def _forget(self) -> None:
         self._sections.clear()
 
-    def _known(self, pair: int) -> Known:
-        """What was announced of a pair; a cgroup that never was stays `unknown`."""
-        return self._cgroups.get(pair, _UNKNOWN)
-
     def _make(self, pairs: np.ndarray) -> tuple[tuple[Section, ...], bool]:
         """Sections of the pairs, and whether they stay good while the version does."""
-        known = [self._known(pair) for pair in pairs.tolist()]
+        known = [self.cgroups.known(pair) for pair in pairs.tolist()]
         return (identity_section(pairs, known),), True
 
 

@@ -3,7 +3,8 @@
 Responsible for joining cgroups to pods, container names and policies, for the section `pod_identity` and for holding rows back while a pod's
 document is on its way; not for where documents, names and selectors come from.
 
-Whose cgroup it is decides as follows. A cgroup that nobody announced belongs to all policies: rather too much than nothing. One outside of
+Whose cgroup it is decides as follows. A cgroup that nobody announced belongs to all policies: rather too much than nothing. (A row about packets
+without a process has the pair 0, which nobody announces.) One outside of
 pods belongs to the policies without selectors. One of a pod belongs by its labels; while these are not known its rows stay in the rings, for
 HOLD_S at most and once, and then belong to all policies, too. So do those of a pod whose labels are too many for its document.
 """
@@ -23,7 +24,7 @@ from daemoneye.nodeconfig import NodeConfig
 from daemoneye.podidentity import PodIdentity
 from daemoneye_sensor.enrich.bundles import Bundles, Names
 from daemoneye_sensor.enrich.cgroups import RESOLVED, UNKNOWN, Identity
-from daemoneye_sensor.enrich.identities import Identities, Known, identity_section, pair_columns, text_bytes
+from daemoneye_sensor.enrich.identities import Cgroups, Identities, Known, identity_section, pair_columns, text_bytes
 from daemoneye_sensor.enrich.pods import Pods
 from daemoneye_sensor.enrich.selection import Selection
 
@@ -64,8 +65,8 @@ class PodIdentities(Identities):
 
     selective = True
 
-    def __init__(self, pods: Pods, bundles: Bundles) -> None:
-        super().__init__()
+    def __init__(self, pods: Pods, bundles: Bundles, cgroups: Cgroups | None = None) -> None:
+        super().__init__(cgroups)
         self.waits = True
         self._pods = pods
         self._bundles = bundles
@@ -83,7 +84,7 @@ class PodIdentities(Identities):
 
     def prefetch(self) -> None:
         """Ask for the pods of all cgroups that are known already."""
-        for uid in {identity.pod_uid for _, _, identity in self._cgroups.values() if identity.pod_uid}:
+        for uid in {identity.pod_uid for _, _, identity in self.cgroups if identity.pod_uid}:
             if self._pods.get(uid) is None:
                 self._pods.ask(uid)
 
@@ -117,7 +118,7 @@ class PodIdentities(Identities):
         return self._judge(pairs).excluded
 
     def _version(self) -> tuple[int, ...]:
-        return (self._learned, self._pods.version, self._selections)
+        return (self.cgroups.learned, self._pods.version, self._selections)
 
     def _forget(self) -> None:
         super()._forget()
@@ -130,7 +131,7 @@ class PodIdentities(Identities):
         if judgement is None:
             masks, missing = [], {}
             for pair in pairs.tolist():
-                identity = self._known(pair)[2]
+                identity = self.cgroups.known(pair)[2]
                 pod = self._pods.get(identity.pod_uid) if identity.pod_uid else None
                 masks.append(self._mask(identity, pod))
                 if identity.pod_uid and pod is None:
@@ -165,7 +166,7 @@ class PodIdentities(Identities):
         return (identity_section(pairs, [part.named for part in parts]), pods), lasting
 
     def _part(self, pair: int) -> _Part:
-        known = self._known(pair)
+        known = self.cgroups.known(pair)
         identity = known[2]
         pod = self._pods.get(identity.pod_uid) if identity.pod_uid else None
         names = self._bundles.names(identity.container_id) if identity.pod_uid else None

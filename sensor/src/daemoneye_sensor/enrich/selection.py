@@ -1,24 +1,31 @@
 """Which policies a cgroup belongs to.
 
 Responsible for belonging as a mask, one bit a policy of the node's configuration; not for where labels come from
-(:mod:`daemoneye_sensor.enrich.pods`). Only policies that ask for kernel monitoring count: what is judged here are processes.
+(:mod:`daemoneye_sensor.enrich.pods`). Only policies that ask for what is judged count: for kernel monitoring where it is processes and their
+sockets, for capture where it is packets.
 """
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Final
 
 from daemoneye.errors import ConfigError
-from daemoneye.nodeconfig import NodeConfig
+from daemoneye.nodeconfig import NodeConfig, NodePolicy
 from daemoneye.podidentity import PodIdentity
 from daemoneye.selectors import Selector
-from daemoneye_sensor.answers import asks_for_kernel
+from daemoneye_sensor.answers import asks_for_kernel, filter_of
 
 _KEPT: Final = 8192
 
 
+def captures(policy: NodePolicy) -> bool:
+    """Whether a policy asks for packets."""
+    return filter_of(policy) is not None
+
+
 class Selection:
-    """The selectors of one configuration, compiled.
+    """The selectors of those policies of one configuration that ask for something, compiled.
 
     Attributes:
         everyone: Mask of all policies: what belongs to nobody knows whom belongs to all.
@@ -26,7 +33,7 @@ class Selection:
         broken: UIDs of policies whose selectors mean nothing, with what is wrong; nothing belongs to them.
     """
 
-    def __init__(self, config: NodeConfig) -> None:
+    def __init__(self, config: NodeConfig, asks: Callable[[NodePolicy], bool] = asks_for_kernel) -> None:
         self.everyone = self.host = 0
         self.broken: dict[str, str] = {}
         self._names = [policy.name for policy in config.policies]
@@ -34,7 +41,7 @@ class Selection:
         self._masks: dict[str, tuple[PodIdentity, int]] = {}
         self._texts: dict[int, bytes] = {}
         for place, policy in enumerate(config.policies):
-            if not asks_for_kernel(policy):
+            if not asks(policy):
                 continue
             try:
                 selectors = Selector.parse(policy.namespace_selector), Selector.parse(policy.pod_selector)

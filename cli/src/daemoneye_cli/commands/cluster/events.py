@@ -21,7 +21,7 @@ def add(commands: Subparsers) -> None:
     parser = command(commands, "events", "Show the events of the nodes.")
     add_range(parser)
     parser.add_argument("--node", metavar="NAME", help="only of this node")
-    parser.add_argument("--pod", metavar="NAMESPACE/NAME", type=_pod, help="only of this pod")
+    parser.add_argument("--pod", metavar="NAMESPACE/NAME", type=_pod, help="only of this pod, on either side")
     parser.add_argument("--event", metavar="KIND", help="only of this kind, such as process_exec")
     add_output(parser, "plain", "json", default="plain")
     parser.set_defaults(run=run)
@@ -49,15 +49,18 @@ def run(options: argparse.Namespace) -> int:
 def wanted(
     node: str | None, pod: tuple[str, str] | None, event: str | None, uids: frozenset[str]
 ) -> Callable[[dict[str, Any]], bool]:
-    """Give the function that says whether an event is asked for; a pod is known by its name or by one of its ``uids``."""
+    """Give the function that says whether an event is asked for; a pod is known by its name or by one of its ``uids``, on either side."""
 
     def keep(content: dict[str, Any]) -> bool:
         if node is not None and content.get("node") != node:
             return False
         if event is not None and content.get("event") != event:
             return False
-        named = (content.get("namespace"), content.get("pod"))
-        return pod is None or named == pod or content.get("pod_uid") in uids
+        peer = content.get("peer")
+        return pod is None or of_pod(content) or (isinstance(peer, dict) and of_pod(peer))
+
+    def of_pod(side: dict[str, Any]) -> bool:
+        return (side.get("namespace"), side.get("pod")) == pod or side.get("pod_uid") in uids
 
     return keep
 

@@ -17,6 +17,7 @@ from pydantic import ConfigDict, Field, JsonValue, StringConstraints, model_vali
 
 from daemoneye.api.v1alpha1.common import Model, ObjectMeta, crd, merge, misfit, rules
 from daemoneye.api.v1alpha1.selector import Selector
+from daemoneye.evidence import MAX_SECONDS, MAX_SIZE_MB
 
 KIND: Final = "DaemonEyePolicy"
 
@@ -40,7 +41,15 @@ class KernelMonitoring(Model):
 
     enable_ebpf: bool = Field(
         default=True,
-        description="Watch processes of Linux nodes with eBPF programs. On by default.",
+        description="Watch processes and sockets of Linux nodes with eBPF programs. On by default.",
+        json_schema_extra=merge("or"),
+    )
+    enable_socket_events: bool = Field(
+        default=True,
+        description=(
+            "Also tell of TCP and UDP sockets: connections with their process, their ends, what listens. "
+            "On by default, where eBPF programs watch; one policy that wants them is enough on a node."
+        ),
         json_schema_extra=merge("or"),
     )
     ebpf_program_path: str | None = Field(
@@ -81,6 +90,33 @@ class KernelMonitoring(Model):
     )
 
 
+class Evidence(Model):
+    """Packets that are kept because of a finding."""
+
+    enabled: bool = Field(
+        default=False,
+        description=(
+            "Keep the packets of a finding's conversation and pod, those of the moments before it and of a while after. Packets are "
+            "sensitive: off by default, and only where the installation allows it (evidence.enabled)."
+        ),
+        json_schema_extra=merge("scoped"),
+    )
+    seconds: int = Field(
+        default=60,
+        description="Seconds after the finding that packets are kept. 60 by default.",
+        ge=1,
+        le=MAX_SECONDS,
+        json_schema_extra=merge("scoped"),
+    )
+    max_size_mb: int = Field(
+        default=16,
+        description="Size at which the file of one finding ends, in MiB. 16 by default.",
+        ge=1,
+        le=MAX_SIZE_MB,
+        json_schema_extra=merge("scoped"),
+    )
+
+
 class NetworkMonitoring(Model):
     """What is read from the network's packets."""
 
@@ -91,7 +127,10 @@ class NetworkMonitoring(Model):
     )
     capture_interface: str | None = Field(
         default=None,
-        description="Network interface to capture on. None by default, which means the one of the default route.",
+        description=(
+            "Network interface to capture on: a name, a shell pattern (veth*), or auto, which means the interfaces of the default "
+            "routes and those of the node's pods. None by default, which means the interface of the default route."
+        ),
         pattern=r"^[^\s/\x00]+$",
         examples=["eth0"],
         max_length=15,
@@ -119,6 +158,36 @@ class NetworkMonitoring(Model):
         ge=1,
         le=4096,
         json_schema_extra=merge("max"),
+    )
+    promiscuous: bool = Field(
+        default=False,
+        description="Also take frames that are for other machines, where the network shows them. Off by default.",
+        json_schema_extra=merge("or"),
+    )
+    enable_flow_events: bool = Field(
+        default=True,
+        description="Count conversations, also those that captureFilter leaves out. On by default, once packets are captured.",
+        json_schema_extra=merge("or"),
+    )
+    enable_dns_events: bool = Field(
+        default=True,
+        description="Read DNS, also where captureFilter leaves it out. On by default, once packets are captured.",
+        json_schema_extra=merge("or"),
+    )
+    capture_cpu_percent: int = Field(
+        default=10,
+        description=(
+            "What capturing may cost on each node, in percent of one processor; beyond it less is looked at, step by step, "
+            "and each step is reported. 10 by default."
+        ),
+        ge=1,
+        le=100,
+        json_schema_extra=merge("max"),
+    )
+    evidence: Evidence = Field(
+        default=Evidence(),
+        description="Packets that are kept because of a finding; takes effect where packets are captured. None by default.",
+        json_schema_extra=merge("scoped"),
     )
 
 
