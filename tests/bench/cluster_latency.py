@@ -112,8 +112,7 @@ def _installed(directory: Path) -> Iterator[Release]:
         for archive in (*build_images(), victim_image(directory)):
             cluster.load_image(archive)
         release = Release(cluster)
-        release.prepare()
-        release.volume()
+        release.fresh()
         # Every trigger becomes an object, and sensors beat as they do by default.
         release.install(
             "findings.creationsPerMinute=6000", "findings.maxObjects=5000", "sensor.statusIntervalSeconds=10"

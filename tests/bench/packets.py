@@ -1,4 +1,4 @@
-"""What a packet costs on its way from a capture to events, beside scapy, on the same bytes and one core.
+"""What a packet costs on its way from a capture to events, beside scapy, tcpdump and tshark, on the same bytes and one core.
 
 The mix is that of docs/benchmarks.md: bulk over TCP with a few per cent of packets that a parser must see. Every parser's cache is given names of
 its own, so that it is not the same question again and again.
@@ -7,7 +7,10 @@ its own, so that it is not the same question again and again.
 from __future__ import annotations
 
 import random
+import resource
+import shutil
 import struct
+import subprocess
 import time
 from collections.abc import Callable
 from functools import partial
@@ -21,6 +24,7 @@ from scapy.packet import Raw
 from scapy.utils import PcapReader, RawPcapReader
 
 from daemoneye_sensor.sources.pcap import PcapSource
+from tests.bench import parsers
 from tests.bench.tables import Outcome
 from tests.bench.workloads import workspace
 from tests.support.handshakes import flight
@@ -29,6 +33,19 @@ _PACKETS: Final = 400_000
 _SCAPY: Final = 12_000
 """Packets of the file that scapy reads: it would take minutes for all."""
 _START: Final = 1_767_225_600
+_TOOLS: Final = {
+    "tcpdump": ("tcpdump", "-nn", "-w", "/dev/null"),
+    "tshark": (
+        "tshark", "-n", "-T", "fields", "-e", "dns.qry.name", "-e", "tls.handshake.extensions_server_name", "-e", "http.host", "-e", "http.request.uri",
+    ),
+}  # fmt: skip
+_NAMES: Final = {
+    "ours": "source pcap: flows and events",
+    "scapy": "scapy PcapReader, dissected",
+    "raw": "scapy RawPcapReader, bytes only",
+    "tcpdump": "tcpdump, copied to /dev/null",
+    "tshark": "tshark, four fields of DNS, TLS and HTTP",
+}
 
 
 def run(*, rounds: int, scale: float) -> Outcome:
@@ -38,21 +55,33 @@ def run(*, rounds: int, scale: float) -> Outcome:
     with workspace() as directory:
         for share in (0.0, 0.01, 0.055):
             path = directory / f"mix-{share}.pcap"
-            written = _write(path, wanted, share)
+            written = write(path, wanted, share)
             ours = [written / _cpu(_ours, path) for _ in range(rounds)]
             theirs = [dissected / _cpu(partial(_scapy, count=dissected), path) for _ in range(rounds)]
             raw = [written / _cpu(_raw, path) for _ in range(rounds)]
             base = sorted(theirs)[len(theirs) // 2]
-            for name, rates in (
-                ("source pcap: flows and events", ours),
-                ("scapy PcapReader, dissected", theirs),
-                ("scapy RawPcapReader, bytes only", raw),
-            ):
+            figures = {"ours": ours, "scapy": theirs, "raw": raw}
+            for tool, command in _TOOLS.items():
+                if shutil.which(tool):
+                    figures[tool] = [_rate(command, path, written) for _ in range(rounds)]
+            for key, rates in figures.items():
+                name = _NAMES[key]
                 outcome.rows.append(
                     (name, f"{share:.1%}", rates, [1e6 / rate for rate in rates], [rate / base for rate in rates])
                 )
-            outcome.data[f"share {share}"] = {"ours": ours, "scapy": theirs, "raw": raw}
+            outcome.data[f"share {share}"] = figures
+    outcome.notes += [f"{tool} is not installed and was not measured" for tool in _TOOLS if not shutil.which(tool)]
+    outcome.more.append(parsers.table(rounds=rounds, scale=scale))
+    outcome.data["parsers"] = outcome.more[-1].data
     return outcome
+
+
+def _rate(command: tuple[str, ...], path: Path, packets: int) -> float:
+    """Packets a CPU second of a program that reads the file, its start included: a second of tshark's, some milliseconds of tcpdump's."""
+    before = resource.getrusage(resource.RUSAGE_CHILDREN)
+    subprocess.run([*command, "-r", path], stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, check=True)
+    after = resource.getrusage(resource.RUSAGE_CHILDREN)
+    return packets / (after.ru_utime - before.ru_utime + after.ru_stime - before.ru_stime)
 
 
 def _cpu(work: Callable[[Path], Any], path: Path) -> float:
@@ -86,7 +115,7 @@ def _raw(path: Path) -> None:
             pass
 
 
-def _write(path: Path, count: int, share: float) -> int:
+def write(path: Path, count: int, share: float) -> int:
     """A file of so many packets: 500 connections of bulk, and `share` of the packets with something to read."""
     chance = random.Random(5)
     ether = Ether(src="02:00:00:00:00:01", dst="02:00:00:00:00:02")

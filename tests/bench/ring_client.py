@@ -17,6 +17,7 @@ import numpy as np
 
 from daemoneye.events.process_fork import PROCESS_FORK
 from daemoneye_sensor import main, procfs
+from daemoneye_sensor.enrich.explainer import Explainer
 from daemoneye_sensor.programs import Programs, RingSizes
 from daemoneye_sensor.settings import Settings
 from daemoneye_sensor.sources.base import Origin, Source
@@ -86,7 +87,7 @@ def run(arguments: list[str]) -> int:
     *fds, wake = (int(word) for word in arguments[:4])
     os.set_blocking(wake, False)
 
-    def make_source(settings: Settings) -> Source:
+    def make_source(settings: Settings, explainer: Explainer) -> Source:
         return SyntheticSource(fds, wake)
 
     main.make_source = make_source

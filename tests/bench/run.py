@@ -23,7 +23,7 @@ REPOSITORY: Final = Path(__file__).resolve().parents[2]
 sys.path[0] = str(REPOSITORY)
 
 NAMES: Final = ("storm", "ring", "encodings", "idle", "system")
-EXTRA: Final = ("packets", "profile", "broker", "scale", "cluster_latency")
+EXTRA: Final = ("packets", "capture", "profile", "broker", "scale", "cluster_latency")
 
 
 def main(argv: list[str] | None = None) -> int:

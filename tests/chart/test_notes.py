@@ -40,10 +40,11 @@ def test_commands_name_what_is_installed(tmp_path):
 
 
 def test_what_is_installed_is_said(tmp_path):
-    assert "analytics and a NATS broker." in notes(tmp_path)
+    assert "operator, identity publisher, callout, analytics and a NATS broker." in notes(tmp_path)
     assert "analytics and 3 NATS brokers." in notes(tmp_path, values=CHART / "ci" / "r3-values.yaml")
     external = notes(tmp_path, values=CHART / "ci" / "external-nats-values.yaml")
     assert "the broker is yours, tls://nats.example.com:4443." in external
+    assert "operator, identity publisher, analytics and nothing else" in external
 
 
 @pytest.mark.parametrize(

@@ -10,6 +10,8 @@ import pytest
 import yaml
 
 from daemoneye.codegen import crd
+from daemoneye_analytics.settings import parse
+from daemoneye_cli.commands.cluster.evidence import PORT
 from daemoneye_operator.reconcile import daemonset
 from tests.chart.chart import CHART, objects, pods, render, template
 from tests.unit.operator.factory import settings
@@ -37,7 +39,7 @@ def test_kinds_and_names():
     assert set(render()) == {
         *(f"ServiceAccount/{F}-{x}" for x in ("operator", "identity", "callout", "analytics", "nats", "sensor", "uninstall")),
         *(f"ConfigMap/{F}-{x}" for x in ("operator", "analytics")),
-        *(f"ConfigMap/{F}-dashboard-{x}" for x in ("overview", "nodes", "findings")),
+        *(f"ConfigMap/{F}-dashboard-{x}" for x in ("overview", "nodes", "network", "findings")),
         *(f"Service/{F}-{x}" for x in ("operator", "identity", "callout", "analytics", "nats", "nats-headless")),
         *(f"Deployment/{F}-{x}" for x in ("operator", "identity", "callout", "analytics")),
         f"StatefulSet/{F}-nats",
@@ -155,6 +157,18 @@ def test_analytics_json(sets, url):
         },
         "shard": 0, "configuration": "broker", "status_interval_s": 10, "health_port": 8080,
     }  # fmt: skip
+
+
+def test_with_evidence_analytics_answers_where_the_command_line_asks():
+    told = json.loads(render("evidence.enabled=true")[f"ConfigMap/{F}-analytics"]["data"]["analytics.json"])
+    evidence = parse(told).evidence
+    assert evidence is not None
+    assert (evidence.namespace, evidence.port) == ("security", PORT)
+    # On the loopback, and nowhere else: no container's port, no Service, no NetworkPolicy knows of it.
+    for name, value in render("evidence.enabled=true").items():
+        assert not name.startswith(("Deployment", "Service/", "NetworkPolicy")) or str(PORT) not in json.dumps(
+            value["spec"]
+        ), name
 
 
 def test_a_changed_file_restarts_who_reads_it():

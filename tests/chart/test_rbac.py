@@ -73,3 +73,35 @@ def test_without_aggregation_people_get_nothing():
 def test_pods_that_hold_no_rights_are_bound_to_none():
     subjects = {s["name"] for value in render().values() for s in value.get("subjects", ())}
     assert subjects == {f"rel-daemoneye-{x}" for x in ("operator", "identity", "callout", "uninstall")}
+
+
+def test_with_evidence_analytics_may_ask_who_reads_it_and_nothing_else():
+    before, after = render(), render("evidence.enabled=true")
+    more = {name: value for name, value in after.items() if name not in before}
+    assert more.keys() == {
+        "ClusterRole/rel-daemoneye-analytics", "ClusterRoleBinding/rel-daemoneye-analytics", "ClusterRole/rel-daemoneye-evidence",
+    }  # fmt: skip
+    asks = [
+        (rule["apiGroups"], rule["resources"], rule["verbs"])
+        for rule in more["ClusterRole/rel-daemoneye-analytics"]["rules"]
+    ]
+    assert asks == [
+        (["authentication.k8s.io"], ["tokenreviews"], ["create"]),
+        (["authorization.k8s.io"], ["subjectaccessreviews"], ["create"]),
+    ]
+    pod = after["Deployment/rel-daemoneye-analytics"]["spec"]["template"]["spec"]
+    assert pod["automountServiceAccountToken"] is True
+
+
+def test_who_may_read_packets_is_said_by_nobody_but_the_user():
+    named = render("evidence.enabled=true")
+    (rule,) = named["ClusterRole/rel-daemoneye-evidence"]["rules"]
+    assert rule == {"apiGroups": ["daemoneye.io"], "resources": ["findings/evidence"], "verbs": ["get"]}
+    for name, value in named.items():
+        if value["kind"].endswith("Binding"):
+            assert value["roleRef"]["name"] != "rel-daemoneye-evidence", name
+        if value["kind"] == "ClusterRole" and name != "ClusterRole/rel-daemoneye-evidence":
+            assert not any("findings/evidence" in rule["resources"] for rule in value["rules"]), name
+        if value["kind"] == "ClusterRole":
+            aggregated = [label for label in value["metadata"]["labels"] if label.startswith("rbac.")]
+            assert name != "ClusterRole/rel-daemoneye-evidence" or not aggregated

@@ -75,9 +75,9 @@ def test_every_value_has_a_comment_for_helm_docs_and_the_file_is_short():
     bare = []
     for number, line in enumerate(lines):
         key = re.match(r" *([A-Za-z]+):", line)
-        if not key or key[1] in {"requests", "limits"}:
+        if not key:
             continue
-        group = line.rstrip().endswith(":") and key[1] != "resources"
+        group = line.rstrip().endswith(":")
         above = [text.strip() for text in lines[:number]]
         while above and above[-1].startswith("# ") and not above[-1].startswith("# -- "):
             above.pop()  # a comment of several lines
@@ -214,6 +214,7 @@ def test_every_value_does_something(tmp_path):
         ("fullnameOverride=Eye", "at '/fullnameOverride'"),
         ("streams.replicas=3", "streams.replicas is 3: write at most nats.replicas, which is 1"),
         ("nats.storeMaxBytes=5000000000", "nats.storeMaxBytes is 5000000000: write at least 5997854720, which the streams reserve"),
+        ("evidence.maxBytes=1", "at '/evidence/maxBytes': minimum: got 1, want"),
         ("nats.storage.size=4Gi", "nats.storage.size is 4Gi: write one of at least nats.storeMaxBytes, which is 8589934592 bytes"),
         ("nats.external.url=tls://n.example.com", "nats.external.credentialsSecretRef.name is missing: a broker of your own needs a user"),
         ("nats.external.credentialsSecretRef.name=x", "nats.external.credentialsSecretRef is set but nats.external.url is not"),

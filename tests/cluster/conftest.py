@@ -17,6 +17,7 @@ from tests.cluster.harness.cluster import NODE, Cluster, CommandError
 from tests.cluster.release import Release, build_images, victim_image, wait
 
 CRDS = Path(__file__).parents[2] / "crds"
+INSTALLATION = pytest.StashKey[Release]()
 
 
 @pytest.fixture(scope="session")
@@ -54,29 +55,54 @@ def crds(cluster: Cluster) -> Iterator[Cluster]:
     cluster.kubectl("delete", *names, "--wait=true", "--timeout=60s")
 
 
-@pytest.fixture(scope="module")
-def prepared(cluster: Cluster, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Release]:
-    """Everything that `helm install` needs: images of the Dockerfiles, a namespace, a volume. Afterwards nothing of the release is left."""
-    for archive in build_images():
+@pytest.fixture(scope="session")
+def images(cluster: Cluster, tmp_path_factory: pytest.TempPathFactory) -> frozenset[Path]:
+    """Archives of the images of the Dockerfiles, which are on the node now: importing them takes half a minute, once a run. So is what test pods run."""
+    archives = frozenset(build_images())
+    for archive in archives:
         cluster.load_image(archive)
     cluster.load_image(victim_image(tmp_path_factory.mktemp("victim")))
-    installed = Release(cluster)
-    installed.prepare()
-    installed.volume()
-    yield installed
-    # A module whose last tests uninstall leaves only what a failed one left.
-    cluster.helm("uninstall", installed.name, "--namespace", installed.namespace, "--wait", check=False)
-    for kind in ("daemoneyepolicies", "findings", "detectionexceptions", "federationpeers"):
-        cluster.kubectl("delete", "crd", f"{kind}.daemoneye.io", "--ignore-not-found", "--timeout=60s", check=False)
-    cluster.kubectl("delete", "namespace", installed.namespace, "--ignore-not-found", "--timeout=90s", check=False)
-    cluster.kubectl("delete", "pv", "broker", "--ignore-not-found", check=False)
+    return archives
+
+
+@pytest.fixture(scope="session")
+def prepared(cluster: Cluster, images: frozenset[Path], pytestconfig: pytest.Config) -> Iterator[Release]:
+    """Where the chart can be installed. Nothing of it is left after the last test that asks for this."""
+    made = pytestconfig.stash[INSTALLATION] = Release(cluster)
+    yield made
+    if made.there:  # the run was broken off
+        made.remove()
 
 
 @pytest.fixture(scope="module")
-def release(prepared: Release) -> Release:
-    """The chart, installed as docs/install.md says; once for the tests of a module."""
+def release(prepared: Release) -> Iterator[Release]:
+    """The chart, installed as docs/install.md says. Modules share the installation; each finds it with the tests' values and without any policy."""
+    if not prepared.there:
+        prepared.fresh()
     prepared.install()
-    return prepared
+    yield prepared
+    prepared.idle()
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Whoever needs the chart installed comes after those who need a cluster without it, for they share one installation."""
+    ours = [item for item in items if Path(__file__).parent in item.path.parents]
+    ordered = iter(sorted(ours, key=_installed))
+    here = set(map(id, ours))
+    items[:] = [next(ordered) if id(item) in here else item for item in items]
+
+
+def _installed(item: pytest.Item | None) -> bool:
+    """Whether a test needs the chart installed."""
+    return "prepared" in getattr(item, "fixturenames", ())
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_teardown(item: pytest.Item, nextitem: pytest.Item | None) -> Generator[None, None, None]:
+    """The installation goes with the last test that needs it: others want the kernel for themselves."""
+    yield
+    if _installed(item) and not _installed(nextitem) and (made := item.config.stash.get(INSTALLATION, None)):
+        made.remove()
 
 
 @pytest.hookimpl(wrapper=True)

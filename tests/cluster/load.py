@@ -26,15 +26,33 @@ def nothing_lost(oracle: Oracle, upgrades: int = 1) -> None:
 def all_there_once(release: Release, oracle: Oracle, pod: dict[str, Any], upgrades: int = 1) -> None:
     """Stop the generator: each of its executions is in the stream once, or was counted as lost."""
     uid, name, namespace = (pod["metadata"][key] for key in ("uid", "name", "namespace"))
-    (generator,) = pids(uid, f"/victim {COMMAND[0]}")
-    os.kill(generator, signal.SIGUSR1)
+    os.kill(_generator(uid), signal.SIGUSR1)
     log = wait("its count", lambda: release.cluster.kubectl("logs", name, "-n", namespace).split(), 30)
     made = int(log[log.index("made") + 1])
-    wait("its last one", lambda: oracle.look().produced and oracle.executions[uid] >= made - oracle.lost(), 60)
+
+    def all_seen() -> bool:
+        oracle.look()
+        assert oracle.executions[uid] >= made - oracle.lost(), (
+            f"{oracle.executions[uid]} of {made}, {oracle.lost()} lost"
+        )
+        return True
+
+    wait("its last one", all_seen, 60)
     oracle.settle()
     assert made - oracle.lost() <= oracle.executions[uid] <= made
     nothing_lost(oracle, upgrades)
     print(f"\nload: {made} executions in {oracle.batches} batches, {oracle.repeated} of them twice in the stream")
+
+
+def _generator(uid: str) -> int:
+    """The process that executes the others: a child of it that has not become another program yet has the same arguments."""
+    found = pids(uid, f"/victim {COMMAND[0]}")
+    parents = {}
+    for pid in found:
+        with suppress(OSError):
+            parents[pid] = int(Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[1])
+    (generator,) = (pid for pid, parent in parents.items() if parent not in found)
+    return generator
 
 
 def pids(uid: str, words: str) -> list[int]:

@@ -6,11 +6,12 @@ Responsible for images (built by scripts/images.sh), `helm install` and its end;
 from __future__ import annotations
 
 import json
-import shutil
+import os
 import subprocess
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
+from functools import partial
 from pathlib import Path
 from typing import Any, Final, TypeVar
 
@@ -20,6 +21,9 @@ T = TypeVar("T")
 
 REPOSITORY: Final = Path(__file__).parents[2]
 CHART: Final = REPOSITORY / "charts" / "daemoneye"
+DISK_BYTES: Final = 512 << 20
+"""Of the broker: more than its streams may hold, and soon full."""
+KINDS: Final = ("daemoneyepolicies", "findings", "detectionexceptions", "federationpeers")
 VICTIM: Final = "daemoneye-test/victim:1"
 PINS: Final = Path("/sys/fs/bpf/daemoneye")
 IMAGES: Final = ("operator", "analytics", "sensor", "nats")
@@ -63,17 +67,23 @@ def build_images(*names: str, tree: Path = REPOSITORY) -> list[Path]:
 
 
 class Release:
-    """One installation."""
+    """One installation.
+
+    Attributes:
+        there: Whether this run began to install it, and neither uninstalled nor removed it since.
+    """
 
     def __init__(self, cluster: Any, name: str = "daemoneye", namespace: str = "daemoneye") -> None:
         self.cluster = cluster
         self.name = name
         self.namespace = namespace
+        self.there = False
 
     # ── helm ────────────────────────────────────────────────────────────────────────────────────────────────────────
 
-    def prepare(self) -> None:
-        """What docs/install.md asks for before `helm install`: a namespace in which privileged pods may run."""
+    def fresh(self) -> None:
+        """Nothing of a former installation, and what docs/install.md asks for before `helm install`: a namespace in which privileged pods may run, a volume."""
+        self.remove()
         self.cluster.apply(
             json.dumps(
                 {
@@ -86,11 +96,17 @@ class Release:
                 }
             )
         )
+        self._volume()
 
     @property
     def spool(self) -> Path:
         """Where the node keeps the sensor's spool."""
         return self.cluster.state / "spool"
+
+    @property
+    def disk(self) -> Path:
+        """The broker's volume."""
+        return self.cluster.state / "broker"
 
     def values(self) -> tuple[str, ...]:
         """Small, so that several things fit a small machine, and the test cluster's own paths; nothing else differs from a user's installation."""
@@ -103,25 +119,27 @@ class Release:
             "sensor.statusIntervalSeconds=2", "operator.resyncSeconds=5", *(f"{one}.resources.requests.cpu=10m" for one in _SMALL),
         )  # fmt: skip
 
-    def volume(self) -> None:
-        """A PersistentVolume for the broker: the test cluster has nothing that would make one."""
+    def _volume(self) -> None:
+        """A PersistentVolume for the broker, a small disk of its own: the test cluster has nothing that would make one."""
         value = {
             "apiVersion": "v1", "kind": "PersistentVolume", "metadata": {"name": "broker"},
             "spec": {
                 "capacity": {"storage": "1Gi"}, "accessModes": ["ReadWriteOnce"], "storageClassName": "by-hand",
-                "persistentVolumeReclaimPolicy": "Retain",
-                "hostPath": {"path": str(self.cluster.state / "broker"), "type": "DirectoryOrCreate"},
+                "persistentVolumeReclaimPolicy": "Retain", "hostPath": {"path": str(self.disk), "type": "Directory"},
             },
         }  # fmt: skip
-        self.cluster.kubectl("delete", "pv", "broker", "--ignore-not-found", "--wait=true")
-        directory = self.cluster.state / "broker"
-        shutil.rmtree(directory, ignore_errors=True)
-        directory.mkdir(exist_ok=True)  # a test may have mounted a disk of its own there
-        directory.chmod(0o777)  # kubelet gives a hostPath's owner to no pod
+        self.disk.mkdir(exist_ok=True)
+        image = self.disk.with_suffix(".img")
+        with image.open("wb") as file:
+            file.truncate(DISK_BYTES)
+        subprocess.run(["mkfs.ext4", "-q", "-m", "0", image], check=True)
+        subprocess.run(["mount", "-o", "loop", image, self.disk], check=True)
+        self.disk.chmod(0o777)  # kubelet gives a hostPath's owner to no pod
         self.cluster.apply(json.dumps(value))
 
     def install(self, *values: str, chart: Path = CHART) -> None:
         """`helm upgrade --install --wait`: returns when every pod is ready, which needs the Secrets that the operator makes."""
+        self.there = True
         self._helm("upgrade", "--install", self.name, str(chart), *_sets(*self.values(), *values))
 
     def upgrade(self, *values: str, chart: Path = CHART) -> None:
@@ -135,6 +153,28 @@ class Release:
     def uninstall(self) -> None:
         """`helm uninstall`, with its hook."""
         self._helm("uninstall", self.name)
+        self.there = False
+
+    def idle(self) -> None:
+        """As right after its installation: no policy, and nothing on the node. What was uninstalled stays so."""
+        self.cluster.kubectl("delete", "depol", "--all", "--wait=true", "--timeout=30s", check=False)
+        wait("no DaemonSet", lambda: not self.there or not self.items("daemonsets", self.namespace), 90)
+
+    def remove(self) -> None:
+        """Leave nothing of it, in whatever state it is."""
+        self.there = False
+        delete = partial(self.cluster.kubectl, "delete", "--ignore-not-found", "--timeout=90s", check=False)
+        self.cluster.helm("uninstall", self.name, "--namespace", self.namespace, "--wait", check=False)
+        delete("namespace", self.namespace, "--wait=false")
+        delete("crd", *(f"{kind}.daemoneye.io" for kind in KINDS))
+        delete("namespace", self.namespace)
+        delete("pv", "broker")
+        while os.path.ismount(self.disk):
+            wait(
+                "the volume let go",
+                lambda: not subprocess.run(["umount", self.disk], capture_output=True).returncode,
+                30,
+            )
 
     def _helm(self, *words: str) -> None:
         self.cluster.helm(*words, "--namespace", self.namespace, "--wait", "--timeout", "240s")
@@ -205,21 +245,43 @@ class Release:
 
     @contextmanager
     def namespace_of_tests(self, name: str, labels: dict[str, str] | None = None) -> Iterator[str]:
-        """A namespace; gone afterwards."""
-        self.cluster.apply(
-            json.dumps({"apiVersion": "v1", "kind": "Namespace", "metadata": {"name": name, "labels": labels or {}}})
-        )
-        # The default service account is made a moment after the namespace.
-        wait("service account default", lambda: self.cluster.get("serviceaccount", "default", name))
-        try:
+        """A namespace, about to go afterwards."""
+        with namespace_of_tests(self.cluster, name, labels):
             yield name
-        finally:
-            with suppress(Exception):
-                self.cluster.kubectl("delete", "namespace", name, "--wait=true", "--timeout=90s")
+
+
+@contextmanager
+def namespace_of_tests(cluster: Any, name: str, labels: dict[str, str] | None = None) -> Iterator[str]:
+    """A namespace, about to go afterwards: nobody waits for the five seconds that Kubernetes takes before it begins with that."""
+    cluster.kubectl("delete", "namespace", name, "--ignore-not-found", "--timeout=60s")
+    cluster.apply(
+        json.dumps({"apiVersion": "v1", "kind": "Namespace", "metadata": {"name": name, "labels": labels or {}}})
+    )
+    # The default service account is made a moment after the namespace.
+    wait("service account default", lambda: cluster.get("serviceaccount", "default", name))
+    try:
+        yield name
+    finally:
+        with suppress(Exception):
+            cluster.kubectl("delete", "namespace", name, "--wait=false")
 
 
 def _sets(*values: str) -> list[str]:
     return [word for value in values for word in ("--set", value)]
+
+
+def pids(word: bytes, pod_uid: str) -> list[int]:
+    """Processes of a pod whose arguments have a word, by the node's numbers."""
+    found = []
+    for entry in Path("/proc").iterdir():
+        if entry.name.isdigit():
+            try:
+                inside = pod_uid in (entry / "cgroup").read_text()
+                if inside and word in (entry / "cmdline").read_bytes():
+                    found.append(int(entry.name))
+            except OSError:
+                continue
+    return found
 
 
 def victim_image(directory: Path) -> Path:

@@ -11,7 +11,7 @@ import yaml
 from daemoneye.api.v1alpha1.common import GROUP
 from daemoneye.codegen import crd
 from tests.cluster.harness.cluster import Cluster
-from tests.cluster.release import CHART, wait
+from tests.cluster.release import CHART, namespace_of_tests
 
 pytestmark = pytest.mark.cluster
 CI = sorted((CHART / "ci").glob("*-values.yaml"))
@@ -23,19 +23,15 @@ LEVEL = "pod-security.kubernetes.io"
 def api(cluster: Cluster):
     """A namespace in which the API server itself refuses a pod, and warns of a template, that is not `restricted`; and our kinds."""
     labels = {f"{LEVEL}/enforce": "restricted", f"{LEVEL}/warn": "restricted"}
-    cluster.apply(
-        json.dumps({"apiVersion": "v1", "kind": "Namespace", "metadata": {"name": NAMESPACE, "labels": labels}})
-    )
-    wait("service account default", lambda: cluster.get("serviceaccount", "default", NAMESPACE))
     ours = not cluster.kubectl("get", "crd", "--ignore-not-found", f"{crd.KINDS[0].plural}.{GROUP}")
     if ours:
         cluster.kubectl("apply", "--server-side", "-f", str(CHART / "crds-yaml"))
         for kind in crd.KINDS:
             cluster.kubectl("wait", "--for=condition=Established", f"crd/{kind.plural}.{GROUP}", "--timeout=30s")
-    yield cluster
+    with namespace_of_tests(cluster, NAMESPACE, labels):
+        yield cluster
     if ours:
         cluster.kubectl("delete", "-f", str(CHART / "crds-yaml"), "--wait=true", "--timeout=60s")
-    cluster.kubectl("delete", "namespace", NAMESPACE, "--wait=true", "--timeout=60s")
 
 
 def rendered(cluster: Cluster, values: Path) -> str:

@@ -8,7 +8,7 @@ import os
 import pytest
 
 from tests.cluster.harness.cluster import NODE, Cluster
-from tests.cluster.release import VICTIM, victim_image, wait
+from tests.cluster.release import VICTIM, namespace_of_tests, victim_image, wait
 
 pytestmark = pytest.mark.cluster
 
@@ -69,13 +69,9 @@ def test_token_of_an_own_audience_is_verified_by_the_api(cluster: Cluster):
 
 
 def test_pod_security_is_enforced(cluster: Cluster):
-    namespace = {"name": "strict", "labels": {"pod-security.kubernetes.io/enforce": "restricted"}}
-    cluster.apply(json.dumps({"apiVersion": "v1", "kind": "Namespace", "metadata": namespace}))
-    try:
-        refused = cluster.kubectl("-n", "strict", "run", "x", "--image=x", check=False)
+    with namespace_of_tests(cluster, "strict", {"pod-security.kubernetes.io/enforce": "restricted"}) as strict:
+        refused = cluster.kubectl("-n", strict, "run", "x", "--image=x", check=False)
         assert "violates PodSecurity" in refused
-    finally:
-        cluster.kubectl("delete", "namespace", "strict", "--wait=true")
 
 
 def test_control_plane_belongs_to_root(cluster: Cluster):

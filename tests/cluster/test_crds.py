@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 
 import pytest
 
@@ -12,6 +13,15 @@ from tests.cluster.harness.cluster import Cluster
 from tests.support.bad_objects import BAD, ENDPOINT, document
 
 pytestmark = pytest.mark.cluster
+WHOLE = {
+    "DaemonEyePolicy": {},
+    "FederationPeer": {"role": "Primary", "endpoint": ENDPOINT},
+    "Finding": {"detector": "d", "severity": "high", "score": 0.8, "title": "t", "subject": {"node": "n", "pid": 1}},
+    "DetectionException": {"scope": {"detector": "d"}, "verdict": "Benign", "owner": "o", "expiresAt": "2030-01-01T00:00:00Z"},
+}  # fmt: skip
+"""The smallest spec of each kind."""
+OTHER = {"string": 7, "date-time": 7}
+"""Values of another type, where a text is none."""
 
 
 @pytest.fixture
@@ -19,8 +29,9 @@ def api(crds: Cluster) -> Cluster:
     return crds
 
 
-def create(cluster: Cluster, value, *, check: bool = True) -> str:
-    return cluster.kubectl("create", "--validate=strict", "-f", "-", input=json.dumps(value), check=check)
+def create(cluster: Cluster, *values, check: bool = True) -> str:
+    text = "\n---\n".join(map(json.dumps, values))
+    return cluster.kubectl("create", "--validate=strict", "-f", "-", input=text, check=check)
 
 
 def test_definitions_are_structural_and_established(api: Cluster):
@@ -33,6 +44,27 @@ def test_definitions_are_structural_and_established(api: Cluster):
 def test_bad_object_is_refused_with_the_reason(api: Cluster, name, kind, spec, answer):
     said = create(api, document(name, kind, spec), check=False)
     assert answer in said
+    assert "created" not in said
+
+
+@pytest.mark.parametrize("kind", crd.KINDS, ids=[kind.name for kind in crd.KINDS])
+def test_each_field_in_turn_is_refused_when_it_is_of_another_type(api: Cluster, kind: crd.Kind):
+    """One message an object, which names the field and what belongs there."""
+    schema = crd.schema(kind)["properties"]["spec"]
+    wrong = [(path, _type(node)) for path, node in _walk(schema, "spec")][1:]
+    items = [
+        document(f"wrong-{number}", kind.name, _with(WHOLE[kind.name], _keys(path), OTHER.get(type_, "seven")))
+        for number, (path, type_) in enumerate(wrong)
+    ]
+    said = create(api, *items, check=False)
+    answers = {int(number): answer for number, answer in re.findall(r'"wrong-(\d+)" is invalid: (.*)', said)}
+    silent = {
+        path: answers.get(number)
+        for number, (path, type_) in enumerate(wrong)
+        if f"{path.replace('[]', '[0]')} in body must be of type {type_}" not in answers.get(number, "")
+    }
+    assert len(wrong) > 5
+    assert silent == {}
     assert "created" not in said
 
 
@@ -99,6 +131,25 @@ def test_kubectl_explains_every_field(api: Cluster, kind: crd.Kind):
     text = api.kubectl("explain", f"{kind.plural}.spec")
     assert "<no description>" not in text
     assert "DESCRIPTION:\n    <empty>" not in text
+
+
+def _type(node):
+    """As the API server names it."""
+    return "date-time" if node.get("format") == "date-time" else node["type"]
+
+
+def _keys(path):
+    return path.replace("[]", ".[]").split(".")[1:]
+
+
+def _with(spec, keys, value):
+    """The spec with another value where the keys lead; `[]` is a list's first item."""
+    if not keys:
+        return value
+    key, *rest = keys
+    if key == "[]":
+        return [_with(None, rest, value)]
+    return {**(spec or {}), key: _with((spec or {}).get(key), rest, value)}
 
 
 def _walk(node, path):

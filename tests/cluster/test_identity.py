@@ -23,7 +23,7 @@ from daemoneye_operator import identity
 from daemoneye_operator.identity import publisher as module
 from tests.cluster.harness import binaries, configs
 from tests.cluster.harness.cluster import NODE, PAUSE, Cluster
-from tests.cluster.release import wait
+from tests.cluster.release import namespace_of_tests, wait
 from tests.support.broker import Broker, free_ports, heard, running
 
 pytestmark = pytest.mark.cluster
@@ -39,24 +39,22 @@ def api(cluster: Cluster) -> Iterator[kubernetes.client.ApiClient]:
     subject = {"kind": "ServiceAccount", "name": ACCOUNT, "namespace": NAMESPACE}
     rbac = "rbac.authorization.k8s.io/v1"
     objects: list[dict[str, Any]] = [
-        {"apiVersion": "v1", "kind": "Namespace", "metadata": {"name": NAMESPACE, "labels": {"team": "red"}}},
         {"apiVersion": "v1", "kind": "ServiceAccount", "metadata": {"name": ACCOUNT, "namespace": NAMESPACE}},
         {"apiVersion": rbac, "kind": "ClusterRole", "metadata": {"name": ACCOUNT}, "rules": RULES},
         {
             "apiVersion": rbac, "kind": "ClusterRoleBinding", "metadata": {"name": ACCOUNT}, "roleRef": role, "subjects": [subject],
         },
     ]  # fmt: skip
-    cluster.apply("\n---\n".join(map(json.dumps, objects)))
-    wait("service account default", lambda: cluster.get("serviceaccount", "default", NAMESPACE))
     configuration = kubernetes.client.Configuration()
     configuration.host = cluster.server
     configuration.ssl_ca_cert = str(cluster.state / "pki" / "ca.crt")
-    token = cluster.kubectl("create", "token", ACCOUNT, "--namespace", NAMESPACE)
-    configuration.api_key = {"BearerToken": f"Bearer {token.strip()}"}
-    client = kubernetes.client.ApiClient(configuration)
-    yield client
-    client.close()
-    cluster.kubectl("delete", f"namespace/{NAMESPACE}", "--wait=true", "--timeout=90s")
+    with namespace_of_tests(cluster, NAMESPACE, {"team": "red"}):
+        cluster.apply("\n---\n".join(map(json.dumps, objects)))
+        token = cluster.kubectl("create", "token", ACCOUNT, "--namespace", NAMESPACE)
+        configuration.api_key = {"BearerToken": f"Bearer {token.strip()}"}
+        client = kubernetes.client.ApiClient(configuration)
+        yield client
+        client.close()
     cluster.kubectl("delete", f"clusterrolebinding/{ACCOUNT}", f"clusterrole/{ACCOUNT}")
 
 

@@ -51,7 +51,7 @@ def monitored(release: Release, tmp_path_factory: pytest.TempPathFactory) -> Ite
     objects = rendered(release)
     (rule,) = (obj for obj in objects if obj["kind"] == "PrometheusRule")
     rules = {"daemoneye.yaml": yaml.safe_dump({"groups": rule["spec"]["groups"]})}
-    release.policy("default")
+    release.policy("default", networkMonitoring={"enablePacketCapture": True, "captureInterface": "auto"})
     release.wait_ready("default")
     directory = tmp_path_factory.mktemp("prometheus")
     with (

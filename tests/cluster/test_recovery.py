@@ -1,7 +1,7 @@
 """Faults of every kind on a real cluster, one after the other, while events flow: after each of them, what was produced is watermarked or counted.
 
-One installation and one generator for all tests of this module; each waits until everything is as before. The broker's volume is a small disk of
-its own, which one of them fills. `-s` shows how long each recovery took.
+One generator for all tests of this module; each waits until everything is as before. The broker's volume is a small disk of its own, which one of
+them fills. `-s` shows how long each recovery took.
 """
 
 from __future__ import annotations
@@ -9,7 +9,6 @@ from __future__ import annotations
 import json
 import os
 import signal
-import subprocess
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
@@ -26,7 +25,6 @@ from tests.cluster.release import PINS, Release, wait
 
 pytestmark = [pytest.mark.cluster, pytest.mark.slow]
 
-DISK_BYTES = 256 << 20
 AWAY_S = 60
 RESYNC_S = 5
 """operator.resyncSeconds: when children are applied again that nobody told of."""
@@ -40,18 +38,16 @@ PROCESSES = {
 }
 
 
-@pytest.fixture(scope="module", autouse=True)
-def disk(cluster: Cluster) -> Iterator[Path]:
-    """The broker's volume, which is mounted before the chart is installed."""
-    path = cluster.state / "broker"
-    path.mkdir(exist_ok=True)
-    subprocess.run(["mount", "-t", "tmpfs", "-o", f"size={DISK_BYTES}", "recovery", path], check=True)
-    yield path
-    wait("the volume let go", lambda: subprocess.run(["umount", path], capture_output=True).returncode == 0, 30)
+@pytest.fixture(scope="module")
+def oracle(release: Release) -> Oracle:
+    """What looks on, begun before the first sensor."""
+    made = Oracle(release)
+    made.begin()
+    return made
 
 
 @pytest.fixture(scope="module")
-def busy(disk: Path, release: Release) -> Iterator[dict[str, Any]]:
+def busy(release: Release, oracle: Oracle) -> Iterator[dict[str, Any]]:
     """A pod that executes something every few milliseconds, as long as the module lasts."""
     release.policy("default")
     release.wait_ready("default")
@@ -59,14 +55,8 @@ def busy(disk: Path, release: Release) -> Iterator[dict[str, Any]]:
         release.namespace_of_tests("recovery") as namespace,
         release.pod("busy", namespace, *COMMAND) as pod,
     ):
+        oracle.settle()
         yield pod
-
-
-@pytest.fixture(scope="module")
-def oracle(release: Release, busy: dict[str, Any]) -> Oracle:
-    made = Oracle(release)
-    made.settle()
-    return made
 
 
 @contextmanager
@@ -196,11 +186,9 @@ def test_a_namespace_goes_with_its_findings_and_holds_nobody_up(
 # ── the broker's disk ───────────────────────────────────────────────────────────────────────────────────────────────
 
 
-def test_a_full_disk_of_the_broker_is_waited_out(
-    release: Release, oracle: Oracle, busy: dict[str, Any], disk: Path
-) -> None:
+def test_a_full_disk_of_the_broker_is_waited_out(release: Release, oracle: Oracle, busy: dict[str, Any]) -> None:
     before = oracle.look()
-    filler = disk / "filler"
+    filler = release.disk / "filler"
     with fault("the broker's disk full", release, oracle, busy):
         try:
             _fill(filler)

@@ -23,7 +23,7 @@ import pytest
 
 from tests.cluster.cli import Cli
 from tests.cluster.harness.cluster import NODE, Cluster
-from tests.cluster.release import COMPONENTS, PINS, Release, wait
+from tests.cluster.release import COMPONENTS, PINS, Release, pids, wait
 
 pytestmark = [pytest.mark.cluster, pytest.mark.slow]
 SHOP = "shop"
@@ -79,7 +79,7 @@ def test_the_sensor_has_a_token_for_the_broker_alone_and_only_its_capabilities(r
     assert [source["serviceAccountToken"]["audience"] for source in token] == ["daemoneye-broker.daemoneye.daemoneye"]
     assert container["securityContext"]["privileged"] is False
     assert container["securityContext"]["readOnlyRootFilesystem"] is True
-    (pid,) = _pids(b"daemoneye_sensor", pod["metadata"]["uid"])
+    (pid,) = pids(b"daemoneye_sensor", pod["metadata"]["uid"])
     assert not Path(f"/proc/{pid}/root/var/run/secrets/kubernetes.io").exists()
     assert not Path(f"/proc/{pid}/root/run/secrets/kubernetes.io").exists()
     assert not Path(f"/proc/{pid}/root/etc/daemoneye/broker/password").exists()
@@ -319,17 +319,3 @@ def _status(release: Release, name: str) -> dict[str, Any]:
 
 def _files(directory: Path) -> list[Path]:
     return [path for path in directory.rglob("*") if path.is_file()] if directory.exists() else []
-
-
-def _pids(word: bytes, pod_uid: str) -> list[int]:
-    """Processes of a pod whose arguments have a word."""
-    found = []
-    for entry in Path("/proc").iterdir():
-        if entry.name.isdigit():
-            try:
-                inside = pod_uid in (entry / "cgroup").read_text()
-                if inside and word in (entry / "cmdline").read_bytes():
-                    found.append(int(entry.name))
-            except OSError:
-                continue
-    return found

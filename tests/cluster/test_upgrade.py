@@ -38,15 +38,17 @@ NEW_PODS: Final = ("operator.podAnnotations.upgraded=yes", "nats.podAnnotations.
 
 
 @pytest.fixture(scope="module")
-def former(prepared: Release, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
+def former(prepared: Release, images: frozenset[Path], tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
     """The tree of the release before, its images on the node; without any history this tree's, under another tag."""
+    prepared.fresh()
     with revision(FORMER, tmp_path_factory.mktemp("former")) as tree:
         assert tree is not None or "DAEMONEYE_FORMER" not in os.environ, f"{FORMER} has no chart"
         load, tag = prepared.cluster.load_image, prepared.cluster.tag_image
         for name in IMAGES:
             tag(f"daemoneye/{name}:{NOW}", "aside")
         for archive in build_images(tree=tree or REPOSITORY):
-            load(archive)
+            if archive not in images:  # another one of this name, whose tag it takes
+                load(archive)
         for name in IMAGES:
             tag(f"daemoneye/{name}:{NOW}", BEFORE)
             tag(f"daemoneye/{name}:aside", NOW)

@@ -39,6 +39,22 @@ print(programs.taken_over, sorted(path.name for path in programs.pin.iterdir()))
 programs.remove()
 programs.close()
 """
+DISSECT = """
+import importlib.util, json, struct, subprocess, sys
+from daemoneye_sensor.dissector import COMMAND
+frame = bytes.fromhex(
+    "02000000000202000000000108004500003900010000401166b10a0000010a000002138800350025787d00070100000100000000000001610162076578616d706c650000010001"
+)
+head = json.dumps({"do": "dissect", "link": 1}).encode()
+done = subprocess.run(COMMAND, input=struct.pack(">II", len(head), len(frame)) + head + frame, capture_output=True, check=True)
+answers, at = [], 0
+while at < len(done.stdout):
+    header, body = struct.unpack_from(">II", done.stdout, at)
+    answers.append(json.loads(done.stdout[at + 8 : at + 8 + header]))
+    at += 8 + header + body
+print(answers[0]["user"], answers[1]["ok"], [layer["name"] for layer in answers[1]["layers"]])
+print(importlib.util.find_spec("scapy.contrib"))
+"""
 DETECT = """
 import numpy, polars, pyarrow, pyarrow.ipc
 from pyod.models.ecod import ECOD
@@ -199,6 +215,14 @@ def test_sensor_compiles_and_loads_its_programs_with_its_own_headers(image):
 def test_sensor_knows_how_to_compile_capture_filters(image):
     code = "import ctypes; lib = ctypes.CDLL('libpcap.so.0.8'); lib.pcap_lib_version.restype = ctypes.c_char_p; print(lib.pcap_lib_version().decode())"
     assert image("sensor").python(code).startswith("libpcap version 1.")
+
+
+def test_sensor_dissects_in_a_process_without_privileges(image):
+    said = image("sensor").python(DISSECT)
+    assert said.splitlines() == ["65534 True ['Ethernet', 'IP', 'UDP', 'DNS']", "None"]
+    licences = {c["name"]: str(c["licenses"]) for c in image("sensor").sbom["components"] if c.get("licenses")}
+    assert "GPL-2.0-only" in licences["scapy"]
+    assert "GPL-2.0-only" in licences["daemoneye-dissect"]
 
 
 def test_broker_keeps_streams_on_a_read_only_root(image):

@@ -26,7 +26,9 @@ from tests.unit.analytics.factory import CHECKOUT, SECOND, WORKLOAD, Exec
 from tests.unit.operator.factory import policy
 
 pytestmark = pytest.mark.integration
-DETECTORS = {"suspicious_exec", "first_seen", "cloud_metadata", "network_scan", "dns_tunnel", "beacon"}
+DETECTORS = {
+    "suspicious_exec", "first_seen", "cloud_metadata", "network_scan", "dns_tunnel", "beacon", "mining_pool", "tls_without_name",
+}  # fmt: skip
 AGE_S = 3.0
 
 

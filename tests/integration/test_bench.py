@@ -58,7 +58,7 @@ def test_encodings_are_compared_on_recorded_events(tmp_path):
 
 def test_packets_are_inspected_and_compared(tmp_path):
     outcome = bench(tmp_path, "packets")
-    assert outcome["data"].keys() == {"share 0.0", "share 0.01", "share 0.055"}
+    assert outcome["data"].keys() == {"share 0.0", "share 0.01", "share 0.055", "parsers"}
     assert all(rate > 0 for figures in outcome["data"].values() for rates in figures.values() for rate in rates)
 
 

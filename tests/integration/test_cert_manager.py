@@ -126,7 +126,7 @@ def world(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[World]:
         api.create(path_of(resources.APPS, "statefulsets", namespace=NAMESPACE), named["StatefulSet/daemoneye-nats"])
         with (
             place_in(tmp_path, api, pods_of(api), replicas=request.param) as place,
-            operating.running(place.broker, api, tmp_path / "operator", certificateSecretRef={"name": SECRET}) as operator,
+            operating.running(place.broker, api, tmp_path / "operator", 1.0, certificateSecretRef={"name": SECRET}) as operator,
         ):  # fmt: skip
             yield World(place, api, operator)
 

@@ -15,9 +15,11 @@ from daemoneye import envelope
 from daemoneye.envelope import Batch, Envelope
 from daemoneye.events.jsonform import events_json
 from daemoneye.events.registry import KERNEL_EVENTS
+from daemoneye_sensor.opensockets import OpenSockets
 from daemoneye_sensor.programs import BPFFS, RingSizes
 from daemoneye_sensor.sources.base import Origin
 from daemoneye_sensor.sources.ebpf import EbpfSource
+from tests.support.namespaces import Namespace, star
 
 REPOSITORY = Path(__file__).parents[2]
 BPF = REPOSITORY / "bpf"
@@ -89,6 +91,32 @@ class Kernel:
         """The newest execution of a process, waited for."""
         self.wait(lambda _: bool(self.execs(pid=pid)))
         return self.execs(pid=pid)[-1]
+
+
+def rows(kernel: Kernel, event: str, **wanted: Any) -> list[dict[str, Any]]:
+    """Events of this name with these values."""
+    return [e for e in kernel.events if e["event"] == event and all(e.get(k) == v for k, v in wanted.items())]
+
+
+def one(kernel: Kernel, event: str, **wanted: Any) -> dict[str, Any]:
+    """The only event with these values, waited for."""
+    kernel.wait(lambda _: bool(rows(kernel, event, **wanted)))
+    (found,) = rows(kernel, event, **wanted)
+    return found
+
+
+def look_again(kernel: Kernel) -> OpenSockets:
+    """Have the next turn look at the open sockets."""
+    assert kernel.source._sockets
+    kernel.source._sockets._next = 0.0
+    return kernel.source._sockets
+
+
+@pytest.fixture(scope="module")
+def networks() -> Iterator[tuple[Namespace, Namespace]]:
+    """Two namespaces, joined by a cable: 10.213.0.1 and fd00:213::1, .2 and ::2."""
+    with star(1) as (here, there):
+        yield here, there
 
 
 @pytest.fixture(scope="module")

@@ -221,7 +221,7 @@ async def test_a_policy_changes_without_restart_and_without_loss(broker: NodeBro
     status = broker.heartbeats[-1][1]
     assert (status["pid"], status["source"]["dropped"]) == (
         pid,
-        {"exec": 0, "process": 0, "blob": 0, "socket": 0, "lease": 0},
+        {"exec": 0, "process": 0, "blob": 0, "socket": 0, "lease": 0, "table": 0},
     )
 
     # Nothing wanted, and wanted again: what was missed meanwhile is known nevertheless.

@@ -16,6 +16,7 @@ def _pods(operator: str) -> dict[str, Any]:
 # (name, kind, spec, a part of the answer)
 BAD: list[tuple[str, str, dict[str, Any], str]] = [
     ("switch-as-text", "DaemonEyePolicy", {"kernelMonitoring": {"enableEbpf": "yes"}}, "spec.kernelMonitoring.enableEbpf"),
+    ("sockets-as-text", "DaemonEyePolicy", {"kernelMonitoring": {"enableSocketEvents": "yes"}}, "spec.kernelMonitoring.enableSocketEvents"),
     ("program-path-relative", "DaemonEyePolicy", {"kernelMonitoring": {"ebpfProgramPath": "monitor.o"}}, "spec.kernelMonitoring.ebpfProgramPath"),
     ("etw-name-empty", "DaemonEyePolicy", {"kernelMonitoring": {"etwSessionName": ""}}, "spec.kernelMonitoring.etwSessionName"),
     ("es-name-no-bundle", "DaemonEyePolicy", {"kernelMonitoring": {"esClientName": "monitor"}}, "spec.kernelMonitoring.esClientName"),
@@ -24,6 +25,8 @@ BAD: list[tuple[str, str, dict[str, Any], str]] = [
     ("filter-too-long", "DaemonEyePolicy", {"networkMonitoring": {"captureFilter": "x" * 4097}}, "spec.networkMonitoring.captureFilter"),
     ("packet-too-small", "DaemonEyePolicy", {"networkMonitoring": {"maxPacketSize": 1}}, "should be greater than or equal to 64"),
     ("buffer-zero", "DaemonEyePolicy", {"networkMonitoring": {"bufferSizeMb": 0}}, "should be greater than or equal to 1"),
+    ("evidence-for-ever", "DaemonEyePolicy", {"networkMonitoring": {"evidence": {"seconds": 3600}}}, "should be less than or equal to 600"),
+    ("evidence-huge", "DaemonEyePolicy", {"networkMonitoring": {"evidence": {"maxSizeMb": 1024}}}, "should be less than or equal to 64"),
     ("federation-without-peer", "DaemonEyePolicy", {"federation": {"enableFederation": True}}, "no peer is named"),
     ("endpoint-without-scheme", "DaemonEyePolicy", {"federation": {"primaryEndpoint": "primary"}}, "spec.federation.primaryEndpoint"),
     ("endpoints-twice", "DaemonEyePolicy", {"federation": {"regionalEndpoints": [ENDPOINT, ENDPOINT]}}, "Duplicate value"),

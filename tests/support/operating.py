@@ -42,6 +42,8 @@ watch._LONGEST_WAIT_S, handlers._BACKOFFS = 0.5, (0.5,)
 pulse.EVERY_S, brokerlook.EVERY_S, brokerlook._AGAIN_S = 0.5, 1.0, 0.2
 put = handlers.Across.put
 handlers.Across.put = lambda *told: None if deaf.exists() else put(*told)
+load = __main__.load
+__main__.load = lambda path: load(path).model_copy(update={{"resync_seconds": {resync}}})
 sys.exit(__main__.main(["run", "--settings", str(told)]))
 """
 _RBAC: Final = "/apis/rbac.authorization.k8s.io/v1"
@@ -71,8 +73,9 @@ def install(api: ApiServer, *sets: str, apis: tuple[str, ...] = ()) -> dict[str,
 class Operator:
     """One process; can be killed and started again."""
 
-    def __init__(self, broker: Broker, api: ApiServer, directory: Path, **nats: Any) -> None:
+    def __init__(self, broker: Broker, api: ApiServer, directory: Path, resync_s: float, **nats: Any) -> None:
         self._directory = directory
+        self._resync_s = resync_s
         self.deaf = directory / "deaf"
         (self._port,) = free_ports(1)
         self._process: subprocess.Popen[bytes] | None = None
@@ -80,7 +83,7 @@ class Operator:
         settings = broker.settings.model_dump(by_alias=True, mode="json", exclude_none=True)
         settings["nats"] |= {**nats, "url": broker.access("operator").url}
         settings["sensor"]["statusIntervalSeconds"] = 1
-        (directory / "operator.json").write_text(json.dumps({**settings, "healthPort": self._port, "resyncSeconds": 5}))
+        (directory / "operator.json").write_text(json.dumps({**settings, "healthPort": self._port}))
         api.kubeconfig(directory / "kubeconfig", NAMESPACE, ACCOUNT)
         for name, data in broker.secrets.secrets.items():
             encoded = {key: base64.b64encode(value).decode() for key, value in data.items()}
@@ -90,7 +93,7 @@ class Operator:
 
     def start(self) -> None:
         """Start it."""
-        code = _MAIN.format(blind=BLIND_S)
+        code = _MAIN.format(blind=BLIND_S, resync=self._resync_s)
         with (self._directory / "log").open("ab") as log:
             self._process = subprocess.Popen(
                 [sys.executable, "-c", code, self._directory / "operator.json", self.deaf],
@@ -134,9 +137,9 @@ class Operator:
 
 
 @contextmanager
-def running(broker: Broker, api: ApiServer, directory: Path, **nats: Any) -> Iterator[Operator]:
-    """One that was started; ended whatever happens. `nats` are settings beside those that the broker began with."""
-    operator = Operator(broker, api, directory, **nats)
+def running(broker: Broker, api: ApiServer, directory: Path, resync_s: float = 5.0, **nats: Any) -> Iterator[Operator]:
+    """One that was started, and looks at everything again so often; ended whatever happens. `nats` are settings beside those that the broker began with."""
+    operator = Operator(broker, api, directory, resync_s, **nats)
     try:
         operator.start()
         yield operator

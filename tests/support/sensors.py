@@ -79,16 +79,20 @@ class Place:
 
     @contextlib.asynccontextmanager
     async def publishing(self, access: Access, node: str = NODE) -> AsyncIterator[tuple[Spool, Publisher]]:
-        """A node's spool and its publisher."""
+        """A node's spool and its publisher, which comes back sooner than one of thousands should when the broker was away."""
         spool = Spool(self._directory / "spool", max_bytes=64 << 20)
         publisher = Publisher(spool, access, node=node, on_refused=_never, ack_timeout=1.0)
-        running = asyncio.create_task(publisher.run())
-        try:
-            yield spool, publisher
-        finally:
-            running.cancel()
-            await asyncio.gather(running, return_exceptions=True)
-            spool.close()
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr("daemoneye_sensor.publisher._DECIDED_S", 1)
+            patch.setattr("daemoneye_sensor.publisher._RECONNECT_S", (0.1, 0.5))
+            patch.setattr("daemoneye_sensor.publisher._CLOSE_S", 0.5)
+            running = asyncio.create_task(publisher.run())
+            try:
+                yield spool, publisher
+            finally:
+                running.cancel()
+                await asyncio.gather(running, return_exceptions=True)
+                spool.close()
 
     async def stored(self) -> list[int]:
         """What `put` wrote, as the stream has it."""

@@ -31,7 +31,8 @@ def answer(connection: socket.socket, size: int) -> None:
     with connection:
         received = read_all(connection)
         connection.sendall(bytes(size))
-        say(peer=connection.getpeername()[1], received=received)
+        address, port = connection.getpeername()[:2]
+        say(address=address, peer=port, received=received)
 
 
 def serve(address: str, size: int, workers: int) -> None:
@@ -53,18 +54,33 @@ def call(address: str, port: int, size: int, times: int) -> None:
             own = connection.getsockname()[1]
             connection.sendall(bytes(size))
             connection.shutdown(socket.SHUT_WR)
-            say(port=own, received=read_all(connection))
+            say(port=own, sent=size, received=read_all(connection))
 
 
-def datagrams(address: str, port: int, times: int) -> None:
-    """A connected UDP socket: `times` datagrams of 100 bytes, each answered; an empty one last, which is not."""
-    with socket.socket(socket.AF_INET6 if ":" in address else socket.AF_INET, socket.SOCK_DGRAM) as udp:
-        udp.connect((address, port))
-        for _ in range(times):
-            udp.send(bytes(100))
+def datagrams(address: str, port: int, times: int, sockets: int = 1) -> None:
+    """Connected UDP sockets, one after another: `times` datagrams of 100 bytes, each answered; an empty one last, which is not."""
+    for _ in range(sockets):
+        with socket.socket(socket.AF_INET6 if ":" in address else socket.AF_INET, socket.SOCK_DGRAM) as udp:
+            udp.connect((address, port))
+            for _ in range(times):
+                udp.send(bytes(100))
+                udp.recv(1000)
+            udp.send(b"")
+            say(port=udp.getsockname()[1])
+
+
+def ask(address: str, port: int, times: int, loose: int) -> None:
+    """So many questions over UDP, each from a socket of its own, which is connected, or (`loose`) has neither a peer nor an address."""
+    for _ in range(times):
+        with socket.socket(socket.AF_INET6 if ":" in address else socket.AF_INET, socket.SOCK_DGRAM) as udp:
+            if not loose:
+                udp.connect((address, port))
+                udp.send(b"?")
+            else:
+                udp.sendto(b"?", (address, port))
+            udp.settimeout(10)
             udp.recv(1000)
-        udp.send(b"")
-        say(port=udp.getsockname()[1])
+            say(port=udp.getsockname()[1])
 
 
 def echo(address: str, size: int) -> None:
@@ -76,6 +92,49 @@ def echo(address: str, size: int) -> None:
             data, peer = udp.recvfrom(1000)
             if data:
                 udp.sendto(bytes(size), peer)
+
+
+def names(address: str) -> None:
+    """A name server that knows no name, until killed."""
+    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as udp:
+        udp.bind((address, 53))
+        say(port=53)
+        while True:
+            query, peer = udp.recvfrom(1000)
+            udp.sendto(query[:2] + b"\x81\x83" + query[4:], peer)
+
+
+def web(address: str) -> None:
+    """Answer every request of HTTP with nothing, until killed."""
+    with socket.create_server((address, 0)) as server:
+        say(port=server.getsockname()[1])
+        while True:
+            connection, _ = server.accept()
+            with connection:
+                connection.recv(10_000)
+                connection.sendall(b"HTTP/1.1 204 No Content\r\nServer: talking\r\n\r\n")
+
+
+def visit(address: str, port: int, times: int) -> None:
+    """So many processes, one after the other: each asks for a name and then for a page, both of which bear its number, and ends."""
+    for number in range(times):
+        if not os.fork():
+            own = os.getpid()
+            with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as udp:
+                label = b"p%d" % own
+                query = b"\x12\x34\x01\0\0\x01\0\0\0\0\0\0%c%s\x07example\0\0\x01\0\x01" % (len(label), label)
+                if number % 2:
+                    udp.connect((address, 53))
+                    udp.send(query)
+                else:
+                    udp.sendto(query, (address, 53))
+                udp.recv(1000)
+            with socket.create_connection((address, port)) as connection:
+                connection.sendall(b"GET /p%d HTTP/1.1\r\nHost: p%d.example\r\n\r\n" % (own, own))
+                read_all(connection)
+            say()
+            os._exit(0)
+        os.wait()
 
 
 def hold(address: str, port: int) -> None:
@@ -91,6 +150,16 @@ def hold(address: str, port: int) -> None:
 
 if __name__ == "__main__":
     what, *words = sys.argv[1:]
-    {"serve": serve, "call": call, "datagrams": datagrams, "echo": echo, "hold": hold}[what](
+    {
+        "serve": serve,
+        "call": call,
+        "datagrams": datagrams,
+        "ask": ask,
+        "echo": echo,
+        "names": names,
+        "web": web,
+        "visit": visit,
+        "hold": hold,
+    }[what](
         *(int(word) if word.isdecimal() else word for word in words)  # type: ignore[operator]
     )

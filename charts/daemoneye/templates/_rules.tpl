@@ -38,9 +38,9 @@
 {{- fail (printf "streams.replicas is %d: write at most nats.replicas, which is %d" (int $.Values.streams.replicas) (int $nats.replicas)) -}}
 {{- end -}}
 {{- $store := int64 $nats.storeMaxBytes -}}
-{{- $reserved := add (int64 .Values.streams.eventsMaxBytes) (int64 .Values.streams.findingsMaxBytes) (mul 600 1048576) -}}
+{{- $reserved := add (int64 .Values.streams.eventsMaxBytes) (int64 .Values.streams.findingsMaxBytes) (ternary (int64 .Values.evidence.maxBytes) 0 .Values.evidence.enabled) (mul 600 1048576) -}}
 {{- if lt $store $reserved -}}
-{{- fail (printf "nats.storeMaxBytes is %d: write at least %d, which the streams reserve (streams.eventsMaxBytes, streams.findingsMaxBytes and 600 MiB), or lower those" $store $reserved) -}}
+{{- fail (printf "nats.storeMaxBytes is %d: write at least %d, which the streams reserve (streams.eventsMaxBytes, streams.findingsMaxBytes, evidence.maxBytes where that is enabled, and 600 MiB), or lower those" $store $reserved) -}}
 {{- end -}}
 {{- if $nats.storage.enabled -}}
 {{- $size := include "daemoneye.bytes" $nats.storage.size | int64 -}}

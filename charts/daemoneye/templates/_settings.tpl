@@ -25,6 +25,7 @@
   "streams" .Values.streams
   "sensor" $sensor
   "findings" .Values.findings
+  "evidence" .Values.evidence
   "resyncSeconds" .Values.operator.resyncSeconds
   "healthPort" 8080
   "logLevel" .Values.operator.logLevel
@@ -46,5 +47,10 @@
 {{- if or (not .Values.nats.external.url) (dig "tlsSecretRef" "name" "" .Values.nats.external) -}}
 {{- $_ := set $nats "tls" (dict "ca" (printf "%s/ca.crt" $broker)) -}}
 {{- end -}}
-{{- toPrettyJson (dict "nats" $nats "shard" 0 "configuration" "broker" "status_interval_s" 10 "health_port" 8080) -}}
+{{- $settings := dict "nats" $nats "shard" 0 "configuration" "broker" "status_interval_s" 10 "health_port" 8080 -}}
+{{- if .Values.evidence.enabled -}}
+{{- /* On the pod's loopback: reached by port-forward alone. */ -}}
+{{- $_ := set $settings "evidence" (dict "namespace" .Release.Namespace "port" 8081) -}}
+{{- end -}}
+{{- toPrettyJson $settings -}}
 {{- end -}}

@@ -8,7 +8,7 @@ account     who, and what passes its border
 =========== ====================================================================================
 `DAEMONEYE` all streams; operator, identity publisher, analytics, cli
 `SENSORS`   the sensors. Out: batches and schemas, of which the stream's acknowledgement comes back, reads of single values of the two buckets,
-            heartbeats. In: what changes in the nodes' bucket
+            chunks of evidence and what is said of them, heartbeats. In: what changes in the nodes' bucket, requests to keep packets, answers
 `CALLOUT`   the callout, which nats-server asks there whether somebody is a sensor: tokens are seen by nobody else
 =========== ====================================================================================
 
@@ -112,8 +112,11 @@ def _accounts(passwords: Mapping[str, str]) -> dict[str, Any]:
         f"{subjects.PREFIX}.events.>",
         f"{subjects.PREFIX}.schemas.*",
         *(f"{subjects.direct_get(bucket, '>')}" for bucket in (subjects.NODES_BUCKET, subjects.CONFIGS_BUCKET)),
+        f"$O.{subjects.EVIDENCE_BUCKET}.C.>",
     )
-    changes, heartbeats = subjects.key_value(subjects.NODES_BUCKET, ">"), f"{subjects.PREFIX}.status.*"
+    evidence = f"{subjects.PREFIX}.evidence"
+    told = (subjects.key_value(subjects.NODES_BUCKET, ">"), f"{evidence}.arm.*", f"{evidence}.answer.*")
+    said = (f"{subjects.PREFIX}.status.*", f"{evidence}.kept.*")
     return {
         STREAMS: {
             "jetstream": "enabled",
@@ -126,16 +129,16 @@ def _accounts(passwords: Mapping[str, str]) -> dict[str, Any]:
             ],
             "exports": [
                 *({"service": subject, "accounts": [SENSORS]} for subject in services),
-                {"stream": changes, "accounts": [SENSORS]},
+                *({"stream": subject, "accounts": [SENSORS]} for subject in told),
             ],
-            "imports": [{"stream": {"account": SENSORS, "subject": heartbeats}}],
+            "imports": [{"stream": {"account": SENSORS, "subject": subject}} for subject in said],
         },
         SENSORS: {
             "limits": {"max_subscriptions": MAX_SENSOR_SUBSCRIPTIONS, "max_connections": MAX_SENSOR_CONNECTIONS},
-            "exports": [{"stream": heartbeats, "accounts": [STREAMS]}],
+            "exports": [{"stream": subject, "accounts": [STREAMS]} for subject in said],
             "imports": [
                 *({"service": {"account": STREAMS, "subject": subject}} for subject in services),
-                {"stream": {"account": STREAMS, "subject": changes}},
+                *({"stream": {"account": STREAMS, "subject": subject}} for subject in told),
             ],
         },
         ASKED: {"users": [{"user": CALLOUT, "password": passwords[CALLOUT], "permissions": callout_permissions()}]},

@@ -133,7 +133,9 @@ class Bus:
             findings_max_bytes=wanted.findings_max_bytes,
             findings_max_age=wanted.findings_max_age,
         )
-        return (*kept, *streams.buckets())
+        evidence = self._settings.evidence
+        more = (streams.evidence(max_bytes=evidence.max_bytes, max_age=evidence.max_age),) if evidence.enabled else ()
+        return (*kept, *streams.buckets(), *more)
 
     def _reconnected(self) -> None:
         # A broker that lost its disk has no streams any more: they are made again before anything is sent.

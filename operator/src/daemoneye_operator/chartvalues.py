@@ -14,6 +14,7 @@ from pydantic import BaseModel, ConfigDict, Field, JsonValue, create_model
 from daemoneye_operator.monitoringvalues import Grafana, Metrics
 from daemoneye_operator.settings import (
     QUANTITY,
+    Evidence,
     Findings,
     HostPaths,
     Nats,
@@ -319,6 +320,9 @@ class ChartValues(Values):
     nats: Broker = Field(default=Broker(), description="The broker.")
     streams: Streams = Field(default=Streams(), description="How much of what the broker keeps.")
     findings: Findings = Field(default=Findings(), description="Bounds of Finding objects.")
+    evidence: Evidence = Field(
+        default=Evidence(), description="Packets that are kept because of findings, where policies ask for it."
+    )
     network_policy: NetworkPolicy = Field(default=NetworkPolicy(), description="NetworkPolicies.")
     metrics: Metrics = Field(default=Metrics(), description="What Prometheus gets.")
     grafana: Grafana = Field(default=Grafana(), description="What Grafana gets.")

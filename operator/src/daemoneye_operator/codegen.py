@@ -53,10 +53,8 @@ def _values(group: BaseModel, indent: str) -> Iterator[str]:
             continue
         yield from _comment("# -- ", field.description or "", indent)
         if isinstance(value, ContainerResources):
-            yield f"{indent}{key}:"
-            yield from (f"{indent}  {side}: {_flow(getattr(value, side))}" for side in type(value).model_fields)
-        else:
-            yield f"{indent}{key}: {_flow(value)}"
+            value = value.model_dump()
+        yield f"{indent}{key}: {_flow(value)}"
 
 
 def _ordered(model: type[BaseModel]) -> list[str]:
@@ -81,7 +79,11 @@ def _doc(model: type[BaseModel]) -> str:
 def _flow(value: object) -> str:
     if value == "":
         return '""'
-    return yaml.safe_dump(value, default_flow_style=True, width=10_000).removesuffix("\n").removesuffix("\n...")
+    return (
+        yaml.safe_dump(value, default_flow_style=True, sort_keys=False, width=10_000)
+        .removesuffix("\n")
+        .removesuffix("\n...")
+    )
 
 
 def schema() -> dict[str, Any]:

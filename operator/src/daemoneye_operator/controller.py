@@ -271,6 +271,7 @@ class Controller:
             interval=float(self._settings.sensor.status_interval_seconds),
             analytics_problems=self._bus.analytics_problems,
             uninstalling=self._watches.uninstalling(),
+            evidence=self._settings.evidence.enabled,
         )
 
     def _failed(self, error: Exception) -> None:

@@ -100,6 +100,25 @@ class Streams(_Model):
     )
 
 
+class Evidence(_Model):
+    """Packets that are kept because of findings, where policies ask for it."""
+
+    enabled: bool = Field(
+        default=False,
+        description=(
+            "Keep packets for those who may get findings/evidence; analytics asks the API server who may. Off by default: they are sensitive."
+        ),
+    )
+    max_bytes: int = Field(
+        default=256 * _MIB,
+        description="Bytes of evidence kept; the oldest goes first. 256 MiB by default.",
+        ge=16 * _MIB,
+    )
+    max_age: int = Field(
+        default=7 * _DAY, description="Seconds that evidence is kept. 604800 by default, a week.", ge=60
+    )
+
+
 class HostPaths(_Model):
     """Paths of the node that the sensor sees."""
 
@@ -142,6 +161,12 @@ class Rings(_Model):
         default=2 * _MIB, description="Ring of forks, exits and signals. 2 MiB by default.", ge=65_536, le=_GIB
     )
     blob_bytes: int = Field(default=4 * _MIB, description="Ring of long strings. 4 MiB by default.", ge=65_536, le=_GIB)
+    socket_bytes: int = Field(
+        default=4 * _MIB,
+        description="Ring of connections and their ends, 184 bytes each. 4 MiB by default.",
+        ge=65_536,
+        le=_GIB,
+    )
 
 
 class Sensor(_Model):
@@ -176,6 +201,12 @@ class Sensor(_Model):
         default=False,
         description="Run the sensor privileged instead of with its list of capabilities, for kernels that refuse those. Off by default.",
     )
+    packet_capture: bool = Field(
+        default=True,
+        description=(
+            "Let sensors capture packets where a policy asks for it, which takes the capabilities NET_RAW and SYS_ADMIN. On by default."
+        ),
+    )
     spool_max_bytes: int = Field(
         default=_GIB, description="Bytes of disk for the spool on each node. 1 GiB by default.", ge=16 * _MIB
     )
@@ -194,7 +225,7 @@ class Sensor(_Model):
     status_interval_seconds: int = Field(
         default=10, description="Seconds between two heartbeats of a sensor. 10 by default.", ge=1, le=300
     )
-    rings: Rings = Field(default=Rings(), description="Sizes of the kernel's rings.")
+    rings: Rings = Field(default=Rings(), description="The rings.")
     pod_annotations: dict[str, str] = Field(
         default={}, description="Annotations of the sensor's pods. None by default."
     )
@@ -242,6 +273,9 @@ class OperatorSettings(_Model):
     streams: Streams = Field(default=Streams(), description="How much of what the broker keeps.")
     sensor: Sensor = Field(description="The sensors' DaemonSet.")
     findings: Findings = Field(default=Findings(), description="Bounds of Finding objects.")
+    evidence: Evidence = Field(
+        default=Evidence(), description="Packets that are kept because of findings, where policies ask for it."
+    )
     resync_seconds: int = Field(
         default=60, description="Seconds after which everything is looked at again. 60 by default.", ge=5, le=3600
     )
@@ -303,7 +337,10 @@ def _beyond_types(settings: OperatorSettings) -> list[Problem]:
             if name not in quantities
         ]
     reserved = (
-        settings.shards * settings.streams.events_max_bytes + settings.streams.findings_max_bytes + _OTHER_STREAMS
+        settings.shards * settings.streams.events_max_bytes
+        + settings.streams.findings_max_bytes
+        + settings.evidence.enabled * settings.evidence.max_bytes
+        + _OTHER_STREAMS
     )
     if not settings.nats.external and settings.nats.store_max_bytes < reserved:
         problems.append(
@@ -311,7 +348,7 @@ def _beyond_types(settings: OperatorSettings) -> list[Problem]:
                 Mark(),
                 "nats.storeMaxBytes",
                 f"is {settings.nats.store_max_bytes}: write at least {reserved}, which the streams reserve (streams.eventsMaxBytes for "
-                "each shard, streams.findingsMaxBytes and 600 MiB), or lower those",
+                "each shard, streams.findingsMaxBytes, evidence.maxBytes where that is enabled, and 600 MiB), or lower those",
             )
         )
     unavailable = sensor.update_max_unavailable

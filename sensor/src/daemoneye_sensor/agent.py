@@ -31,15 +31,20 @@ from daemoneye.errors import DaemonEyeError
 from daemoneye.events.registry import RECORDS
 from daemoneye.exposition import Exposition, histogram
 from daemoneye.metrics import Sample
-from daemoneye.nodeconfig import NodeConfig
+from daemoneye.nodeconfig import NodeAnswer, NodeConfig
 from daemoneye_sensor import answers, filters, heartbeat, measures, procfs, programs, vitals
+from daemoneye_sensor.capturer import Capturer
 from daemoneye_sensor.configuration import Configured, Follower, Store
 from daemoneye_sensor.enrich.bundles import Bundles
+from daemoneye_sensor.enrich.explainer import Explainer
 from daemoneye_sensor.enrich.podrows import PodIdentities
 from daemoneye_sensor.enrich.pods import Pods
-from daemoneye_sensor.enrich.selection import Selection
+from daemoneye_sensor.enrich.selection import Selection, captures
 from daemoneye_sensor.errors import BAD_PROGRAM
+from daemoneye_sensor.evidence.desk import Desk
+from daemoneye_sensor.feed import Feed
 from daemoneye_sensor.losses import Losses
+from daemoneye_sensor.packets.capturing import Capture
 from daemoneye_sensor.pipeline import Pipeline
 from daemoneye_sensor.publisher import Publisher
 from daemoneye_sensor.settings import Settings
@@ -64,10 +69,15 @@ class Agent:
     def __init__(self, settings: Settings) -> None:
         self._settings = settings
         self._pods = Pods()
-        self._identities = PodIdentities(self._pods, Bundles(settings.runtime_tasks))
+        bundles = Bundles(settings.runtime_tasks)
+        self._identities = PodIdentities(self._pods, bundles)
+        self._packets = PodIdentities(self._pods, bundles, self._identities.cgroups)
+        self._explainer = Explainer(self._identities, self._packets)
         self._store = Store(settings.state_dir)
         self._losses = Losses()
         self._delay = histogram(metrics.SENSOR_DELAY)
+        self._evidence = Desk(settings.node)
+        self._capturer = Capturer(settings, self._losses, self._explainer, self._evidence.keeper)
         self._follower = Follower(settings.node, self._pods, on_configured=self._told, on_news=self._news)
         self._publisher = Publisher(
             None, settings.access, node=settings.node, on_refused=self._losses.refused, shard=settings.shard, on_connected=self._connected
@@ -79,13 +89,13 @@ class Agent:
         self._wanted: Configured | None = None
         self._current: Configured | None = None
         self._selection = Selection(NodeConfig())
-        self._answer = answers.answer("", NodeConfig(), programs=_NOTHING, filters={}, selectors={})
         self._events: tuple[str, ...] = ()
         self._filters: Mapping[tuple[str, int], str] = {}
-        self._programs = self._trouble = _NOTHING
+        self._programs = self._trouble = self._capture = _NOTHING
         self._retry_at = 0.0
         self._held_up = ""
         self._removed = False
+        self._answer = self._answered(Configured("", NodeConfig(), b""))
         self._stopping = False
         self._changed = asyncio.Event()
         self._beat = asyncio.Event()
@@ -120,13 +130,16 @@ class Agent:
                     await self._bring()
                     if not self._stopping:
                         await self._wait(*tasks)
+                self._capturer.end()
                 await self._end_flow()
                 await self._publisher.drain(_DRAIN_S)
                 beating.cancel()
                 await self._publisher.publish_status(self._status(REMOVED if self._removed else "stopped"))
         finally:
             await self._follower.close()
+            await self._evidence.close()
             await end((*tasks, *([self._flow] if self._flow else [])))
+            self._capturer.end()
             if self._source is not None:
                 self._source.close(keep=self._settings.keep_programs)
             if self._spool is not None:
@@ -164,6 +177,7 @@ class Agent:
 
     def _connected(self, client: Client) -> None:
         self._follower.connected(client)
+        self._evidence.connected(client)
         self._beat.set()
 
     def _told(self, configured: Configured) -> None:
@@ -179,10 +193,11 @@ class Agent:
             self._beat.set()
 
     async def _wait(self, *tasks: asyncio.Task[None]) -> None:
-        """Until something changed, or programs are to be tried again; a task that ended by itself ends the process."""
+        """Until something changed, or programs or a capture are to be tried again; a task that ended by itself ends the process."""
         change = asyncio.create_task(self._changed.wait())
         watched: list[asyncio.Task[Any]] = [change, *tasks, *([self._flow] if self._flow else [])]
-        pause = max(self._retry_at - time.monotonic(), 0.0) if self._programs[0] else None
+        pauses = [self._capturer.retry_in, max(self._retry_at - time.monotonic(), 0.0) if self._programs[0] else None]
+        pause = min((pause for pause in pauses if pause is not None), default=None)
         done, _ = await asyncio.wait(watched, timeout=pause, return_when=asyncio.FIRST_COMPLETED)
         change.cancel()
         for task in done - {change}:
@@ -206,10 +221,14 @@ class Agent:
             asked = {place for policy in wanted.config.policies if (place := answers.filter_of(policy)) is not None}
             self._filters = await asyncio.to_thread(filters.check, asked) if asked else {}
             self._switch(wanted)
-        if self._events and self._pipeline is None and (news or time.monotonic() >= self._retry_at):
+        if self._events and self._source is None and (news or time.monotonic() >= self._retry_at):
             await self._open()
         if not self._events:
             self._programs = _NOTHING
+        capture = Capture.from_network(wanted.config.network)
+        if capture is not None:
+            capture = capture.without({expression for expression, _ in self._filters})
+        await self._capturer.bring(capture, self._flowing)
         self._say(wanted)
         if news:
             await asyncio.to_thread(self._store.save, wanted)
@@ -222,9 +241,11 @@ class Agent:
             self._identities.waits = True
         self._selection = Selection(wanted.config)
         self._identities.select(self._selection)
+        self._packets.select(Selection(wanted.config, captures))
         self._events = answers.events_of(wanted.config)
         if self._source is not None:
             self._source.want(self._events)
+        self._evidence.configured(wanted.config)
         self._current = wanted
         self._removed = False
         _log.info("configuration %s: %d policies", wanted.hash, len(wanted.config.policies))
@@ -238,11 +259,11 @@ class Agent:
             instance=settings.instance,
             sizes=settings.rings,
             events=list(self._events),
-            identities=self._identities,
+            explainer=self._explainer,
         )
         try:
             # Compiling takes seconds; heartbeats and the spool's batches go on meanwhile.
-            pipeline = await asyncio.to_thread(Pipeline, source, spool, settings, self._losses, self._delay.observe)
+            feed = await asyncio.to_thread(Feed, source, spool, settings, self._losses, self._delay.observe)
         except (DaemonEyeError, OSError) as error:
             source.close(keep=True)
             self._programs = (str(getattr(error, "reason", BAD_PROGRAM)), str(error))
@@ -250,17 +271,25 @@ class Agent:
             _log.error("%s; trying again in %g s", error, RETRY_S)
             return
         self._programs = _NOTHING
-        self._source, self._pipeline = source, pipeline
-        pipeline.attach(self._publisher)
+        self._source = source
         self._identities.waits = True
         self._identities.prefetch()
-        self._flow = asyncio.create_task(pipeline.run(), name="pipeline")
+        self._flowing().add(feed, first=True)
+
+    def _flowing(self) -> Pipeline:
+        """The pipeline, which turns from when there is first something to look at."""
+        if self._pipeline is None:
+            self._pipeline = Pipeline(None, self._open_spool(), self._settings, self._losses)
+            self._pipeline.attach(self._publisher)
+            self._flow = asyncio.create_task(self._pipeline.run(), name="pipeline")
+        return self._pipeline
 
     async def _leave(self) -> None:
         """Leave the node: send what is there, then programs, pins, spool and configuration go."""
         self._events = ()
         if self._source is not None:
             self._source.want(())
+        self._capturer.end()
         await self._end_flow()
         if not await self._publisher.drain(_LEAVE_S):
             _log.warning("the node is left with batches that could not be sent")
@@ -302,20 +331,29 @@ class Agent:
 
     def _say(self, current: Configured) -> None:
         """Answer at once; not before all is known, for an answer counts."""
-        self._answer = answers.answer(
+        self._answer = self._answered(current)
+        self._beat.set()
+
+    def _answered(self, current: Configured) -> NodeAnswer:
+        self._capture = self._capturer.problem
+        return answers.answer(
             current.hash,
             current.config,
             programs=self._programs,
+            capture=self._capture,
             filters=self._filters,
             selectors={} if self._removed else self._selection.broken,
+            sockets=answers.of_sockets(self._events, self._source.missing if self._source else {}),
         )
-        self._beat.set()
 
     async def _heartbeat(self) -> None:
         while True:
             self._beat.clear()
             if self._pipeline is not None:
                 self._pipeline.follow_clock()
+            # A capture fails and recovers by itself: interfaces come and go.
+            if self._current is not None and self._capturer.problem != self._capture:
+                self._answer = self._answered(self._current)
             await self._publisher.publish_status(self._status(REMOVED if self._removed else "ready"))
             with contextlib.suppress(TimeoutError):
                 async with asyncio.timeout(self._settings.status_interval_s):
@@ -337,7 +375,7 @@ class Agent:
     @property
     def _loaded(self) -> bool:
         """Whether the programs that are asked for are loaded; true when none is."""
-        return not self._events or self._pipeline is not None
+        return not self._events or self._source is not None
 
     def _ready(self) -> dict[str, Any]:
         """The answer of /readyz: it does what its node's configuration says."""

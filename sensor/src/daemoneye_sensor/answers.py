@@ -6,15 +6,18 @@ not for finding it out.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Final
 
 from daemoneye.errors import CorruptData
+from daemoneye.events.registry import KERNEL_EVENTS
 from daemoneye.nodeconfig import REFUSED, NodeAnswer, NodeConfig, NodePolicy, PolicyAnswer
+from daemoneye_sensor.packets.capturing import Capture
 from daemoneye_sensor.settings import wanted_events
 
 BAD_FILTER: Final = "BadFilter"
 BAD_SELECTOR: Final = "InvalidSpec"
+SOCKETS_PARTLY: Final = "SocketsPartly"
 _DEFAULT_SNAPLEN: Final = 1500
 
 
@@ -27,6 +30,8 @@ def check(config: NodeConfig) -> None:
     about = "kernel"
     try:
         wanted_events(config.kernel)
+        about = "network"
+        Capture.from_network(config.network)
         for policy in config.policies:
             about = f"policy {policy.name!r}"
             values: tuple[tuple[object, type], ...] = ((policy.name, str), (policy.uid, str), (policy.generation, int))
@@ -48,6 +53,14 @@ def events_of(config: NodeConfig) -> tuple[str, ...]:
     return wanted_events(config.kernel) if any(map(asks_for_kernel, config.policies)) else ()
 
 
+def of_sockets(events: Sequence[str], missing: Mapping[str, str]) -> tuple[str, str]:
+    """Reason and sentence why sockets are not seen in full; both empty when they are, or nobody asks for them."""
+    if not missing or not any(KERNEL_EVENTS[event].ring == "socket" for event in events):
+        return "", ""
+    first, why = min(missing.items())
+    return SOCKETS_PARTLY, f"sockets are not seen in full: {', '.join(sorted(missing))} cannot run ({first}: {why})"
+
+
 def filter_of(policy: NodePolicy) -> tuple[str, int] | None:
     """A policy's capture filter with its snapshot length, as `daemoneye_sensor.filters` asks about it; None when it captures nothing."""
     if not policy.network.get("enable_packet_capture"):
@@ -62,8 +75,10 @@ def answer(
     config: NodeConfig,
     *,
     programs: tuple[str, str],
+    capture: tuple[str, str],
     filters: Mapping[tuple[str, int], str],
     selectors: Mapping[str, str],
+    sockets: tuple[str, str] = ("", ""),
 ) -> NodeAnswer:
     """The answer of a node.
 
@@ -71,22 +86,20 @@ def answer(
         config_hash: Name of the configuration; empty before there is one.
         config: The configuration that is run.
         programs: Reason and sentence why kernel programs do not run; both empty when they do or nobody asks for them.
+        capture: Reason and sentence why packets are not captured as asked, likewise.
         filters: Capture filters that do not compile, with libpcap's words.
         selectors: UIDs of policies whose selectors mean nothing, with what is wrong.
+        sockets: Reason and sentence why sockets are not seen in full, likewise; no reason to call the programs failed.
 
     A policy whose filter is bad is refused, and what it asks of the kernel goes on nevertheless: a slip in a filter must not end what is
     watched beside it.
     """
-    capturing = any(filter_of(policy) is not None for policy in config.policies)
-    problem = programs
-    if capturing and not programs[0]:
-        problem = ("Inactive", "this release captures no packets")
     return NodeAnswer(
         hash=config_hash,
         policies=tuple(_policy(policy, programs, filters, selectors) for policy in config.policies),
         programs=not programs[0],
-        capture=not capturing,
-        problem=problem,
+        capture=not capture[0],
+        problem=next((problem for problem in (programs, capture) if problem[0]), sockets),
     )
 
 

@@ -8,7 +8,8 @@ from __future__ import annotations
 
 import logging
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections import deque
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from typing import Any, Final
 
@@ -47,12 +48,12 @@ class Feed:
         losses: Losses,
         on_durable: Callable[[float], None] = lambda _: None,
         *,
-        explain: Callable[[Drain], Drain] = lambda drain: drain,
+        explain: Callable[[Drain], Drain] | None = None,
     ) -> None:
         """Read from the spool where the predecessor stopped, and open the source there.
 
         `on_durable` is called once a batch of live events with the seconds from its oldest event to its being durable; `explain` adds to what a
-        drain holds before it is stored.
+        drain holds before it is stored: what other sources know, which are looked at between this one's `look` and its `turn`.
 
         Raises:
             MachineError: This machine lacks what the source needs.
@@ -64,6 +65,7 @@ class Feed:
         self._losses = losses
         self._on_durable = on_durable
         self._explain = explain
+        self._looked: deque[Drain] = deque()  # what is to be explained
         self._appended = False
         self._last_loss_ns = 0
         self._sequences: dict[tuple[str, int], int] = {}
@@ -84,17 +86,21 @@ class Feed:
         """Event rows that were spooled since the start: all but those that tell losses."""
         return sum(self.rows.values()) - self.rows[LOSS]
 
+    def look(self) -> None:
+        """Take from a source whose rows are explained by others what it has now: whoever is behind them is known when the others were looked at."""
+        while self._explain is not None and len(self._looked) < _DRAINS_A_TURN:
+            drained = self.source.drain()
+            if drained is not None:
+                self._looked.append(drained)
+            if drained is None or not drained.more:
+                break
+
     def turn(self) -> bool:
-        """Everything that the source has now, into the spool; whether anything came there."""
+        """Everything that the source has now, or had at the last `look`, into the spool; whether anything came there."""
         self._appended = False
         source = self.source
-        for _ in range(_DRAINS_A_TURN):
-            if source.patient and self._spool.bytes_unsent > self._settings.spool_bytes // 4:
-                break
-            drained = source.drain()
-            if drained is None:
-                break
-            drain = self._explain(drained)
+        for drained in self._drains():
+            drain = drained if self._explain is None else self._explain(drained)
             oldest = self._store(drain) if drain.sections else None
             self._spool.sync()
             if oldest is not None and not source.patient:
@@ -103,8 +109,6 @@ class Feed:
             if following is not None:
                 self._store_losses()  # those of what is read to its end belong to its epoch
                 self.origin = replace(self.origin, epoch=following.epoch)
-            if not drain.more:
-                break
         self._store_losses()
         return self._appended
 
@@ -124,6 +128,20 @@ class Feed:
     def status(self) -> dict[str, Any]:
         """Counters for the heartbeat."""
         return {"name": self.source.name, "epoch": self.origin.epoch, **self.source.status()}
+
+    def _drains(self) -> Iterator[Drain]:
+        """What a turn stores; the next one is taken when the one before is committed."""
+        while self._looked:
+            yield self._looked.popleft()
+        for _ in range(_DRAINS_A_TURN if self._explain is None else 0):
+            if self.source.patient and self._spool.bytes_unsent > self._settings.spool_bytes // 4:
+                return
+            drained = self.source.drain()
+            if drained is None:
+                return
+            yield drained
+            if not drained.more:
+                return
 
     def _covered(self) -> tuple[Envelope | None, dict[str, int]]:
         """The newest batch of this source that the spool holds, and what the batches of its epoch cover."""
@@ -212,7 +230,7 @@ class Feed:
         self._last_loss_ns = now
 
 
-def _peek(payload: bytes) -> Envelope | None:
+def _peek(payload: bytes | memoryview) -> Envelope | None:
     """What a batch says of itself; None of one that was evicted (then only its numbers are known) or is damaged."""
     if not payload:
         return None

@@ -17,7 +17,7 @@ from daemoneye.events.loss import LOSS
 from daemoneye_sensor.sources.base import Lost
 from daemoneye_sensor.spool import Entry, Evicted
 
-STAGES: Final = ("ring", "lease", "blob", "decode", "spool", "publish")
+STAGES: Final = ("ring", "table", "capture", "lease", "blob", "decode", "spool", "publish")
 """Stages at which a sensor loses something; `stream` is analytics'."""
 _LANE: Final = "loss"
 _NO_SEQUENCE: Final = int(np.iinfo(np.uint64).max)

@@ -22,10 +22,13 @@ from daemoneye.ending import end
 from daemoneye.errors import ConfigError, DaemonEyeError
 from daemoneye.events.registry import RECORDS
 from daemoneye.exposition import Exposition, histogram
-from daemoneye_sensor import heartbeat, measures, vitals
+from daemoneye_sensor import filters, heartbeat, measures, vitals
 from daemoneye_sensor import settings as settings_module
 from daemoneye_sensor.agent import Agent
+from daemoneye_sensor.capturer import Capturer
+from daemoneye_sensor.enrich.explainer import Explainer
 from daemoneye_sensor.losses import Losses
+from daemoneye_sensor.packets.capturing import Capture
 from daemoneye_sensor.pipeline import Pipeline
 from daemoneye_sensor.publisher import Publisher
 from daemoneye_sensor.settings import Settings
@@ -43,7 +46,7 @@ _FILES: Final[dict[str, Callable[[Path], Source]]] = {"replay": ReplaySource, "p
 _log = logging.getLogger(__name__)
 
 
-def make_source(settings: Settings) -> Source:
+def make_source(settings: Settings, explainer: Explainer) -> Source:
     """The source that the settings name: ours, or a third party's entry point.
 
     Raises:
@@ -51,8 +54,8 @@ def make_source(settings: Settings) -> Source:
     """
     if settings.source == "ebpf":
         return EbpfSource(
-            bpf_dir=settings.bpf_dir, instance=settings.instance, sizes=settings.rings, events=list(settings.events)
-        )
+            bpf_dir=settings.bpf_dir, instance=settings.instance, sizes=settings.rings, events=list(settings.events), explainer=explainer,
+        )  # fmt: skip
     if settings.source in _FILES:
         if settings.replay_path is None:
             raise ConfigError(f"source {settings.source}: replay_path is missing")
@@ -66,16 +69,38 @@ def make_source(settings: Settings) -> Source:
     raise ConfigError(msg)
 
 
+def _capture(settings: Settings) -> Capture | None:
+    """The capture that the settings ask for.
+
+    Raises:
+        ConfigError: Its filter does not compile, or a value is of another kind.
+    """
+    try:
+        capture = Capture.from_network(settings.network)
+    except (TypeError, ValueError) as error:
+        raise ConfigError(f"network_monitoring: {error}") from error
+    if capture is not None:
+        problems = filters.check((expression, capture.snaplen) for expression in capture.filters)
+        for (expression, _), problem in problems.items():
+            raise ConfigError(f"capture_filter {expression!r}: {problem}")
+    return capture
+
+
 async def run(settings: Settings) -> int:
     """The sensor until it is told to stop or its input is read."""
     if settings.configuration == settings_module.FROM_BROKER:
         return await Agent(settings).run()
     spool = Spool(settings.state_dir / "spool", max_bytes=settings.spool_bytes)
-    source = make_source(settings)
+    explainer = Explainer()
+    source = make_source(settings, explainer)
     losses, delay = Losses(), histogram(metrics.SENSOR_DELAY)
+    capturer = Capturer(settings, losses, explainer)
     try:
         pipeline = Pipeline(source, spool, settings, losses, delay.observe)
+        if settings.source == "ebpf":
+            await capturer.bring(_capture(settings), lambda: pipeline)
     except BaseException:
+        capturer.end()
         source.close(keep=False)
         spool.close()
         raise
@@ -87,7 +112,7 @@ async def run(settings: Settings) -> int:
     for number in (signal.SIGTERM, signal.SIGINT):
         loop.add_signal_handler(number, pipeline.stop)
     publishing = asyncio.create_task(publisher.run(), name="publisher")
-    beating = asyncio.create_task(_heartbeat(pipeline, publisher, settings), name="heartbeat")
+    beating = asyncio.create_task(_heartbeat(pipeline, publisher, settings, capturer), name="heartbeat")
     page = Exposition(
         "sensor", heartbeat.version(), lambda: measures.samples(settings, publisher, losses, pipeline, spool=spool), [delay]
     ).page  # fmt: skip
@@ -101,6 +126,7 @@ async def run(settings: Settings) -> int:
     try:
         async with serving:
             await pipeline.run()
+            capturer.end()
             finished = source.finished
             error = str(source.status().get("error") or "")
             if not await publisher.drain(_REPLAY_DRAIN_S if finished else _DRAIN_S):
@@ -115,6 +141,7 @@ async def run(settings: Settings) -> int:
         for task in (beating, publishing):
             if task.done() and not task.cancelled() and (failure := task.exception()) is not None:
                 _log.error("%s", failure)
+        capturer.end()
         source.close(keep=settings.keep_programs)
         spool.close()
     if error:
@@ -123,18 +150,19 @@ async def run(settings: Settings) -> int:
     return 0
 
 
-async def _heartbeat(pipeline: Pipeline, publisher: Publisher, settings: Settings) -> None:
+async def _heartbeat(pipeline: Pipeline, publisher: Publisher, settings: Settings, capturer: Capturer) -> None:
     # The first one as soon as the broker answers: whoever started us waits for it.
-    while not await publisher.publish_status(_ready(pipeline, publisher, settings)):  # noqa: ASYNC110 - the broker is another process
+    while not await publisher.publish_status(_ready(pipeline, publisher, settings, capturer)):  # noqa: ASYNC110 - the broker is another process
         await asyncio.sleep(0.1)
     while True:
         await asyncio.sleep(settings.status_interval_s)
         pipeline.follow_clock()
-        await publisher.publish_status(_ready(pipeline, publisher, settings))
+        await publisher.publish_status(_ready(pipeline, publisher, settings, capturer))
 
 
-def _ready(pipeline: Pipeline, publisher: Publisher, settings: Settings) -> dict[str, Any]:
-    return heartbeat.compose("ready", settings, publisher, pipeline, losses=pipeline.losses)
+def _ready(pipeline: Pipeline, publisher: Publisher, settings: Settings, capturer: Capturer) -> dict[str, Any]:
+    trouble = capturer.problem[1]
+    return heartbeat.compose("ready", settings, publisher, pipeline, losses=pipeline.losses, error=trouble)
 
 
 def main(argv: list[str] | None = None) -> int:

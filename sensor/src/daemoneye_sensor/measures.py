@@ -14,6 +14,7 @@ from daemoneye.metrics import Sample
 from daemoneye.nodeconfig import STATES, NodeAnswer
 from daemoneye.subjects import LANES
 from daemoneye_sensor.losses import Losses
+from daemoneye_sensor.opensockets import ROOM
 from daemoneye_sensor.pipeline import Pipeline
 from daemoneye_sensor.programs import RINGS
 from daemoneye_sensor.publisher import Publisher
@@ -47,7 +48,10 @@ def samples(
     yield metrics.BROKER_CONNECTED(publisher.connected, "sensor")
     for lane in LANES:
         yield metrics.SENSOR_EVENTS(pipeline.rows[lane] if pipeline else 0, lane)
-    yield from _of_source(pipeline.status()["source"] if pipeline else {})
+    sources = pipeline.status()["sources"] if pipeline else {}
+    yield from _of_kernel(sources.get("ebpf", {}))
+    yield from _of_packets(sources.get("packets", {}))
+    yield metrics.SENSOR_CAPTURE(answer.capture if answer else 1)
     for stage, count in losses.counts.items():
         yield metrics.SENSOR_LOST(count, stage)
     yield metrics.SENSOR_SPOOL(spool.bytes_used if spool else 0)
@@ -66,12 +70,29 @@ def samples(
     yield metrics.SENSOR_PODS(pods)
 
 
-def _of_source(facts: Mapping[str, Any]) -> Iterator[Sample]:
-    """What the source `ebpf` says of itself; another one has other facts, or none."""
+def _of_packets(facts: Mapping[str, Any]) -> Iterator[Sample]:
+    """What the source `packets` says of itself; the interfaces of pods are one there."""
+    interfaces = facts.get("interfaces", {})
+    yield metrics.SENSOR_CAPTURE_INTERFACES(sum(one.get("captured", 0) for one in interfaces.values()))
+    for name, one in interfaces.items():
+        yield metrics.SENSOR_CAPTURE_PACKETS(one.get("packets", 0), name)
+        yield metrics.SENSOR_CAPTURE_INSPECTED(one.get("exported", 0), name)
+        yield metrics.SENSOR_CAPTURE_DROPS(one.get("drops", 0), name)
+    for kind, count in facts.get("faults", {}).items():
+        yield metrics.SENSOR_CAPTURE_FAULTS(count, kind)
+    yield metrics.SENSOR_CAPTURE_LEVEL(facts.get("governor", {}).get("level", 0))
+    yield metrics.SENSOR_CAPTURE_CPU(facts.get("cpu_seconds", 0))
+    yield metrics.SENSOR_CAPTURE_FLOWS(facts.get("conversations", 0))
+
+
+def _of_kernel(facts: Mapping[str, Any]) -> Iterator[Sample]:
+    """What the source `ebpf` says of itself."""
     for ring in RINGS:
         yield metrics.SENSOR_RECORDS(facts.get("records", {}).get(ring, 0), ring)
         yield metrics.SENSOR_PENDING(facts.get("pending", {}).get(ring, 0), ring)
     yield metrics.SENSOR_EXCLUDED(facts.get("excluded", 0))
     yield metrics.SENSOR_PROCESSES(facts.get("processes", 0))
     yield metrics.SENSOR_PROCESSES_EVICTED(facts.get("processes_evicted", 0))
+    yield metrics.SENSOR_SOCKETS(facts.get("sockets", {}).get("open", 0))
+    yield metrics.SENSOR_SOCKETS_MAX(ROOM)
     yield metrics.SENSOR_CGROUPS(facts.get("cgroups", 0))

@@ -1,7 +1,7 @@
 """From sources to spool: looks at all of them on one timer, and tells the publisher when there are new batches.
 
-What happens to one source's rows is :mod:`daemoneye_sensor.feed`'s. Feeds come and go while the pipeline turns; they are looked at in the order in
-which they came, so that what one learns (whose a socket is) is known when the next one asks.
+What happens to one source's rows is :mod:`daemoneye_sensor.feed`'s. Feeds come and go while the pipeline turns; they take their turns in the
+order in which they came, so that what one learns (whose a socket is) is known when the next one asks; those that ask have looked before.
 """
 
 from __future__ import annotations
@@ -29,6 +29,7 @@ class Pipeline:
     """The sources of one node, one spool.
 
     Attributes:
+        spool: Where all of it goes.
         losses: What is lost, and told in lane `loss`.
         running: Whether it turns by itself.
         turned: Moment (monotonic, s) of the last turn.
@@ -49,7 +50,7 @@ class Pipeline:
         self.losses = Losses() if losses is None else losses
         self.running = False
         self.turned = time.monotonic()
-        self._spool = spool
+        self.spool = spool
         self._settings = settings
         self._feeds: list[Feed] = []
         self._gone = dict.fromkeys(LANES, 0)  # rows of feeds that were taken away
@@ -80,26 +81,28 @@ class Pipeline:
         """What is looked at."""
         return tuple(self._feeds)
 
-    def add(self, feed: Feed) -> None:
-        """One more source, from the next turn on; it comes after the others."""
-        self._feeds.append(feed)
+    def add(self, feed: Feed, *, first: bool = False) -> None:
+        """One more source, from the next turn on; it comes after the others, or before them."""
+        self._feeds.insert(0 if first else len(self._feeds), feed)
         fd = feed.source.wake_fd()
         if fd is not None and self.running:
             asyncio.get_running_loop().add_reader(fd, self._wake.set)
         self._wake.set()
 
     def remove(self, feed: Feed) -> None:
-        """Take a last look at a source and let it go; whoever made it closes it."""
+        """Take a last look at a source and let it go; whoever made it closes it, or adds its feed again later."""
         if feed not in self._feeds:
             return
         fd = feed.source.wake_fd()
         if fd is not None and self.running:
             asyncio.get_running_loop().remove_reader(fd)
+        feed.look()
         appended = feed.turn()
         self._feeds.remove(feed)
         for lane, count in feed.rows.items():
             self._gone[lane] += count
         self._gone_lost += feed.lost_rows
+        feed.rows, feed.lost_rows = dict.fromkeys(LANES, 0), 0
         if appended and self._publisher:
             self._publisher.notify()
 
@@ -143,6 +146,8 @@ class Pipeline:
 
     def turn(self) -> None:
         """Everything that the sources have now, into the spool."""
+        for feed in self._feeds:
+            feed.look()
         appended = [feed.turn() for feed in self._feeds]
         if any(appended) and self._publisher:
             self._publisher.notify()
@@ -170,7 +175,7 @@ class Pipeline:
             "boot_id": first.origin.boot_id if first else "",
             "source": sources[first.source.name] if first else {"name": self._settings.source},
             "sources": sources,
-            "spool": spool_status(self._spool, lost),
+            "spool": spool_status(self.spool, lost),
         }
 
 

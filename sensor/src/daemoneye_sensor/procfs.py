@@ -41,7 +41,7 @@ def snapshot(
 
     Args:
         running: Rows of process_fork from the task iterator, shape (n,).
-        seconds: Bound on the time spent; processes beyond it keep their identity and lack their texts.
+        seconds: Bound on the time spent; processes beyond it keep their identity and their cgroup, and lack their texts.
         proc: Where proc is mounted.
 
     Returns:
@@ -68,6 +68,10 @@ def snapshot(
         texts["argv"].append(argv[:_ARGV])
         argv_length.append(len(argv))
         comm.append(b"" if late else _read(home / "comm").strip())
+        # Cgroups are few, and what their rows belong to hangs on them. One that has ended says nothing of its own: another does.
+        pair = int(row["cgroup_id"]) << 32 ^ int(row["cgroup_v1_id"])
+        if pair not in cgroups and (paths := _read(home / "cgroup")):
+            cgroups[pair] = cgroup_paths(paths)
         if late:
             continue
         _status(_read(home / "status"), numbers, i)
@@ -75,9 +79,6 @@ def snapshot(
         for column, name in _NAMESPACES.items():
             inode = _link(home / "ns" / name)
             numbers[column][i] = int(inode[inode.find(b"[") + 1 : -1] or 0) if b"[" in inode else 0
-        pair = int(row["cgroup_id"]) << 32 ^ int(row["cgroup_v1_id"])
-        if pair not in cgroups:
-            cgroups[pair] = cgroup_paths(_read(home / "cgroup"))
     flags = np.full(len(running), Flag.SNAPSHOT, np.uint32)
     flags[np.array(argv_length, np.int64) > _ARGV] |= np.uint32(Flag.ARGV_TRUNCATED)
     values = {**columns, **texts, **numbers, "comm": comm, "argv_length": argv_length, "flags": flags}

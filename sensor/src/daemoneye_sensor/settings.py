@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import os
 from collections.abc import Mapping
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, field, fields
 from pathlib import Path
 from typing import Any, Final
 
@@ -43,6 +43,9 @@ class Settings:
         flush_interval_s: Seconds between two looks at the source.
         keep_programs: Leave the programs pinned at the end, for a successor.
         health_port: Port of /healthz, /readyz and /metrics, 0 for none.
+        network: What is asked of packet capture, with `file`: a section `network_monitoring`.
+        packet_capture: Whether this process may capture packets at all; if not, nobody gave it the rights.
+        capture_netns: The network namespace whose interfaces are meant; None: its own.
     """
 
     node: str
@@ -63,6 +66,9 @@ class Settings:
     flush_interval_s: float
     keep_programs: bool
     health_port: int = 0
+    network: Mapping[str, Any] = field(default_factory=dict)
+    packet_capture: bool = True
+    capture_netns: Path | None = None
 
 
 def load(path: Path) -> Settings:
@@ -93,8 +99,13 @@ def wanted_events(kernel: Mapping[str, Any]) -> tuple[str, ...]:
     """Names of the events that a section `kernel_monitoring` asks for."""
     if not kernel.get("enable_ebpf", True):
         return ()
+    sockets = kernel.get("enable_socket_events", True)
     switches = kernel.get("events") or {}
-    return tuple(name for name in KERNEL_EVENTS if switches.get(name, True))
+    return tuple(
+        name
+        for name, record in KERNEL_EVENTS.items()
+        if switches.get(name, True) and (sockets or record.ring != "socket")
+    )
 
 
 def _settings(raw: Mapping[str, Any], access: Access) -> Settings:
@@ -111,6 +122,8 @@ def _settings(raw: Mapping[str, Any], access: Access) -> Settings:
         replay_path=_path(raw.get("replay_path")), access=access, shard=int(raw.get("shard", 0)),
         spool_bytes=int(raw.get("spool", {}).get("max_bytes", 256 * _MIB)), rings=_rings(raw.get("rings") or {}),
         configuration=configuration, events=() if configuration == FROM_BROKER else wanted_events(raw.get("kernel_monitoring") or {}),
+        network={} if configuration == FROM_BROKER else dict(raw.get("network_monitoring") or {}),
+        packet_capture=bool(raw.get("packet_capture", True)), capture_netns=_path(raw.get("capture_netns")),
         runtime_tasks=_path(raw.get("runtime_tasks")),
         status_interval_s=float(raw.get("status_interval_s", 10)), flush_interval_s=float(raw.get("flush_interval_s", 0.3)),
         keep_programs=bool(raw.get("keep_programs", False)), health_port=_port(raw),

@@ -13,6 +13,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import Any, Final
 
@@ -210,6 +211,8 @@ class Cluster:
         if os.path.ismount(self.state):
             raise RuntimeError(f"{self.state} is still a mount")
         shutil.rmtree(self.state)
+        with suppress(OSError):  # others may be there
+            self.state.parent.rmdir()
 
 
 class CommandError(RuntimeError):

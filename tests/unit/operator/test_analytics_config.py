@@ -48,3 +48,14 @@ def test_who_is_refused_everywhere_is_left_out():
 
 def test_nobody_asks():
     assert document([]) == {"behavioral": False, "machine_learning": False, "model_update_interval": 0, "policies": []}
+
+
+def test_evidence_is_told_where_it_is_asked_for_and_packets_are_captured():
+    evidence = {"enabled": True, "seconds": 30, "maxSizeMb": 4}
+    asked = [
+        policy("both", 1, networkMonitoring={"enablePacketCapture": True, "evidence": evidence}),
+        policy("no-capture", 2, networkMonitoring={"evidence": evidence}),
+        policy("off", 3, networkMonitoring={"enablePacketCapture": True, "evidence": {"seconds": 30}}),
+    ]
+    told = {entry["name"]: entry.get("evidence") for entry in document(asked)["policies"]}
+    assert told == {"both": {"seconds": 30, "max_size_mb": 4}, "no-capture": None, "off": None}

@@ -4,6 +4,7 @@ import json
 
 from daemoneye_operator.reconcile.daemonset import (
     CAPABILITIES,
+    CAPTURE_CAPABILITIES,
     checksum,
     desired_configmap,
     desired_daemonset,
@@ -33,11 +34,20 @@ def test_the_pod_may_only_what_it_needs():
     context = container["securityContext"]
     assert context["readOnlyRootFilesystem"]
     assert not context["privileged"]
-    assert context["capabilities"] == {"drop": ["ALL"], "add": list(CAPABILITIES)}
+    assert context["capabilities"] == {"drop": ["ALL"], "add": [*CAPABILITIES, *CAPTURE_CAPABILITIES]}
     assert container["resources"]["limits"].keys() >= {"cpu", "memory"}
     assert container["resources"]["requests"].keys() >= {"cpu", "memory"}
     # No host network: the port is the pod's.
     assert container["ports"] == [{"name": "health", "containerPort": 8080, "protocol": "TCP"}]
+
+
+def test_where_no_packets_may_be_captured_the_pod_may_less_and_the_sensor_knows():
+    of = settings(packet_capture=False)
+    (container,) = pod(packet_capture=False)["containers"]
+    assert container["securityContext"]["capabilities"]["add"] == list(CAPABILITIES)
+    assert told(of)["packet_capture"] is False
+    assert told(settings())["packet_capture"] is True
+    assert told(settings())["capture_netns"] == "/proc/1/ns/net"
 
 
 def test_a_sensor_that_is_stuck_is_started_anew_and_one_that_compiles_is_not():

@@ -97,6 +97,14 @@ def test_whoever_captures_nothing_widens_nothing():
     assert merge([quiet, loud]).config.network["max_packet_size"] == 1500
 
 
+def test_sockets_are_told_where_somebody_who_watches_wants_them():
+    off: dict[str, Any] = {"kernelMonitoring": {"enableEbpf": False}}
+    quiet: dict[str, Any] = {"kernelMonitoring": {"enableSocketEvents": False}}
+    for specs, told in (([off], False), ([quiet], False), ([off, quiet], False), ([quiet, {}], True)):
+        config = merge([policy(f"p{n}", n, **spec) for n, spec in enumerate(specs)]).config
+        assert config.kernel["enable_socket_events"] is told
+
+
 def test_the_younger_of_two_that_contradict_is_refused():
     old = policy("old", 1, kernelMonitoring={"ebpfProgramPath": "/a.o"})
     young = policy("young", 2, kernelMonitoring={"ebpfProgramPath": "/b.o"})

@@ -191,6 +191,14 @@ def test_sensors_that_crash_or_are_not_there():
 
 
 def test_programs_that_do_not_run():
+    value = status(
+        policy(),
+        change={"node-8": {"problem": ("SocketsPartly", "sockets are not seen in full: socket_recv cannot run")}},
+    )
+    assert told(value)["ProgramsLoaded"] == ("True", "AsAsked")
+    assert message(value, "ProgramsLoaded").endswith(
+        "1 of 8 nodes sees less; first node-8: sockets are not seen in full: socket_recv cannot run."
+    )
     value = status(policy(), change={"node-8": {"programs": False, "problem": ("BadProgram", "R1 invalid mem access")}})
     assert told(value)["ProgramsLoaded"] == told(value)["Ready"] == ("False", "BadProgram")
     assert message(value) == "1 of 8 nodes lacks programs that run; first node-8: BadProgram: R1 invalid mem access"
@@ -200,6 +208,21 @@ def test_programs_that_nobody_asks_for():
     value = status(policy(kernelMonitoring={"enableEbpf": False}), change={node: {"programs": False} for node in NODES})
     assert told(value)["ProgramsLoaded"] == ("True", "ProgramsOff")
     assert told(value)["Ready"] == ("True", "AsAsked")
+
+
+@pytest.mark.parametrize(
+    ("capture", "kept", "reason"),
+    [
+        (True, True, ""),
+        (True, False, "the installation keeps no evidence: set evidence.enabled of the chart"),
+        (False, True, "the policy captures no packets that could be kept"),
+    ],
+)
+def test_evidence_that_is_not_kept_is_told(capture, kept, reason):
+    asked = policy(networkMonitoring={"enablePacketCapture": capture, "evidence": {"enabled": True}})
+    value = status(asked, world=replace(WORLD, evidence=kept))
+    gaps = [{"path": "spec.networkMonitoring.evidence", "reason": reason}]
+    assert value["inactiveSettings"] == (gaps if reason else [])
 
 
 def test_a_setting_without_effect_is_told_and_no_failure():
@@ -226,6 +249,8 @@ def test_what_analytics_left_out_is_told_to_its_policy_alone():
     assert told(status(policy("web"), world=world))["Ready"] == ("False", "BadDetector")
     assert "there are first_seen" in message(status(policy("web"), world=world))
     assert told(status(policy("other"), world=world))["Ready"] == ("True", "AsAsked")
+    silent = replace(world, analytics_heard=NOW - 31)
+    assert told(status(policy("web"), world=silent))["Ready"] == ("False", "AnalyticsSilent"), "it says no more"
 
 
 def test_an_uninstallation_is_told_as_one():

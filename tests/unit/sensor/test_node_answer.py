@@ -131,7 +131,7 @@ def test_what_is_read_can_be_run_whatever_it_says(policies: Any, kernel: Any, ne
     asked = {place for policy in config.policies if (place := answers.filter_of(policy)) is not None}
     json.dumps(sorted(asked))
     answer = answers.answer(
-        "h", config, programs=("", ""), filters=dict.fromkeys(asked, "no"), selectors=selection.broken
+        "h", config, programs=("", ""), capture=("", ""), filters=dict.fromkeys(asked, "no"), selectors=selection.broken
     )
     assert len(json.loads(json.dumps(answer.to_json()))["policies"]) == len(policies)
 
@@ -155,7 +155,7 @@ def test_events_are_asked_for_by_policies_alone() -> None:
 
 
 def answered(config: NodeConfig, **what: object) -> tuple[list[tuple[str, str]], bool, bool, str]:
-    known: dict[str, object] = {"programs": ("", ""), "filters": {}, "selectors": {}} | what
+    known: dict[str, object] = {"programs": ("", ""), "capture": ("", ""), "filters": {}, "selectors": {}} | what
     answer = answers.answer(config.hash, config, **known)  # type: ignore[arg-type]
     assert answer.hash == config.hash
     return [(p.state, p.reason) for p in answer.policies], answer.programs, answer.capture, answer.problem[0]
@@ -172,7 +172,17 @@ def test_each_policy_is_answered_by_what_it_asks_for() -> None:
         )
     )
     active = ("Active", "")
-    assert answered(config) == ([active] * 4, True, False, "Inactive")
+    assert answered(config) == ([active] * 4, True, True, "")
+    lacking = answers.of_sockets(["process_exec", "socket_open"], {"socket_recv": "no such tracepoint"})
+    assert lacking[1] == "sockets are not seen in full: socket_recv cannot run (socket_recv: no such tracepoint)"
+    assert answered(config, sockets=lacking) == ([active] * 4, True, True, "SocketsPartly"), "nobody is refused for it"
+    assert (
+        answers.of_sockets(["process_exec"], {"socket_recv": "no"})
+        == answers.of_sockets(["socket_open"], {})
+        == ("", "")
+    )
+    # Capturing is a matter of its own: the policy runs, and its condition says what is wrong.
+    assert answered(config, capture=("NoSuchInterface", "no")) == ([active] * 4, True, False, "NoSuchInterface")
     states, programs, _, problem = answered(
         config, programs=("MissingBTF", "no"), filters={("bad", 96): "syntax error"}, selectors={"x": "Like"}
     )

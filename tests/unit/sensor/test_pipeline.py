@@ -113,6 +113,37 @@ def test_a_crash_between_spool_and_ring_repeats_nothing(
     spool.close()
 
 
+def test_what_others_explain_is_looked_at_before_them_and_told_after_them(
+    tmp_path: Path, settings: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    knowing, asking = Tape(1), Tape(2, "asking")
+    spool = Spool(tmp_path / "spool", max_bytes=1 << 24)
+    pipeline = Pipeline(knowing, spool, settings)
+    known: list[int] = []
+
+    def explain(drain: Drain) -> Drain:
+        known.append(knowing.position)
+        return drain
+
+    feed = Feed(asking, spool, settings, pipeline.losses, explain=explain)
+    pipeline.add(feed)
+    asking.written += [1]
+
+    def drain() -> Drain | None:
+        asking.written.append(2)  # too late for this turn
+        knowing.written.append(8)
+        return Tape.drain(knowing)
+
+    monkeypatch.setattr(knowing, "drain", drain)
+    pipeline.turn()
+    assert known == [1], "8 was there before 1 was explained"
+    assert [b.sections[0].rows["pid"].tolist() for b in batches(spool)] == [[8], [1]]
+    asking.written.append(3)
+    pipeline.remove(feed)
+    assert seen(spool) == [8, 1, 2, 3], "a last look"
+    spool.close()
+
+
 def test_two_sources_share_a_spool_and_each_goes_on_where_it_was(tmp_path: Path, settings: Any) -> None:
     one, other = Tape(1), Tape(2, "other")
     spool = Spool(tmp_path / "spool", max_bytes=1 << 24)

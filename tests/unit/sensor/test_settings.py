@@ -31,6 +31,8 @@ def test_on_one_machine_the_file_says_which_events(tmp_path: Path) -> None:
     assert settings.health_port == 0, "nobody asks for a port on a machine of one's own"
     assert made(tmp_path, kernel_monitoring={"enable_ebpf": False}).events == ()
     assert "process_exec" not in made(tmp_path, kernel_monitoring={"events": {"process_exec": False}}).events
+    without = made(tmp_path, kernel_monitoring={"enable_socket_events": False}).events
+    assert set(KERNEL_EVENTS) - set(without) == {"socket_open", "socket_close"}
 
 
 def test_in_a_cluster_the_pod_says_the_node_and_the_broker_the_rest(

@@ -50,7 +50,8 @@ def config_hash(data: bytes) -> str:
 
 
 def _policy(policy: Policy, parameters: dict[str, dict[str, Any]]) -> dict[str, Any]:
-    asked = policy.spec.analytics
+    asked, network = policy.spec.analytics, policy.spec.network_monitoring
+    evidence = network.evidence if network.enable_packet_capture and network.evidence.enabled else None
     return {
         "name": policy.name,
         "uid": policy.uid,
@@ -60,6 +61,7 @@ def _policy(policy: Policy, parameters: dict[str, dict[str, Any]]) -> dict[str, 
             {"name": detector.name, "enabled": detector.enabled, "parameters": parameters.get(detector.name, {})}
             for detector in asked.detectors
         ],
+        **({"evidence": {"seconds": evidence.seconds, "max_size_mb": evidence.max_size_mb}} if evidence else {}),
     }
 
 

@@ -42,6 +42,7 @@ class Answers:
         refused: Refuse the policy, or the plan does for them.
         no_programs: Those of `running` whose programs do not run.
         no_capture: Those of `running` that do not capture as asked.
+        partly: Those of `running` that do as asked and see less than they might, for their kernel lacks something.
     """
 
     selected: Sequence[str]
@@ -52,6 +53,7 @@ class Answers:
     refused: list[Trouble] = field(default_factory=list)
     no_programs: list[Trouble] = field(default_factory=list)
     no_capture: list[Trouble] = field(default_factory=list)
+    partly: list[Trouble] = field(default_factory=list)
 
 
 def sort(policy: Policy, plan: Plan, reports: Mapping[str, NodeReport], heard_since: float) -> Answers:
@@ -108,6 +110,8 @@ def _place(answers: Answers, node: str, report: NodeReport, answer: PolicyAnswer
         answers.no_programs.append(_trouble(node, reason, "BadProgram", message or report.error))
     elif not report.answer.capture:
         answers.no_capture.append(_trouble(node, reason, "BadFilter", message))
+    elif reason:
+        answers.partly.append(_trouble(node, reason, "MissingKernelFeature", message))
 
 
 def _trouble(node: str, reason: str, otherwise: str, message: str) -> Trouble:

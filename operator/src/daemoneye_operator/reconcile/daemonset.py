@@ -23,6 +23,8 @@ TOKEN_DIR: Final = "/run/daemoneye/token"  # noqa: S105 - a path
 TOKEN_LIFE_S: Final = 3600
 """The kubelet writes another when four fifths of it are over; whoever takes one away can connect with it for that long."""
 
+NODE_NETNS: Final = "/proc/1/ns/net"
+"""The node's network namespace, as a pod with the node's process ids sees it."""
 HEALTH_PORT: Final = 8080
 """Port of /healthz, /readyz and /metrics in the sensor's own network namespace."""
 
@@ -32,6 +34,11 @@ CAPABILITIES: Final = (
     "SYS_PTRACE",  # /proc/<pid>/exe, cwd and environ of other users' processes
 )
 """What the sensor's container may beyond what everybody may; all else is dropped."""
+CAPTURE_CAPABILITIES: Final = (
+    "NET_RAW",  # sockets that see packets
+    "SYS_ADMIN",  # setns(2) into the node's network namespace, for as long as such a socket is opened
+)
+"""What it may besides, where sensors may capture packets."""
 
 
 def labels(settings: OperatorSettings) -> dict[str, str]:
@@ -103,6 +110,8 @@ def desired_configmap(settings: OperatorSettings, cluster_uid: str, owner: Mappi
         "keep_programs": True,
         "configuration": "broker",
         "runtime_tasks": TASKS_DIR,
+        "packet_capture": settings.sensor.packet_capture,
+        "capture_netns": NODE_NETNS,
         "nats": nats,
         "shard": 0,
         "spool": {"max_bytes": settings.sensor.spool_max_bytes},
@@ -204,7 +213,7 @@ def _container(settings: OperatorSettings) -> dict[str, Any]:
         "command": ["/opt/daemoneye/bin/python", "-m", "daemoneye_sensor", "--config", f"{CONFIG_DIR}/sensor.json"],
         "env": [{"name": "DAEMONEYE_NODE", "valueFrom": {"fieldRef": {"fieldPath": "spec.nodeName"}}}],
         "resources": sensor.resources.model_dump(),
-        "securityContext": _security(privileged=sensor.privileged),
+        "securityContext": _security(settings),
         # What it said last becomes the policy's status when it cannot start.
         "terminationMessagePolicy": "FallbackToLogsOnError",
         "ports": [{"name": "health", "containerPort": HEALTH_PORT, "protocol": "TCP"}],
@@ -228,15 +237,16 @@ def _probes() -> dict[str, Any]:
     }
 
 
-def _security(*, privileged: bool) -> dict[str, Any]:
+def _security(settings: OperatorSettings) -> dict[str, Any]:
     context: dict[str, Any] = {"readOnlyRootFilesystem": True, "runAsUser": 0, "runAsGroup": 0}
-    if privileged:
+    capabilities = [*CAPABILITIES, *(CAPTURE_CAPABILITIES if settings.sensor.packet_capture else ())]
+    if settings.sensor.privileged:
         return {**context, "privileged": True}
     return {
         **context,
         "privileged": False,
         "allowPrivilegeEscalation": False,
-        "capabilities": {"drop": ["ALL"], "add": list(CAPABILITIES)},
+        "capabilities": {"drop": ["ALL"], "add": capabilities},
         # The runtime's default profiles allow bpf and perf_event_open by capability, but AppArmor's denies ptrace of others.
         "seccompProfile": {"type": "RuntimeDefault"},
         "appArmorProfile": {"type": "Unconfined"},

@@ -27,10 +27,13 @@ TOO_MANY: Final = "TooManyPolicies"
 _ROOM: Final = MAX_BYTES // 2
 _NODE: Final = ("kernel_monitoring", "network_monitoring")
 _CLUSTER: Final = ("federation", "stix_taxii", "analytics")
-# A section's settings without an entry of their own are governed by the section's switch, if it has one.
+# A section's settings without an entry of their own are governed by the section's switch, if it has one; other switches are not.
 _SWITCHES: Final = {
     "etw_session_name": "enable_etw",
     "es_client_name": "enable_endpoint_security",
+    "enable_socket_events": "enable_ebpf",
+    "enable_flow_events": "enable_packet_capture",
+    "enable_dns_events": "enable_packet_capture",
     "kernel_monitoring": "enable_ebpf",
     "network_monitoring": "enable_packet_capture",
     "federation": "enable_federation",
@@ -150,8 +153,8 @@ def _opinions(section_value: BaseModel, section: str) -> Iterable[tuple[str, Any
 
 
 def _counts(section_value: BaseModel, section: str, name: str) -> bool:
-    switch = _SWITCHES.get(name) or _SWITCHES.get(section)
-    return switch is None or name == switch or name.startswith("enable_") or bool(getattr(section_value, switch))
+    switch = _SWITCHES.get(name) or (None if name.startswith("enable_") else _SWITCHES.get(section))
+    return switch is None or bool(getattr(section_value, switch))
 
 
 def _rules(model: type[BaseModel]) -> dict[str, str]:

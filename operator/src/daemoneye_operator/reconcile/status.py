@@ -53,6 +53,7 @@ _PULL: Final = frozenset(
 _OF_CAPTURE: Final = frozenset({"BadFilter"})
 _OF_PROGRAMS: Final = frozenset({"MissingBTF", "MissingKernelFeature", "BadProgram"})
 _MAX_INACTIVE: Final = 16
+_NO_EVIDENCE: Final = "the installation keeps no evidence: set evidence.enabled of the chart"
 
 
 @dataclass(frozen=True, slots=True)
@@ -90,6 +91,7 @@ class World:
         interval: Seconds between heartbeats.
         analytics_problems: Policy's name → what analytics left out of it, as it says in its heartbeat.
         uninstalling: Whether the release is about to go.
+        evidence: Whether the installation keeps packets because of findings.
     """
 
     daemonset: DaemonSetState = field(default_factory=DaemonSetState)
@@ -99,6 +101,7 @@ class World:
     interval: float = 10.0
     analytics_problems: Mapping[str, str] = field(default_factory=dict)
     uninstalling: bool = False
+    evidence: bool = False
 
     @property
     def patience(self) -> float:
@@ -137,7 +140,7 @@ def policy_status(
     ):
         # The operator began anew a moment ago and has not heard everybody: what it said before is the best that it knows.
         return {**before, "findings": tally.to_json()}
-    gaps = _inactive(policy)
+    gaps = _inactive(policy, evidence=world.evidence)
     sensors = _sensors(policy, nodes, world)
     new = [
         sensors,
@@ -240,9 +243,15 @@ def _programs(policy: Policy, nodes: Answers) -> dict[str, Any]:
     if not policy.spec.kernel_monitoring.enable_ebpf:
         return condition(PROGRAMS_LOADED, True, "ProgramsOff")
     failing = sorted([*nodes.no_programs, *(trouble for trouble in nodes.refused if trouble.reason in _OF_PROGRAMS)])
-    return _worked(
+    found = _worked(
         PROGRAMS_LOADED, nodes, failing, ("lacks programs that run", "lack programs that run"), "Programs run"
     )
+    if nodes.partly and not failing:
+        first = min(nodes.partly)
+        found["message"] += (
+            f" {_some(len(nodes.partly), len(nodes.selected), 'sees', 'see')} less; first {first.node}: {first.message}."
+        )
+    return found
 
 
 def _capture(policy: Policy, nodes: Answers, gaps: Sequence[Mapping[str, str]]) -> dict[str, Any]:
@@ -281,9 +290,9 @@ def _analytics(policy: Policy, world: World, now: float, *, settled: bool) -> di
     if not world.broker:
         return condition(ANALYTICS_AVAILABLE, None, "BrokerUnavailable")
     heard = world.analytics_heard
-    if problem := world.analytics_problems.get(policy.name):
-        return condition(ANALYTICS_AVAILABLE, False, "BadDetector", escape(problem))
     if heard is not None and now - heard <= max(world.patience, ANALYTICS_PATIENCE):
+        if problem := world.analytics_problems.get(policy.name):
+            return condition(ANALYTICS_AVAILABLE, False, "BadDetector", escape(problem))
         return condition(ANALYTICS_AVAILABLE, True, "AsAsked", "Analytics is heard of.")
     if heard is None and not settled:
         return condition(ANALYTICS_AVAILABLE, None, conditions.PENDING, "Analytics has not been heard of yet.")
@@ -324,10 +333,11 @@ def _counts(nodes: Answers) -> dict[str, Any]:
     }
 
 
-def _inactive(policy: Policy) -> list[dict[str, str]]:
+def _inactive(policy: Policy, *, evidence: bool) -> list[dict[str, str]]:
     # Nodes with sensors are Linux, whatever the operator runs on.
     whole = DaemonEyePolicy(api_version=API_VERSION, kind=KIND, metadata=ObjectMeta(name=policy.name), spec=policy.spec)
-    return [{"path": gap.setting[:256], "reason": gap.reason[:512]} for gap in inactive(whole, "linux")[:_MAX_INACTIVE]]
+    gaps = inactive(whole, "linux", no_evidence="" if evidence else _NO_EVIDENCE)
+    return [{"path": gap.setting[:256], "reason": gap.reason[:512]} for gap in gaps[:_MAX_INACTIVE]]
 
 
 def _nothing_selected(policy: Policy) -> str:

@@ -34,18 +34,23 @@ class Fate(IntEnum):
 
 @dataclass(slots=True)
 class Packets:
-    """n IP packets; every attribute but `data` is an array of shape (n,).
+    """n rows that stand for IP packets; every attribute but `data` is an array of shape (n,).
+
+    A row is a captured packet, or what the kernel counted of one direction of a conversation for a while: that has no payload.
 
     Attributes:
         data: Bytes of the capture (uint8) that the offsets below point into.
-        time: Moment of the packet, ns (u64).
+        time: Moment of the packet, of the first one that the row stands for, ns (u64).
+        last: Moment of the last one (u64).
+        count: Packets that the row counts for (i64): 1, or 0 of a captured packet that the kernel counted already.
+        interface: Number of the interface on which it was seen (u16).
         src_hi, src_lo, dst_hi, dst_lo: Halves of the 16-byte addresses as numbers (u64), IPv4 mapped.
         src_port, dst_port: Ports (u16); of ICMP type and code; 0 where there are none.
         proto: IP protocol (u8).
-        tcp_flags: Flags of TCP (u8).
+        tcp_flags: Flags of TCP (u8), of all packets or-ed.
         sequence: Sequence number of TCP (u32).
         vlan: VLAN id of the outermost tag (u16).
-        wire: Bytes of the IP packet (i64).
+        wire: Bytes of the IP packets, headers included (i64).
         payload: Where the payload of TCP or UDP begins (i64).
         length: Captured bytes of it (i64).
         cut: Whether the capture has not all of it.
@@ -53,6 +58,9 @@ class Packets:
 
     data: np.ndarray
     time: np.ndarray
+    last: np.ndarray
+    count: np.ndarray
+    interface: np.ndarray
     src_hi: np.ndarray
     src_lo: np.ndarray
     dst_hi: np.ndarray

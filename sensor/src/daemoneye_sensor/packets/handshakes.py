@@ -31,9 +31,10 @@ class Handshake:
 
     service = "tls"
 
-    def __init__(self, ends: Ends, time: int, *, client_out: bool) -> None:
-        """`ends` are the client's and the server's; `client_out`: the client is whoever opened the conversation."""
+    def __init__(self, ends: Ends, time: int, *, client_out: bool, ja3: bool = True) -> None:
+        """`ends` are the client's and the server's; `client_out`: the client is whoever opened the conversation; `ja3`: it is wanted."""
         self.done = False
+        self._ja3 = ja3
         self.incomplete = True
         self._ends = ends
         self._time = time
@@ -90,6 +91,6 @@ class Handshake:
                 "certificate_issuer": answer.issuer, "certificate_sha256": answer.sha256,
             }  # fmt: skip
         rows.add(
-            TLS_CLIENT_HELLO, self._ends, self._time, flags, sni=hello.sni, alpn=hello.alpn, version=hello.version, ja3=ja.ja3(hello),
+            TLS_CLIENT_HELLO, self._ends, self._time, flags, sni=hello.sni, alpn=hello.alpn, version=hello.version, ja3=ja.ja3(hello) if self._ja3 else "",
             ja4=ja.ja4(hello, "t"), hello_bytes=min(hello.length, 0xFFFF), **values,
         )  # fmt: skip

@@ -1,4 +1,4 @@
-"""Blocks of packets of one interface become flows and the messages of DNS, TLS, HTTP and QUIC.
+"""Blocks of packets become flows and the messages of DNS, TLS, HTTP and QUIC.
 
 Responsible for the order of things, for what is remembered of a conversation and for how long; what a message says is
 :mod:`daemoneye_sensor.l7`'s, which packets carry one :mod:`daemoneye_sensor.packets.selection`'s.
@@ -8,13 +8,13 @@ from __future__ import annotations
 
 from collections import Counter, OrderedDict
 from dataclasses import dataclass
-from typing import Final, Protocol
+from typing import Final, NamedTuple, Protocol
 
 import numpy as np
 
 from daemoneye.events.codec import Section
 from daemoneye.events.quic_initial import QUIC_INITIAL
-from daemoneye_sensor.l7 import http, ja, quic, tls
+from daemoneye_sensor.l7 import http, ja, quic, stratum, tls
 from daemoneye_sensor.l7.errors import Malformed
 from daemoneye_sensor.packets import columns as c
 from daemoneye_sensor.packets.columns import Packets
@@ -24,9 +24,12 @@ from daemoneye_sensor.packets.handshakes import Handshake, hello_flags
 from daemoneye_sensor.packets.questions import WAIT_NS, Dialogue, Questions
 from daemoneye_sensor.packets.rows import Ends, Rows, ends_of
 from daemoneye_sensor.packets.selection import DNS_PORTS, SURE, select
+from daemoneye_sensor.packets.stream import MAX_BYTES
 
 MAX_OPEN: Final = 2048
 """Connections whose bytes are put together at once, and as many of QUIC: 128 KiB each at worst."""
+_EARLY: Final = 16
+"""Segments of a connection and block that are kept because what they go on may have been overtaken by them."""
 
 
 class _Reader(Protocol):
@@ -48,11 +51,23 @@ class _Open:
     Attributes:
         time: When it was last.
         sure: Whether its first bytes were enough to tell what it speaks; if not, it is no fault that it speaks something else.
+        begin: Sequence number of these.
+        out: Who sent them.
     """
 
     reader: _Reader
     time: int
     sure: bool
+    begin: int
+    out: bool
+
+
+class _Read(NamedTuple):
+    """A connection that was read: what it spoke, and where and by whom that was begun."""
+
+    service: str
+    begin: int
+    out: bool
 
 
 @dataclass(slots=True)
@@ -65,38 +80,67 @@ class _Beginning:
 
 
 class Inspector:
-    """One interface.
+    """One interface, or several that may show the same packets.
 
     Attributes:
-        flows: Its conversations.
+        flows: Their conversations.
         malformed: Messages that could not be read, by protocol.
         incomplete: Handshakes whose hello began and was never whole.
+        ja3: Whether JA3 is computed.
     """
 
     def __init__(self, interface: str = "") -> None:
         self.flows = FlowTable(interface)
         self.malformed: Counter[str] = Counter()
         self.incomplete = 0
-        self._rows = Rows(interface)
+        self.ja3 = True
+        self._rows = Rows()
         self._questions = Questions(self._rows)
         self._open: OrderedDict[int, _Open] = OrderedDict()
+        self._read: OrderedDict[int, _Read] = OrderedDict()
+        self._early: dict[int, list[tuple[int, int, bytes, bool]]] = {}
         self._initials: OrderedDict[int, _Beginning] = OrderedDict()
 
+    @property
+    def answers(self) -> bool:
+        """Whether the data of DNS answers is kept."""
+        return self._questions.answers
+
+    @answers.setter
+    def answers(self, wanted: bool) -> None:
+        self._questions.answers = wanted
+
     def inspect(self, packets: Packets) -> list[Section]:
-        """A block of packets, in order of time: the rows that it makes."""
+        """A block of captured packets, in order of time, that nobody else counts: the rows that it makes."""
+        sections = self.read(packets)
+        return sections + self.turn(int(packets.time[-1])) if len(packets) else sections
+
+    def count(self, packets: Packets) -> list[Section]:
+        """What the kernel counted: the conversations that had to make room."""
+        told = self.flows.add(packets)[1]
+        return [told] if len(told.rows) else []
+
+    def turn(self, now: int) -> list[Section]:
+        """What is over, silent or due at this moment: to be asked when all that was counted before it is here."""
+        self._expire(now)
+        return [section for section in (*self._rows.take(), self.flows.due(now)) if len(section.rows)]
+
+    def read(self, packets: Packets) -> list[Section]:
+        """A block of captured packets, in order of time: the rows of what they say."""
         placed, told = self.flows.add(packets)
         chosen = select(packets, placed, self._waiting(), self.flows.rows["service"] != 0)
         slots = placed.slot[chosen]
         rows = self.flows.rows[slots]
         about = (chosen, slots, rows["flow"], placed.out[chosen], packets.time[chosen])
         spoken: dict[int, int] = {}
-        for ends, i, slot, flow, out, time in zip(ends_of(rows), *(column.tolist() for column in about), strict=True):
+        for ends, i, slot, flow, out, time in zip(
+            ends_of(self.flows, rows), *(column.tolist() for column in about), strict=True
+        ):
             if service := self._look(packets, i, ends, flow, time, out=out):
                 spoken[slot] = SERVICES.index(service)
         self.flows.rows["service"][list(spoken)] = list(spoken.values())
-        if len(packets):
-            self._expire(int(packets.time[-1]))
-        return [section for section in (told, *self._rows.take(), self.flows.due()) if len(section.rows)]
+        self._early.clear()
+        return [section for section in (told, *self._rows.take()) if len(section.rows)]
 
     def end(self) -> list[Section]:
         """The capture is over: whatever is open is told as far as it came."""
@@ -120,7 +164,9 @@ class Inspector:
         what = ""
         try:
             if ends.proto == c.TCP:
-                return self._segment(ends, flow, time, int(packets.sequence[i]), payload, out=out)
+                # A SYN, which may have data (RFC 7413), counts as a byte before them.
+                sequence = int(packets.sequence[i]) + bool(packets.tcp_flags[i] & c.SYN)
+                return self._segment(ends, flow, time, sequence % (1 << 32), payload, out=out)
             if ends.src_port in DNS_PORTS or ends.dst_port in DNS_PORTS:
                 what = "dns"
                 self._questions.add(flow, ends if out else ends.turned(), time, payload, cut=bool(packets.cut[i]))
@@ -131,6 +177,7 @@ class Inspector:
             if (open_ := self._open.pop(flow, None)) is not None:
                 what = open_.reader.service if open_.sure else ""
                 open_.reader.end(self._rows)
+                self._remember(flow, open_)
             if what:
                 self.malformed[what] += 1
             return ""
@@ -138,18 +185,32 @@ class Inspector:
 
     def _segment(self, ends: Ends, flow: int, time: int, sequence: int, payload: bytes, *, out: bool) -> str:
         open_ = self._open.get(flow)
+        if open_ is not None and not open_.sure and out != open_.out and _begins(payload):
+            open_ = None  # PostgreSQL's server says "S", as SUBSCRIBE does, and the client begins TLS
+        segments = [(time, sequence, payload, out)]
         if open_ is None:
+            if (read := self._read.get(flow)) is not None and _goes_on(read, sequence, out=out):
+                return ""
             reader = self._reader(ends, flow, time, payload, out=out)
             if reader is None:
-                return ""
-            open_ = self._open[flow] = _Open(reader, time, len(payload) >= SURE)
+                early = self._early.setdefault(flow, [])
+                early += segments[: _EARLY - len(early)]
+                return "stratum" if stratum.looks_like(payload) else ""
+            open_ = self._open[flow] = _Open(reader, time, len(payload) >= SURE, sequence, out)
             if len(self._open) > MAX_OPEN:
                 self._end(self._open.popitem(last=False)[1])
+            segments += [
+                one
+                for one in self._early.pop(flow, ())
+                if one[3] == out and 0 < (one[1] - sequence) % (1 << 32) < MAX_BYTES
+            ]
         open_.time = time
         self._open.move_to_end(flow)
-        open_.reader.add(self._rows, time, sequence, payload, out=out)
+        for when, place, data, side in segments:
+            open_.reader.add(self._rows, when, place, data, out=side)
         if open_.reader.done:
             self._open.pop(flow, None)
+            self._remember(flow, open_)
         return open_.reader.service if open_.sure else ""
 
     def _reader(self, ends: Ends, flow: int, time: int, payload: bytes, *, out: bool) -> _Reader | None:
@@ -158,8 +219,14 @@ class Inspector:
             return Dialogue(self._questions, flow, ends)
         sides = ends if out else ends.turned()
         if tls.looks_like(payload):
-            return Handshake(sides, time, client_out=out)
+            return Handshake(sides, time, client_out=out, ja3=self.ja3)
         return Exchange(sides, client_out=out) if http.looks_like_request(payload) else None
+
+    def _remember(self, flow: int, open_: _Open) -> None:
+        """What was read of a conversation is not to be read again."""
+        self._read[flow] = _Read(open_.reader.service, open_.begin, open_.out)
+        if len(self._read) > MAX_OPEN:
+            self._read.popitem(last=False)
 
     def _initial(self, ends: Ends, flow: int, time: int, payload: bytes) -> None:
         """A datagram from the client with QUIC's long header."""
@@ -192,3 +259,18 @@ class Inspector:
     def _end(self, open_: _Open) -> None:
         open_.reader.end(self._rows)
         self.incomplete += open_.reader.incomplete and open_.sure
+
+
+def _begins(payload: bytes) -> bool:
+    """Whether these bytes are enough to tell that TLS or HTTP begins."""
+    return len(payload) >= SURE and (tls.looks_like(payload) or http.looks_like_request(payload))
+
+
+def _goes_on(read: _Read, sequence: int, *, out: bool) -> bool:
+    """Whether a segment belongs to what was read of its conversation: sent again, or what TLS encrypted, which may look like a hello by chance.
+
+    Another connection of the same ports begins with numbers far from those.
+    """
+    if read.service != "tls":
+        return sequence == read.begin
+    return out != read.out or (sequence - read.begin) % (1 << 32) < tls.LONGEST

@@ -58,7 +58,15 @@ class Decoder:
         self._firsts: OrderedDict[tuple[int, ...], tuple[int, int]] = OrderedDict()
 
     def decode(
-        self, data: np.ndarray, begin: np.ndarray, captured: np.ndarray, size: np.ndarray, time: np.ndarray, kind: int
+        self,
+        data: np.ndarray,
+        begin: np.ndarray,
+        captured: np.ndarray,
+        size: np.ndarray,
+        time: np.ndarray,
+        kind: int,
+        *,
+        interface: np.ndarray | None = None,
     ) -> Packets:
         """The IP packets among n frames.
 
@@ -69,6 +77,7 @@ class Decoder:
             size: Bytes that it had.
             time: Its moment, ns.
             kind: Link type.
+            interface: Number of the interface of each; None: all are of interface 0.
         """
         self.seen.frames += len(begin)
         if kind not in link.KNOWN:
@@ -93,6 +102,8 @@ class Decoder:
             rows = inside
         packets, kept = self._transport(data, ip, fate)
         packets.time, packets.vlan = time[kept].astype(np.uint64), vlan[kept]
+        packets.last, packets.count = packets.time, np.ones(len(kept), np.int64)
+        packets.interface = np.zeros(len(kept), np.uint16) if interface is None else interface[kept].astype(np.uint16)
         for code, count in enumerate(np.bincount(fate, minlength=len(Fate)).tolist()):
             if code and count:
                 self.seen.passed[Fate(code)] += count
@@ -139,7 +150,7 @@ class Decoder:
         keep = np.flatnonzero(~(bad | wrong | lone))
         kept = rows[keep]
         packets = Packets(
-            data, np.zeros(0), ip.src_hi[kept], ip.src_lo[kept], ip.dst_hi[kept], ip.dst_lo[kept], src_port[keep].astype(np.uint16),
+            data, *(np.zeros(0),) * 4, ip.src_hi[kept], ip.src_lo[kept], ip.dst_hi[kept], ip.dst_lo[kept], src_port[keep].astype(np.uint16),
             dst_port[keep].astype(np.uint16), proto[keep].astype(np.uint8), flags[keep], sequence[keep], np.zeros(0, np.uint16),
             ip.wire[kept], payload[keep], length[keep], ip.cut[kept],
         )  # fmt: skip

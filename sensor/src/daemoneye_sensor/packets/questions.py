@@ -27,9 +27,14 @@ class _Asked:
 
 
 class Questions:
-    """Open questions of one interface; a row each when the response, or nothing, came."""
+    """Open questions; a row each when the response, or nothing, came.
+
+    Attributes:
+        answers: Whether the data of answers is read and kept.
+    """
 
     def __init__(self, rows: Rows) -> None:
+        self.answers = True
         self._rows = rows
         self._open: OrderedDict[tuple[int, int, str, str], _Asked] = OrderedDict()
 
@@ -39,7 +44,7 @@ class Questions:
         Raises:
             Malformed: It is no DNS message.
         """
-        message = dns.parse(data)
+        message = dns.parse(data, answers=self.answers)
         key = flow, message.id, message.query.lower(), message.type
         if not message.response:
             self._open.setdefault(key, _Asked(ends, time, message, len(data)))

@@ -16,11 +16,11 @@ from daemoneye.events.codec import Section, section_of
 from daemoneye.events.schema import Field, Record
 from daemoneye_sensor.packets import flows
 
-_SIDES: Final = itemgetter(1, 0, 3, 2, 4, 5)
+_SIDES: Final = itemgetter(1, 0, 3, 2, 4, 5, 6)
 
 
 class Ends(NamedTuple):
-    """Two endpoints as a row names them; addresses are 16 bytes."""
+    """Two endpoints as a row names them; addresses are 16 bytes, `interface` is the name of the one that shows them."""
 
     src_ip: bytes
     dst_ip: bytes
@@ -28,25 +28,27 @@ class Ends(NamedTuple):
     dst_port: int
     proto: int
     vlan: int
+    interface: bytes = b""
 
     def turned(self) -> Ends:
         """The same seen from the other side."""
         return Ends(*_SIDES(self))
 
 
-def ends_of(rows: np.ndarray) -> list[Ends]:
-    """The endpoints of rows of the flow table."""
-    columns = flows.endpoints(rows)
-    return [
-        Ends(*values) for values in zip(*(np.asarray(columns[name]).tolist() for name in Ends._fields), strict=True)
-    ]
+def ends_of(table: flows.FlowTable, rows: np.ndarray) -> list[Ends]:
+    """The endpoints of rows of a table."""
+    columns = {**flows.endpoints(rows), "interface": table.shown_by(rows)}
+    return [Ends(*values) for values in zip(*(_listed(columns[name]) for name in Ends._fields), strict=True)]
+
+
+def _listed(column: object) -> list[Any]:
+    return column if isinstance(column, list) else np.asarray(column).tolist()
 
 
 class Rows:
     """Rows by record. A value that is not given is 0 or empty."""
 
-    def __init__(self, interface: str) -> None:
-        self._interface = interface
+    def __init__(self) -> None:
         self._rows: defaultdict[Record, list[tuple[int, int, Ends, dict[str, Any]]]] = defaultdict(list)
 
     def add(self, record: Record, ends: Ends, time: int, flags: int, **values: Any) -> None:
@@ -65,8 +67,6 @@ class Rows:
                 if field.name in sides:
                     column = sides[field.name]
                     values[field.name] = np.frombuffer(b"".join(column), "V16") if field.type == "ip" else column
-                elif field.name == "interface":
-                    values[field.name] = [self._interface.encode()] * len(rows)
                 elif field.name not in values:
                     values[field.name] = _column(field, given)
             sections.append(section_of(record, values, len(rows)))

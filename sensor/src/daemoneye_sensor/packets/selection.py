@@ -6,7 +6,7 @@ from typing import Final
 
 import numpy as np
 
-from daemoneye_sensor.l7 import http
+from daemoneye_sensor.l7 import http, stratum
 from daemoneye_sensor.packets import columns as c
 from daemoneye_sensor.packets.columns import Packets, any_of, be32
 from daemoneye_sensor.packets.flows import Placed
@@ -14,13 +14,14 @@ from daemoneye_sensor.packets.flows import Placed
 DNS_PORTS: Final = (53, 5353)
 # How requests begin (`daemoneye_sensor.l7.http` says which methods there are).
 _METHODS: Final = np.array([int.from_bytes(method) for method in sorted({method[:4] for method in http.METHODS})])
+_CALLS: Final = tuple(int.from_bytes(beginning) for beginning in stratum.BEGINNINGS)
 _QUIC_VERSIONS: Final = (1, 0x6B3343CF, *range(0xFF00001D, 0xFF000023))
 _QUIC_LEAST: Final = 1000
 """Datagrams with Initials are padded to 1,200 bytes (RFC 9000, 14.1)."""
 _FOLLOWING: Final = 128
 """Segments of one conversation and block that are looked at after it began something."""
 _FIRST: Final = 8
-"""Segments of one conversation and block that are looked at although they are too short to say what they begin."""
+"""Segments of one conversation and block that are looked at although they are too short to say what they begin, or are calls in JSON."""
 SURE: Final = 5
 """Bytes that tell what a message is."""
 
@@ -30,11 +31,11 @@ def select(packets: Packets, placed: Placed, waiting: np.ndarray, known: np.ndar
 
     Args:
         packets: A block of n packets.
-        placed: Where they belong.
+        placed: Where they belong; those that were shown before are passed over.
         waiting: Whether somebody waits for more bytes of a conversation, by slot of the table.
         known: Whether it is known what a conversation speaks, likewise.
     """
-    filled = packets.length > 0
+    filled = (packets.length > 0) & ~placed.again
     tcp, udp = filled & (packets.proto == c.TCP), filled & (packets.proto == c.UDP)
     dns = any_of(packets.src_port, DNS_PORTS) | any_of(packets.dst_port, DNS_PORTS)
     begins = np.zeros(len(packets), bool)
@@ -46,6 +47,9 @@ def select(packets: Packets, placed: Placed, waiting: np.ndarray, known: np.ndar
     chosen = dns & (tcp | udp)
     chosen[initial] |= any_of(be32(packets.data, packets.payload[initial] + 1), _QUIC_VERSIONS)
     begins |= dns & tcp
+    # Of a conversation of JSON a few calls tell whether it is a miner's; nothing follows from them.
+    calls = quads[tcp[quads] & any_of(word, _CALLS) & ~known[placed.slot[quads]]]
+    chosen[calls[_rank(placed.slot[calls]) < _FIRST]] = True
     # Whoever sends its first bytes singly must not hide behind that.
     short = np.flatnonzero(tcp & (packets.length < SURE) & ~known[placed.slot])
     begins[short[_rank(placed.slot[short]) < _FIRST]] = True

@@ -32,9 +32,9 @@ from daemoneye.events.sets import isin, unique
 from daemoneye.events.socket_close import SOCKET_CLOSE
 from daemoneye_sensor import procfs, programs
 from daemoneye_sensor.blobs import CGROUP, cgroup_paths, regions
-from daemoneye_sensor.enrich.identities import Identities
+from daemoneye_sensor.enrich.explainer import Explainer
 from daemoneye_sensor.opensockets import OpenSockets
-from daemoneye_sensor.processes import ProcessTable, context
+from daemoneye_sensor.processes import context
 from daemoneye_sensor.rings import Span
 from daemoneye_sensor.sources.base import Drain, Lost, Origin
 from daemoneye_sensor.sources.reading import HELD, Reading
@@ -49,11 +49,11 @@ _BASE: Final = Record(0, "base", "context", "", BASE).dtype
 _REASONS: Final = {
     "ring": "ring full",
     "lease": "no reader for longer than the lease",
+    "table": "table of open sockets full",
     HELD: "layout changed by an upgrade",
     "blob": "chunks of long strings lost",
     "decode": "record of another size",
 }
-_SOCKETS_FULL: Final = "ring or table of open sockets full"
 _NO_UIDS: Final = np.zeros(0, np.uint64)
 
 _log = logging.getLogger(__name__)
@@ -82,9 +82,9 @@ class EbpfSource:
         instance: str,
         sizes: programs.RingSizes,
         events: list[str],
-        identities: Identities | None = None,
+        explainer: Explainer | None = None,
     ) -> None:
-        """Nothing is loaded before `open`; `identities` says whose cgroups are, in a cluster which rows are wanted, too."""
+        """Nothing is loaded before `open`; `explainer` learns what happens, and says whose cgroups are, in a cluster which rows are wanted, too."""
         self._bpf_dir = bpf_dir
         self._instance = instance
         self._sizes = sizes
@@ -92,12 +92,11 @@ class EbpfSource:
         self._programs: programs.Programs | None = None
         self._readings: deque[Reading] = deque()  # the last is our own
         self._epoll = select.epoll()
-        self._table = ProcessTable()
+        self._explainer = Explainer() if explainer is None else explainer
         self._sockets: OpenSockets | None = None
-        self._silent = np.zeros(0, SOCKET_CLOSE.dtype)  # UDP sockets that nobody was told of yet
         self._seen: Drain | None = None  # what the newest look saw of sockets,
         self._following: Drain | None = None  # when what it saw of processes is safe
-        self._identities = Identities() if identities is None else identities
+        self._identities = self._explainer.identities
         self._counters = _Counters()
         self._told: dict[tuple[str, str], int] = {}
 
@@ -115,10 +114,9 @@ class EbpfSource:
         )
         for name in ("exec", "process", "socket"):
             self._epoll.register(kernel.rings[name].fd, select.EPOLLIN | select.EPOLLET)
-        self._sockets = OpenSockets(kernel.sockets)
         for name, reason in kernel.missing.items():
             _log.warning("sockets are not seen in full: %s: %s", name, reason)
-        self._forget_sockets()
+        self._follow_sockets()
         self.renew_lease()
         former = list(self._readings)[:-1]
         for reading in former:
@@ -132,6 +130,16 @@ class EbpfSource:
         self._read_running()
         return self._origin(self._readings[0])
 
+    @property
+    def _ended(self) -> np.ndarray:
+        """Rows of UDP sockets that fell silent, which are to be told."""
+        return self._sockets.ended if self._sockets is not None else np.zeros(0, SOCKET_CLOSE.dtype)
+
+    @property
+    def missing(self) -> dict[str, str]:
+        """Programs about sockets that do not run, with the reason."""
+        return dict(self._programs.missing) if self._programs is not None else {}
+
     def _origin(self, reading: Reading) -> Origin:
         return Origin("", procfs.boot_id(), reading.rings.epoch, procfs.clock_offset_ns())
 
@@ -140,23 +148,28 @@ class EbpfSource:
         before, self._events = self._events, list(events)
         if self._programs is None or before == self._events:
             return
-        self._forget_sockets()
+        self._follow_sockets()
         self._kernel.want(self._events)
+        self._follow_sockets()
         if not before:
             # Nobody told us who forked, executed and ended meanwhile.
-            self._table = ProcessTable()
+            self._explainer.forget()
             self._read_running()
 
     def renew_lease(self) -> None:
         """Promise to read for another lease."""
-        if self._sockets is not None and not self._kernel.leased:
-            self._kernel.forget_sockets()
+        if not self._kernel.leased:
+            self._follow_sockets()
         self._kernel.lease(time.clock_gettime_ns(time.CLOCK_BOOTTIME) + LEASE_S * 1_000_000_000)
 
-    def _forget_sockets(self) -> None:
-        """Before the programs follow sockets again: an owner that was known before may be another's by now."""
-        if self._sockets is not None and not self._kernel.follows_sockets:
+    def _follow_sockets(self) -> None:
+        """Go on with the open sockets that the kernel knows if it followed them up to now, else anew: what it knew may be another's by now."""
+        if not self._kernel.follows_sockets:
             self._kernel.forget_sockets()
+            self._explainer.owners.forget()
+            self._explainer.table.hold(_NO_UIDS, only=True)
+            self._sockets = None
+        self._sockets = self._sockets or OpenSockets(self._kernel.sockets)
 
     def wake_fd(self) -> int | None:
         """Readable when a ring is half full.
@@ -177,7 +190,7 @@ class EbpfSource:
         former = len(self._readings) > 1
         if not former:
             self._look_at_open_sockets()
-        if reading.finished and (former or not len(self._silent)):
+        if reading.finished and (former or not len(self._ended)):
             return Drain("urgent", (), more=True) if former else None
         rings = reading.rings.rings
         until = rings["socket"].produced if "socket" in rings else 0
@@ -195,10 +208,13 @@ class EbpfSource:
         chunks = blobs.records
         if len(chunks) and (chunks["kind"] == CGROUP).any():
             self._identities.learn(cgroup_paths(chunks))
+        # Owners are learned also where rows are held: packets do not wait for them.
+        of_sockets = [_of_event(sockets.records, record) for record in BY_RING["socket"]] if sockets else []
+        self._explainer.owners.learn(of_sockets)
         outside = np.zeros(0, np.uint64)
         if self._identities.selective:
             spans = [executed, processes, *([sockets] if sockets else [])]
-            seen = unique(np.concatenate([*(_pairs(span.records) for span in spans), cgroup_pairs(self._silent)]))
+            seen = unique(np.concatenate([*(_pairs(span.records) for span in spans), cgroup_pairs(self._ended)]))
             # Nothing was counted, consumed or remembered before this: what is held is looked at again as if for the first time.
             if self._identities.holds(seen, room=self._room()):
                 return None
@@ -211,9 +227,9 @@ class EbpfSource:
         self._counters.strings_lost += lost
         for name, span in (("exec", executed), ("process", processes), ("blob", blobs)):
             self._counters.records[name] += len(span.records)
-        of_sockets = self._of_sockets(sockets)
-        self._table.hold(np.concatenate([_NO_UIDS, *(section.rows["process_uid"] for section in of_sockets)]))
-        images = self._table.merge(sections)
+        of_sockets = self._counted(sockets, of_sockets)
+        self._explainer.table.hold(np.concatenate([_NO_UIDS, *(section.rows["process_uid"] for section in of_sockets)]))
+        images = self._explainer.table.merge(sections)
         drain = self._drain(
             "urgent", sections, images, outside, positions, more=executed.more or processes.more or blobs.more or former
         )
@@ -227,14 +243,13 @@ class EbpfSource:
         self._seen = bulk
         return replace(drain, more=True)
 
-    def _of_sockets(self, span: Span | None) -> list[Section]:
-        """Sections of what a look saw of sockets, with those of UDP that fell silent."""
+    def _counted(self, span: Span | None, sections: list[Section]) -> list[Section]:
+        """What a look saw of sockets, counted, and with it the sockets of UDP that fell silent."""
         if span is None:
             return []
-        silent, self._silent = Section(SOCKET_CLOSE, self._silent, np.zeros(0, np.uint8)), self._silent[:0]
+        silent = Section(SOCKET_CLOSE, self._ended, np.zeros(0, np.uint8))
         self._counters.malformed["bulk"] += span.malformed
         self._counters.records["socket"] += len(span.records)
-        sections = [_of_event(span.records, record) for record in BY_RING["socket"]]
         return [
             _in_time(concatenate([s, silent])) if s.record is SOCKET_CLOSE and len(silent.rows) else s for s in sections
         ]
@@ -266,6 +281,8 @@ class EbpfSource:
         if drain.positions:
             for ring in set(drain.positions).intersection(reading.rings.rings):
                 reading.rings.advance(ring, drain.positions[ring])
+            if self._sockets is not None and "socket" in drain.positions:
+                self._sockets.forget()
             self._following = self._seen if drain.lane == "urgent" else None
             self._seen = None
             return None
@@ -276,9 +293,8 @@ class EbpfSource:
         """Kernel counters and our own, as differences."""
         losses = []
         for why, ring, count in self._readings[0].lost():
-            stage, where = "ring" if why == HELD else why, "" if why == "lease" else ring
-            reason = _SOCKETS_FULL if (why, ring) == ("ring", "socket") else _REASONS[why]
-            losses.append(Lost(stage, where, count, reason, "bulk" if ring == "socket" else "urgent"))
+            stage, where = "ring" if why == HELD else why, ring if why in ("ring", HELD) else ""
+            losses.append(Lost(stage, where, count, _REASONS[why], "bulk" if ring in ("socket", "table") else "urgent"))
         for stage, lane, ring, count in (
             ("blob", "urgent", "blob", self._counters.strings_lost),
             *(("decode", lane, "", count) for lane, count in self._counters.malformed.items()),
@@ -302,13 +318,13 @@ class EbpfSource:
             "malformed": sum(self._counters.malformed.values()),
             "strings_lost": self._counters.strings_lost,
             "pending": behind,
-            "processes": len(self._table),
-            "processes_evicted": self._table.evicted,
+            "processes": len(self._explainer.table),
+            "processes_evicted": self._explainer.table.evicted,
             "cgroups": len(self._identities),
-            "excluded": self._counters.excluded,
+            "excluded": self._counters.excluded + self._explainer.excluded,
             "taken_over": kernel.taken_over,
             "missed": kernel.missed(),
-            "sockets": {"open": self._sockets.open if self._sockets else 0, "missing": dict(kernel.missing)},
+            "sockets": {"open": self._sockets.open if self._sockets else 0, "missing": self.missing},
         }
 
     @property
@@ -350,18 +366,17 @@ class EbpfSource:
 
     def _look_at_open_sockets(self) -> None:
         """Every ten seconds, on a turn that comes anyway."""
-        silent = self._sockets.look() if self._sockets is not None else None
-        if self._sockets is None or silent is None:
+        if self._sockets is None or not self._kernel.follows_sockets or not self._sockets.look():
             return
-        self._table.hold(self._sockets.owners, only=True)
-        if len(silent):
-            self._silent = np.concatenate([self._silent, silent])
+        owners = self._explainer.owners
+        owners.settle(self._sockets.rows)
+        self._explainer.table.hold(np.concatenate([self._sockets.owners, owners.uids]), only=True)
 
     def _read_running(self) -> None:
         """Learn the processes that run already; after the flow has begun, so that one that starts in between is in both and taken once."""
         seed, cgroups = procfs.snapshot(self._kernel.running(), seconds=SNAPSHOT_S)
         self._identities.learn(cgroups)
-        self._table.seed(seed)
+        self._explainer.table.seed(seed)
 
 
 def _pairs(records: np.ndarray) -> np.ndarray:

@@ -74,7 +74,9 @@ class Reading:
     def lost(self) -> list[tuple[str, str, int]]:
         """(stage or HELD, ring, records) that were lost since the last call."""
         dropped = self.rings.dropped()
-        counts = {("lease" if name == "lease" else "ring", name): n for name, n in dropped.items() if name != "blob"}
+        counts = {
+            (name if name in ("lease", "table") else "ring", name): n for name, n in dropped.items() if name != "blob"
+        }
         if self.over:
             counts |= {(HELD, name): n for name, n in self.rings.held().items()}
             self.told = True

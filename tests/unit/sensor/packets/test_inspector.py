@@ -19,7 +19,7 @@ from daemoneye.events.jsonform import events_json
 from daemoneye_sensor.packets import inspector as inspectors
 from daemoneye_sensor.packets.inspector import Inspector
 from tests.support.captures import SECOND, START, Connection, decoded
-from tests.support.handshakes import alpn, crypto, flight, initial, message, server_name
+from tests.support.handshakes import alpn, crypto, flight, initial, message, records, server_name
 
 ETHER = Ether(src="02:00:00:00:00:01", dst="02:00:00:00:00:02")
 A, B = ETHER / IP(src="10.0.0.1", dst="10.0.0.2"), ETHER / IP(src="10.0.0.2", dst="10.0.0.1")
@@ -175,6 +175,43 @@ def test_a_flow_that_ends_within_its_block_says_what_it_spoke() -> None:
     assert [(row["service"], row["state"]) for row in flows] == [("http", "closed")]
 
 
+# ── stratum ─────────────────────────────────────────────────────────────────────────────────────────────────────────
+
+SUBSCRIBE = b'{"id": 1, "method": "mining.subscribe", "params": ["cpuminer/2.5.1"]}\n'
+JOB = b'{"id": null, "method": "mining.notify", "params": ["bf", "4d16b6f85af6e219"]}\n'
+LOG = b'{"message": "GET / 200", "level": "info"}\n'
+CALL = b'{"id": 1, "method": "server.version", "params": ["electrum/4.5", "1.4"]}\n'
+
+
+def services(packets: Sequence[Packet], size: int) -> list[str]:
+    """What conversations of a capture speak."""
+    inspector = Inspector()
+    sections = [s for at in range(0, len(packets), size) for s in inspector.inspect(decoded(packets[at : at + size]))]
+    return [
+        s.values("service")[i].decode()
+        for s in (*sections, *inspector.end())
+        for i in range(len(s.rows))
+        if s.record.name == "packet_flow"
+    ]
+
+
+@pytest.mark.parametrize("size", [1, 3, 1000])
+def test_a_miner_and_its_pool_speak_stratum(size: int) -> None:
+    talk = Connection(A, B, 4000, 3333)
+    asked = [*talk.begin(), *talk.send(SUBSCRIBE), *talk.send(b'{"id":1,"result":[],"error":null}\n', out=False)]
+    assert services(asked, size) == ["stratum"]
+    assert services([*talk.send(b"{", out=False), *talk.send(JOB, out=False)], size) == ["stratum"], (
+        "it was there before the capture"
+    )
+
+
+@pytest.mark.parametrize("size", [1, 1000])
+@pytest.mark.parametrize("said", [LOG, CALL, LOG * 40 + SUBSCRIBE])
+def test_other_json_is_nothing_that_is_known(said: bytes, size: int) -> None:
+    talk = Connection(A, B, 4000, 3333)
+    assert services([*talk.begin(), *(p for _ in range(20) for p in talk.send(said))], size) == [""]
+
+
 # ── TLS ─────────────────────────────────────────────────────────────────────────────────────────────────────────────
 
 
@@ -200,6 +237,71 @@ def test_a_client_hello_in_pieces(cut: int, size: int, order: Callable[[list[Pac
     )  # fmt: skip
     assert row["ja4"].startswith("t13d")
     assert len(row["ja3"]) == 32
+
+
+@pytest.mark.parametrize("payload", [flight("shop.example"), GET], ids=["tls", "http"])
+def test_what_overtook_its_own_beginning_is_read(payload: bytes) -> None:
+    talk = Connection(A, B, 40000, 443)
+    opening, pieces = talk.begin(), talk.send(payload, size=len(payload) // 4 + 1)
+    for order in ([1, 0, 2, 3], [3, 2, 1, 0], [1, 2, 3, 0]):
+        row = only(events([*opening, *(pieces[at] for at in order)]))
+        assert "shop.example" in (row.get("sni"), row.get("host"))
+
+
+def test_earlier_data_is_no_part_of_what_begins_later() -> None:
+    """A response to a request that was before the capture is none to the next one."""
+    talk = Connection(A, B, 40000, 80)
+    talk.begin()
+    row = only(
+        events([*talk.send(OK, out=False), *talk.send(b"the end of a body"), *talk.send(GET)]), host="shop.example"
+    )
+    assert (row["flags"], row["status"]) == (["response_unseen"], 0)
+
+
+def test_a_hello_that_is_sent_again_is_told_once() -> None:
+    talk = Connection(A, B, 40000, 443)
+    opening, hello = talk.begin(), talk.send(flight("shop.example"))
+    answer = talk.send(records(b"\x02\0\0\x26\x03\x03" + bytes(33) + b"\x13\x01\0" + b"\x0b\0\0\3\0\0\0"), out=False)
+    only(events([*opening, *hello, *answer, *hello, *answer]), sni="shop.example", server_version="1.2")
+    again = Connection(A, B, 40000, 443)
+    other = [*talk.end(), *again.begin(77_000), *again.send(flight("other.example"))]
+    rows = events([*opening, *hello, *answer, *other])
+    assert [row["sni"] for row in rows] == ["shop.example", "other.example"], (
+        "another connection of the same ports is another"
+    )
+
+
+def test_what_tls_encrypts_is_no_hello_even_if_it_looks_like_one() -> None:
+    talk = Connection(A, B, 40000, 443)
+    hello = [*talk.begin(), *talk.send(flight("shop.example"))]
+    answer = talk.send(records(b"\x02\0\0\x26\x03\x03" + bytes(33) + b"\x13\x01\0" + b"\x0b\0\0\3\0\0\0"), out=False)
+    finished = b"\x16\x03\x03\0\x28\x01" + bytes(39)
+    inspector = Inspector()
+    only(events([*hello, *answer, *talk.send(finished), *talk.send(finished, out=False)], made=inspector))
+    assert not inspector.malformed
+    assert not inspector.incomplete
+
+
+def test_tls_behind_a_proxy_and_behind_a_byte_that_might_be_something_else() -> None:
+    talk = Connection(A, B, 40000, 8080)
+    connect = talk.send(b"CONNECT shop.example:443 HTTP/1.1\r\nHost: shop.example\r\n\r\n")
+    opened = talk.send(b"HTTP/1.1 200 Connection established\r\n\r\n", out=False)
+    rows = events([*talk.begin(), *connect, *opened, *talk.send(flight("inside.example"))])
+    assert [(row["event"], row.get("method"), row.get("sni")) for row in rows] == [
+        ("http_request", "CONNECT", None), ("tls_client_hello", None, "inside.example"),
+    ]  # fmt: skip
+    talk = Connection(A, B, 40000, 5432)
+    asked = [*talk.begin(), *talk.send(b"\0\0\0\x08\x04\xd2\x16\x2f"), *talk.send(b"S", out=False)]
+    only(
+        events([*asked, *talk.send(flight("database.example"))]), sni="database.example", src_port=40000, dst_port=5432
+    )
+
+
+def test_data_of_a_syn_come_before_those_behind_it() -> None:
+    """RFC 7413: a SYN takes a sequence number of its own, its data the next ones."""
+    first = A / TCP(sport=40000, dport=80, flags="S", seq=2**32 - 1) / Raw(GET[:20])
+    rest = A / TCP(sport=40000, dport=80, flags="PA", seq=20) / Raw(GET[20:])
+    only(events([first, rest]), host="shop.example", uri="/a?token=REDACTED")
 
 
 def test_a_hello_without_a_name_says_so() -> None:

@@ -143,6 +143,20 @@ def test_later_fragments_get_the_ports_of_their_first() -> None:
     assert decoder.seen.passed[Fate.FRAGMENT] == 2
 
 
+def test_the_protocol_of_ppp_may_be_one_byte() -> None:
+    """RFC 1661, 2: whoever compresses it leaves out the zero before it."""
+    below = bytes(Ether(src=ETHER.src, dst=ETHER.dst, type=0x8864)) + b"\x11\0\0\1\0\x60"
+    packets = decode(
+        [
+            below + b"\x21" + bytes(TCP4),
+            below + b"\0\x21" + bytes(TCP4),
+            below + b"\x57" + bytes(UDP6),
+            below + b"\xc0\x21",
+        ]
+    )
+    assert [row(packets, i) for i in range(len(packets))] == [IN4, IN4, IN6]
+
+
 def test_what_is_not_ip_is_no_fault() -> None:
     decoder = Decoder()
     assert len(decoded([ETHER / ARP(), Ether(type=0x88CC) / Raw(b"lldp")], decoder=decoder)) == 0

@@ -1,0 +1,167 @@
+"""From the sources in `bpf/` and capture filters to a loaded program: one text, which a child process has BCC compile.
+
+The child hands descriptors over and pins nothing, so that everything vanishes with this process.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import socket
+import subprocess
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Final
+
+from daemoneye.errors import ConfigError
+from daemoneye_sensor import filters as pcap
+from daemoneye_sensor.errors import BAD_PROGRAM, MISSING_FEATURE, ProgramError
+from daemoneye_sensor.l7 import http, stratum
+from daemoneye_sensor.packets import cbpf
+
+MOST_FILTERS: Final = 64
+MOST_INSTRUCTIONS: Final = 4096
+"""Of all filters together, for either link layer: more would not fit into a program of the kernel."""
+_SOURCES: Final = ("include/packets.bpf.h", "include/layers.bpf.h", "programs/packets.bpf.c")
+_LAYERS: Final = {pcap.ETHERNET: "ethernet", pcap.RAW: "raw"}
+_TIMEOUT_S: Final = 120
+_BARRIER: Final = 'asm volatile("" ::: "memory");'
+"""Between filters: without it clang and the verifier think of all of them at once, for minutes."""
+_TELLING: Final = re.compile(r"error:|invalid|cannot|not allowed|unknown func|too large|too many|R\d.*(min|max) value")
+"""Lines of clang and of the verifier that say why."""
+_LACKING: Final = re.compile(r"could not open bpf map|unknown func|invalid func|Operation not permitted|permission")
+
+
+@dataclass(slots=True)
+class Filters:
+    """Capture filters, compiled.
+
+    Attributes:
+        problems: What libpcap says of those that do not compile for Ethernet, by position.
+        programs: Link type → each filter's program, None where it cannot match: it does not compile, for this link layer or at all.
+    """
+
+    problems: dict[int, str] = field(default_factory=dict)
+    programs: dict[int, list[cbpf.Program | None]] = field(default_factory=lambda: {link: [] for link in _LAYERS})
+
+    @classmethod
+    def of(cls, filters: Sequence[tuple[str, int]]) -> Filters:
+        """Have libpcap compile (expression, snapshot length).
+
+        Raises:
+            ConfigError: They are too many, or too long.
+        """
+        if len(filters) > MOST_FILTERS:
+            raise ConfigError(f"{len(filters)} capture filters: at most {MOST_FILTERS} can be used at once")
+        made = cls()
+        asked = [(*one, link) for link in _LAYERS for one in filters]
+        for number, (problem, instructions) in enumerate(pcap.compiled(asked)):
+            link, position = asked[number][2], number % len(filters)
+            program = None
+            if not problem:
+                try:
+                    program = cbpf.Program.of(instructions)
+                except ValueError as error:
+                    problem = str(error)  # noqa: PLW2901 - as if libpcap had said it
+            made.programs[link].append(program)
+            if problem and link == pcap.ETHERNET:
+                made.problems[position] = problem
+        for programs in made.programs.values():
+            length = sum(len(program.instructions) for program in programs if program)
+            if length > MOST_INSTRUCTIONS:
+                msg = f"the capture filters have {length} instructions together: at most {MOST_INSTRUCTIONS} can be used at once; shorten them"
+                raise ConfigError(msg)
+        return made
+
+    def to_c(self) -> str:
+        """The function `de_matched`: which filters match a frame, a bit each; and DE_ADMITS_ALL where there are none."""
+        functions: list[str] = []
+        branches: dict[int, str] = {}
+        for link, layer in _LAYERS.items():
+            always, lines = 0, []
+            for position, program in enumerate(self.programs[link]):
+                if program is None:
+                    continue
+                if len(program.instructions) == 1:  # an end, and nothing before it
+                    always |= bool(program.instructions[0].k) << position
+                    continue
+                functions.append(cbpf.to_c(program, f"de_{layer}_{position}"))
+                lines.append(
+                    f"        {_BARRIER}\n        if (de_{layer}_{position}(skb, view))\n            view->matched |= 1ULL << {position};"
+                )
+            view = "        view = de_view_of(skb);\n        if (!view)\n            return matched;"
+            body = "\n".join([view, *lines, "        matched |= view->matched;"])
+            branches[link] = f"        matched = {always}ULL;\n{body if lines else ''}"
+        return (
+            "\n".join(functions)
+            + "\nstatic __always_inline u64 de_matched(struct __sk_buff *skb, int raw)\n{\n    struct de_view *view;\n    u64 matched;\n\n"
+            + f"    if (raw) {{\n{branches[pcap.RAW]}\n    }} else {{\n{branches[pcap.ETHERNET]}\n    }}\n    return matched;\n}}\n"
+            + f"#define DE_ADMITS_ALL {int(not self.programs[pcap.ETHERNET])}\n"
+        )
+
+
+def text(bpf_dir: Path, filters: Filters) -> str:
+    """The whole program.
+
+    Raises:
+        ProgramError: A source is missing.
+    """
+    paths = [bpf_dir / source for source in _SOURCES]
+    if missing := [str(path) for path in paths if not path.is_file()]:
+        msg = f"program sources are missing: {', '.join(missing)}"
+        raise ProgramError(msg, fix="give bpf_dir the folder `bpf` of this release")
+    header, layers, program = (path.read_text() for path in paths)
+    words = {"DE_METHODS": {method[:4] for method in http.METHODS}, "DE_CALLS": set(stratum.BEGINNINGS)}
+    cases = {
+        name: " ".join(f"case {int.from_bytes(word)}u:" for word in sorted(those)) for name, those in words.items()
+    }
+    beginnings = "\n".join(f"#define {name} {those}" for name, those in cases.items())
+    return f"{header}\n{beginnings}\n{filters.to_c()}\n{layers}\n{program}"
+
+
+def load(
+    source: str, functions: Sequence[str], maps: Sequence[str], defines: Mapping[str, int], python: str
+) -> list[int]:
+    """Have the child compile and load it; descriptors of functions and maps, in order.
+
+    Raises:
+        ProgramError: The kernel, a privilege, BCC or headers are missing, or the kernel refuses the program.
+    """
+    if os.geteuid() != 0:
+        raise ProgramError("capturing packets needs root", fix="run with sudo", reason=MISSING_FEATURE)
+    request = {"text": source, "defines": dict(defines), "functions": [*functions], "maps": [*maps]}
+    child = Path(__file__).parents[1] / "loader" / "capture.py"
+    ours, theirs = socket.socketpair()
+    with ours:
+        try:
+            with theirs:
+                done = subprocess.run(
+                    [python, "-I", str(child), str(theirs.fileno())],
+                    input=json.dumps(request),
+                    capture_output=True,
+                    text=True,
+                    check=False,
+                    timeout=_TIMEOUT_S,
+                    pass_fds=[theirs.fileno()],
+                )
+        except FileNotFoundError as error:
+            msg = f"{python} is missing: BCC belongs to the distribution's Python"
+            raise ProgramError(msg, fix="apt-get install python3 python3-bpfcc") from error
+        except subprocess.TimeoutExpired as error:
+            msg = f"compiling the capture program took longer than {_TIMEOUT_S} s"
+            raise ProgramError(msg, fix="look at the machine's load") from error
+        said, descriptors, _, _ = socket.recv_fds(ours, 1 << 20, len(functions) + len(maps))
+    try:
+        answer = json.loads(said)
+    except ValueError:
+        answer = {"error": f"the compile child ended with status {done.returncode}"}
+    if answer.get("ok"):
+        for descriptor in descriptors:
+            os.set_inheritable(descriptor, False)
+        return descriptors
+    detail = next((line.strip() for line in reversed(done.stderr.splitlines()) if _TELLING.search(line)), "")
+    message = f"the capture program cannot be loaded: {answer.get('error')}" + (f" ({detail})" if detail else "")
+    reason = MISSING_FEATURE if _LACKING.search(f"{done.stderr}\n{answer.get('error')}") else BAD_PROGRAM
+    raise ProgramError(message, fix=str(answer.get("fix") or "run `daemoneye doctor`"), reason=reason)

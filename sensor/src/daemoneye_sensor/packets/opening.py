@@ -1,0 +1,73 @@
+"""Who opened a conversation: by SYN, by the request of an echo, else by who was first or by the ports."""
+
+from __future__ import annotations
+
+from typing import Final
+
+import numpy as np
+
+from daemoneye.events.flags import Flag
+from daemoneye_sensor.packets import columns as c
+from daemoneye_sensor.packets.columns import Packets, any_of
+
+_KNOWN_PORTS: Final = 1024
+# Answers of ICMP and ICMPv6 and the requests that they belong to (RFC 792, RFC 950, RFC 4443).
+_REPLIES: Final = {(c.ICMP, 0): 8, (c.ICMP, 14): 13, (c.ICMP, 16): 15, (c.ICMP, 18): 17, (c.ICMPV6, 129): 128}
+ASKED: Final = tuple(sorted(set(_REPLIES.values())))
+"""Requests of ICMP."""
+
+
+def oriented(packets: Packets) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Whether each packet is no answer of ICMP, and its ports; those of ICMP are the type of the request on both sides, for both directions."""
+    src_port, dst_port = packets.src_port.copy(), packets.dst_port.copy()
+    forward = np.ones(len(packets), bool)
+    for proto in (c.ICMP, c.ICMPV6):
+        mine = packets.proto == proto
+        if not mine.any():
+            continue
+        for (of, reply), request in _REPLIES.items():
+            if of == proto:
+                answers = mine & (packets.src_port == reply)
+                forward[answers] = False
+                src_port[answers] = request
+        dst_port[mine] = src_port[mine]
+    return forward, src_port, dst_port
+
+
+def turned_from(
+    packets: Packets, at: np.ndarray, group: np.ndarray, forward: np.ndarray, src_port: np.ndarray, dst_port: np.ndarray
+) -> tuple[np.ndarray, np.ndarray]:
+    """Whether the receiver of each first packet opened the conversation, and the row's flags.
+
+    Args:
+        packets: A block of n packets.
+        at: The first packet of each of m conversations.
+        group: Conversation of each packet, shape (n,).
+        forward: As `oriented` says.
+        src_port: Likewise.
+        dst_port: Likewise.
+    """
+    proto, flags, src_port, dst_port = packets.proto[at], packets.tcp_flags[at], src_port[at], dst_port[at]
+    tcp = proto == c.TCP
+    syn, ack = tcp & (flags & c.SYN != 0), flags & c.ACK != 0
+    # Of many packets' flags SYN and ACK are either side's: whoever was first opened it, if the other side was seen as well.
+    many = packets.count[at] > 1
+    answered = _answered(packets, at, group) if many.any() else many
+    opens, answers = syn & (~ack | (many & answered)), syn & ack & ~many
+    # Whoever has the well-known port, or the lower one of a connection that was there before us, is taken for the server.
+    guess = np.where(
+        tcp, src_port < dst_port, (src_port < _KNOWN_PORTS) & (src_port < dst_port) & (dst_port >= _KNOWN_PORTS)
+    )
+    turned = np.select([opens, answers, any_of(proto, (c.ICMP, c.ICMPV6))], [False, True, ~forward[at]], guess)
+    late = (tcp & ~opens & ~(syn & many)) | (turned & ~tcp)
+    return turned, np.where(late, np.uint32(Flag.MID_STREAM), np.uint32(0))
+
+
+def _answered(packets: Packets, at: np.ndarray, group: np.ndarray) -> np.ndarray:
+    """Whether the block has a packet of the other side behind each first one, bool of the shape of `at`."""
+    first = at[group]
+    other = (packets.src_lo != packets.src_lo[first]) | (packets.src_hi != packets.src_hi[first])
+    other = (other | (packets.src_port != packets.src_port[first])) & (packets.time > packets.time[first])
+    answered = np.zeros(len(at), bool)
+    answered[group[other]] = True
+    return answered
