@@ -107,3 +107,8 @@ def whose(sockets: Sequence[Sock], *rows: Row, netns: int = 0) -> list[Answer]:
     owners = Owners()
     owners.learn(told(sockets))
     return answers(owners.attribute(asked(rows), netns))
+
+
+CLIENT, SERVER = ("10.0.0.1", 40_000), ("10.0.0.2", 443)
+ROW = Row(CLIENT, SERVER, 10.5)
+BOTH = (Sock(1, CLIENT, SERVER, OUT, 7, 10), Sock(2, SERVER, CLIENT, IN, 8, 10.001))

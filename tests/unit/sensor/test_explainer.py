@@ -11,7 +11,7 @@ from daemoneye.events.process_exec import PROCESS_EXEC
 from daemoneye_sensor.enrich.explainer import Explainer
 from daemoneye_sensor.enrich.identities import Identities
 from daemoneye_sensor.sources.base import Drain
-from tests.unit.sensor.test_owners import BOTH, CLIENT, ROW, SERVER, Row, asked, told
+from tests.unit.sensor.sockrows import BOTH, CLIENT, ROW, SERVER, Row, asked, told
 
 STRANGER = Row(("10.0.0.1", 1), SERVER, 10.5)
 

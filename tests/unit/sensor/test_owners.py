@@ -16,11 +16,24 @@ from daemoneye.events.process_fork import PROCESS_FORK
 from daemoneye.events.sockets import Direction
 from daemoneye_sensor.enrich import sockets as sockets_module
 from daemoneye_sensor.enrich.owners import EARLY_NS, LATE_NS, SLACK_NS, Owners
-from tests.unit.sensor.sockrows import IN, LISTEN, NOBODY, OUT, UDP, Row, S, Sock, answers, asked, told, whose
-
-CLIENT, SERVER = ("10.0.0.1", 40_000), ("10.0.0.2", 443)
-ROW = Row(CLIENT, SERVER, 10.5)
-BOTH = (Sock(1, CLIENT, SERVER, OUT, 7, 10), Sock(2, SERVER, CLIENT, IN, 8, 10.001))
+from tests.unit.sensor.sockrows import (
+    BOTH,
+    CLIENT,
+    IN,
+    LISTEN,
+    NOBODY,
+    OUT,
+    ROW,
+    SERVER,
+    UDP,
+    Row,
+    S,
+    Sock,
+    answers,
+    asked,
+    told,
+    whose,
+)
 
 
 def test_both_sides_of_a_connection() -> None:
