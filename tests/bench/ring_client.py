@@ -32,6 +32,8 @@ class FakePrograms:
     taken_over = False
     alike = True
     wanted = True
+    leased = True
+    follows_sockets = False
     missing: ClassVar[dict[str, str]] = {}
 
     def __init__(self, fds: list[int]) -> None:
