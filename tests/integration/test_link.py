@@ -6,6 +6,7 @@ import asyncio
 import datetime as dt
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -51,6 +52,20 @@ async def test_a_first_connection_is_given_up_when_the_process_ends(broker: Brok
     stop.set()
     async with asyncio.timeout(5):
         assert await connecting is None
+
+
+async def test_a_connection_that_tls_has_left_already_is_closed_without_a_word(broker: Broker):
+    """Seen when the broker went at the same moment: an error there would end the process."""
+    await broker.ready()
+    link = Link(broker.access("analytics"), "test", asyncio.Event())
+    client: Any = await link.connect()
+    transport = client._transport._io_writer.transport
+    transport.close()
+    transport.close()  # as a reader and a writer do that both notice: then it forgets its protocol
+    client._flusher_task.cancel()
+    client._pending, client._pending_data_size = [b"PING\r\n"], 6
+    await link.close(client)
+    assert client.is_closed
 
 
 def _another_authority(broker: Broker) -> bytes:

@@ -15,6 +15,7 @@ from typing import Any
 import pytest
 
 from daemoneye import metrics as m
+from daemoneye_sensor.losses import STAGES
 from daemoneye_sensor.programs import BPFFS
 from daemoneye_sensor.store import lock_directory
 from tests.support.analytics import free_port
@@ -70,7 +71,7 @@ async def test_a_sensor_from_its_first_second_to_its_last(broker: NodeBroker, se
     first = await page(port)
     first.shows_all_of("sensor")
     assert first.series <= MOST_SERIES
-    assert set(first.by(m.SENSOR_LOST)) == {"ring", "table", "lease", "blob", "decode", "spool", "publish"}
+    assert set(first.by(m.SENSOR_LOST)) == {*STAGES}
     assert first.by(m.SENSOR_POLICIES) == {"active": 0, "inactive": 0, "refused": 0}
 
     config = configuration(policy("all"), policy("bad", network={"enable_packet_capture": True, "capture_filter": "("}))

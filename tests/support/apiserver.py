@@ -130,8 +130,12 @@ class ApiServer:
         request(self._admin, "PATCH", path, body=patch, headers={"Content-Type": "application/merge-patch+json"})
 
     def namespace(self, name: str, *accounts: str) -> None:
-        """A namespace with service accounts."""
-        self.create("/api/v1/namespaces", {"metadata": {"name": name}})
+        """A namespace with service accounts; another test may have made the namespace."""
+        try:
+            self.create("/api/v1/namespaces", {"metadata": {"name": name}})
+        except ApiError as error:
+            if error.status != 409:
+                raise
         for account in accounts:
             self.create(path_of("/api/v1", "serviceaccounts", namespace=name), {"metadata": {"name": account}})
 

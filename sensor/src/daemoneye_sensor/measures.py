@@ -15,10 +15,12 @@ from daemoneye.nodeconfig import STATES, NodeAnswer
 from daemoneye.subjects import LANES
 from daemoneye_sensor.losses import Losses
 from daemoneye_sensor.opensockets import ROOM
+from daemoneye_sensor.packets.taps import PODS
 from daemoneye_sensor.pipeline import Pipeline
 from daemoneye_sensor.programs import RINGS
 from daemoneye_sensor.publisher import Publisher
 from daemoneye_sensor.settings import Settings
+from daemoneye_sensor.sources.packets import FAULTS
 from daemoneye_sensor.spool import Spool
 
 
@@ -72,13 +74,13 @@ def samples(
 
 def _of_packets(facts: Mapping[str, Any]) -> Iterator[Sample]:
     """What the source `packets` says of itself; the interfaces of pods are one there."""
-    interfaces = facts.get("interfaces", {})
+    interfaces = {PODS: {}, **facts.get("interfaces", {})}
     yield metrics.SENSOR_CAPTURE_INTERFACES(sum(one.get("captured", 0) for one in interfaces.values()))
     for name, one in interfaces.items():
         yield metrics.SENSOR_CAPTURE_PACKETS(one.get("packets", 0), name)
         yield metrics.SENSOR_CAPTURE_INSPECTED(one.get("exported", 0), name)
         yield metrics.SENSOR_CAPTURE_DROPS(one.get("drops", 0), name)
-    for kind, count in facts.get("faults", {}).items():
+    for kind, count in {**dict.fromkeys(FAULTS, 0), **facts.get("faults", {})}.items():
         yield metrics.SENSOR_CAPTURE_FAULTS(count, kind)
     yield metrics.SENSOR_CAPTURE_LEVEL(facts.get("governor", {}).get("level", 0))
     yield metrics.SENSOR_CAPTURE_CPU(facts.get("cpu_seconds", 0))

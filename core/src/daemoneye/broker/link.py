@@ -73,8 +73,12 @@ class Link:
         return client.is_closed or (not client.is_connected and self._access().fingerprint() != self._used)
 
     async def close(self, client: Client) -> None:
-        """Flush and close; with the broker away there is nothing left to say."""
-        with contextlib.suppress(*TRANSIENT):
+        """Flush and close; with the broker away there is nothing left to say.
+
+        nats-py may write what is pending to a TLS transport that asyncio has taken apart already, which says so by an AttributeError (sslproto of
+        Python 3.11): that connection is gone, too.
+        """
+        with contextlib.suppress(*TRANSIENT, AttributeError):
             async with asyncio.timeout(_CLOSE_S if client.is_connected else _CLOSE_AWAY_S):
                 await client.close()
 

@@ -57,6 +57,8 @@ _LOSSES: Final[dict[str, tuple[str, str]]] = {
     "link": ("decode", f"frames: {REASONS[Fate.LINK]}"),
     "incomplete": ("decode", "handshakes whose beginning is not whole"),
 }
+FAULTS: Final = (*_LOSSES, "dns", "http", "quic", "tls")
+"""Kinds of what is lost beside what the rings had no room for: of frames, and of messages by protocol."""
 _COUNTED: Final = ("map_full", "over_budget", "fragments", "short", "malformed")
 
 _log = logging.getLogger(__name__)
