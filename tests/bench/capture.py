@@ -110,7 +110,9 @@ def _measure(
             sent = subprocess.run(
                 ["ip", "netns", "exec", here, "taskset", "-c", _SENDER, *blast, str(rate), str(count)], check=True, capture_output=True, text=True,
             )  # fmt: skip
-            time.sleep(0.5)
+            time.sleep(
+                0.5
+            )  # the receiver's next look: what it costs belongs to it, and there is no telling from outside when it came
             spent = machine.usage([received.pid]).cpu_s - before.cpu_s
             kernel_ns = machine.bpf_time([received.pid])[0]
         done = int(sent.stdout.split()[0])

@@ -26,7 +26,8 @@ from scapy.packet import Raw
 from daemoneye_sensor import bpfsys
 from daemoneye_sensor.errors import ProgramError
 from daemoneye_sensor.packets.capture import CaptureProgram
-from daemoneye_sensor.packets.tap import Tap, _within
+from daemoneye_sensor.packets.namespace import within
+from daemoneye_sensor.packets.tap import Tap
 from tests.kernel.conftest import BPF, DEADLINE_S
 from tests.support.namespaces import star
 from tests.support.tapping import End, between, bytes_of, end_of, read, until
@@ -229,7 +230,7 @@ def test_an_interface_without_a_link_layer_is_captured_too(
     program: CaptureProgram, cable: tuple[End, End], tap: Callable[..., Tap]
 ) -> None:
     space = cable[0].space
-    with _within(cable[0].netns, lambda: tunnel("tun0")):
+    with within(cable[0].netns, lambda: tunnel("tun0")):
         space.run("ip", "addr", "add", "10.77.0.1/24", "dev", "tun0")
         space.run("ip", "link", "set", "tun0", "up")
         shown = tap(end_of(space, "tun0"))

@@ -17,7 +17,8 @@ import numpy as np
 import pytest
 
 from daemoneye_sensor.packets.frames import Frames
-from daemoneye_sensor.packets.tap import Tap, _within
+from daemoneye_sensor.packets.namespace import within
+from daemoneye_sensor.packets.tap import Tap
 from tests.support.namespaces import Namespace
 
 DEADLINE_S: Final = 120.0
@@ -37,7 +38,7 @@ class End:
 
     def socket(self, make: Callable[[], socket.socket]) -> socket.socket:
         """A socket of this end's namespace."""
-        return _within(self.netns, make)
+        return within(self.netns, make)
 
     def send(self, *frames: bytes) -> None:
         """Send frames as they are."""

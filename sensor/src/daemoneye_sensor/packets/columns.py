@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Iterable
-from dataclasses import dataclass, field, fields
+from dataclasses import dataclass, field
 from enum import IntEnum
 from typing import Final
 
@@ -79,10 +79,6 @@ class Packets:
     def __len__(self) -> int:
         """Packets."""
         return len(self.time)
-
-    def take(self, index: np.ndarray) -> Packets:
-        """Some of them, in the order of `index` (int array or boolean mask)."""
-        return Packets(self.data, *(getattr(self, f.name)[index] for f in fields(self)[1:]))
 
 
 @dataclass(slots=True)

@@ -7,12 +7,10 @@ meant is :mod:`daemoneye_sensor.packets.interfaces`' question.
 from __future__ import annotations
 
 import contextlib
-import ctypes
 import os
 import socket
 import struct
 import sys
-import threading
 import time
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -20,9 +18,8 @@ from pathlib import Path
 from typing import Final
 
 from daemoneye_sensor.errors import MISSING_FEATURE, ProgramError
+from daemoneye_sensor.packets.namespace import within
 
-_CLONE_NEWNET: Final = 0x40000000  # include/uapi/linux/sched.h
-_LIBC: Final = ctypes.CDLL(None, use_errno=True)
 # include/uapi/linux/netlink.h, rtnetlink.h, if_link.h
 _HEADER: Final = struct.Struct("=IHHII")
 _LINK: Final = struct.Struct("=BxHiII")
@@ -90,7 +87,7 @@ class Links:
         Raises:
             ProgramError: There is no such namespace, or no right to look into it.
         """
-        self._asking, self._hearing = _within(netns)
+        self._asking, self._hearing = _opened(netns)
         self._number = 0
         self._found: dict[int, int] = {}  # metric of the best default route, by interface
         self._routes_changed = True
@@ -162,42 +159,28 @@ class Links:
                     yield inside
 
 
-def _within(netns: Path | None) -> tuple[socket.socket, socket.socket]:
+def _opened(netns: Path | None) -> tuple[socket.socket, socket.socket]:
     """Two sockets of rtnetlink in a namespace: one to ask, one that hears of changes."""
     made: list[socket.socket] = []
-    trouble: list[OSError] = []
 
     def make() -> None:
-        try:
-            if netns is not None:
-                fd = os.open(netns, os.O_RDONLY | os.O_CLOEXEC)
-                try:
-                    if _LIBC.setns(fd, _CLONE_NEWNET) != 0:
-                        code = ctypes.get_errno()
-                        raise OSError(code, os.strerror(code))
-                finally:
-                    os.close(fd)
-            for groups in (0, _GROUPS):
-                one = socket.socket(socket.AF_NETLINK, socket.SOCK_RAW | socket.SOCK_CLOEXEC, socket.NETLINK_ROUTE)
-                made.append(one)
-                one.bind((0, groups))
-            made[0].settimeout(_TIMEOUT_S)
-        except OSError as error:
-            trouble.append(error)
+        for groups in (0, _GROUPS):
+            one = socket.socket(socket.AF_NETLINK, socket.SOCK_RAW | socket.SOCK_CLOEXEC, socket.NETLINK_ROUTE)
+            made.append(one)
+            one.bind((0, groups))
+        made[0].settimeout(_TIMEOUT_S)
 
-    # A thread of its own: a namespace is a thread's, and this one ends with what it changed.
-    thread = threading.Thread(target=make)
-    thread.start()
-    thread.join()
-    if trouble:
+    try:
+        within(netns, make)
+    except OSError as error:
         for one in made:
             one.close()
         where = "this network namespace" if netns is None else f"the network namespace {netns}"
         raise ProgramError(
-            f"interfaces of {where} cannot be read: {trouble[0].strerror}",
+            f"interfaces of {where} cannot be read: {error.strerror}",
             fix="the sensor needs the node's process ids (hostPID) and CAP_SYS_ADMIN to look into its namespace",
             reason=MISSING_FEATURE,
-        ) from trouble[0]
+        ) from error
     return made[0], made[1]
 
 

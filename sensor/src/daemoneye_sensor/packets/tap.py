@@ -7,29 +7,26 @@ frames are a chain, which is walked in Python, one step an exported packet; ever
 from __future__ import annotations
 
 import contextlib
-import ctypes
 import errno
 import fcntl
 import mmap
-import os
 import socket
 import struct
-import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
-from typing import Final, TypeVar
+from typing import Final
 
 import numpy as np
 
 from daemoneye_sensor.errors import BAD_PROGRAM, MISSING_FEATURE, ProgramError
 from daemoneye_sensor.packets.capture import CaptureProgram
 from daemoneye_sensor.packets.frames import Frames
+from daemoneye_sensor.packets.namespace import within
 
 _SOL_PACKET, _SO_ATTACH_BPF = 263, 50
 _ADD_MEMBERSHIP, _RX_RING, _STATISTICS, _VERSION, _IGNORE_OUTGOING = 1, 5, 6, 10, 23
 _V3, _PROMISCUOUS, _ALL = 2, 1, 3
-_CLONE_NEWNET: Final = 0x40000000
 _BLOCK_MS: Final = 250
 _BLOCK: Final = 1 << 18
 _LEAST_BLOCKS: Final = 4
@@ -60,8 +57,6 @@ _ADDRESSES: Final = 12
 _VLAN: Final = 0x8100
 
 _NO_INTERFACE, _DEGRADED = "NoSuchInterface", "CaptureDegraded"
-_Made = TypeVar("_Made")
-_LIBC: Final = ctypes.CDLL(None, use_errno=True)
 
 
 class Tap:
@@ -173,7 +168,7 @@ class Tap:
     def _opened(self, netns: Path | None) -> socket.socket:
         """A packet socket that receives nothing yet, of the right network namespace."""
         try:
-            return _within(netns, lambda: socket.socket(socket.AF_PACKET, socket.SOCK_RAW, 0))
+            return within(netns, lambda: socket.socket(socket.AF_PACKET, socket.SOCK_RAW, 0))
         except PermissionError as error:
             raise self._error(
                 "it is not permitted", "give the process CAP_NET_RAW (and CAP_SYS_ADMIN for another network namespace)"
@@ -300,31 +295,3 @@ def _available() -> int:
         if line.startswith("MemAvailable:"):
             return int(line.split()[1]) * 1024 // 2
     return 1 << 62
-
-
-def _within(netns: Path | None, make: Callable[[], _Made]) -> _Made:
-    """Call in a network namespace: in a thread of its own, for a namespace is a thread's."""
-    if netns is None:
-        return make()
-    made: list[_Made] = []
-    failed: list[OSError] = []
-
-    def run() -> None:
-        try:
-            fd = os.open(netns, os.O_RDONLY | os.O_CLOEXEC)
-            try:
-                if _LIBC.setns(fd, _CLONE_NEWNET) < 0:
-                    code = ctypes.get_errno()
-                    raise OSError(code, os.strerror(code))
-            finally:
-                os.close(fd)
-            made.append(make())
-        except OSError as error:
-            failed.append(error)
-
-    thread = threading.Thread(target=run, name="netns")
-    thread.start()
-    thread.join()
-    if failed:
-        raise failed[0]
-    return made[0]
