@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import asyncio
 import logging
-import os
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -21,6 +20,7 @@ from daemoneye_sensor.feed import Feed
 from daemoneye_sensor.losses import Losses
 from daemoneye_sensor.packets.capturing import Capture
 from daemoneye_sensor.packets.live import Watcher
+from daemoneye_sensor.packets.namespace import of_node
 from daemoneye_sensor.pipeline import Pipeline
 from daemoneye_sensor.settings import Settings
 from daemoneye_sensor.sources.packets import PacketSource
@@ -28,8 +28,8 @@ from daemoneye_sensor.sources.packets import PacketSource
 RETRY_S: Final = 60.0
 """Seconds after which a capture that could not be opened is tried again; another capture is tried at once."""
 NOT_PERMITTED: Final = "CaptureNotPermitted"
-_OF_FIRST: Final = Path("/proc/1/ns/net")
-_OF_KERNEL: Final = Path("/proc/2/ns/net")
+_NODES: Final = Path("/proc/1/ns/net")
+"""What the operator writes for the node's network namespace."""
 _NOTHING: Final = ("", "")
 _FORBIDDEN: Final = (
     NOT_PERMITTED,
@@ -99,8 +99,9 @@ class Capturer:
 
     async def _open(self, wanted: Capture, pipeline: Pipeline) -> None:
         settings = self._settings
+        netns = of_node() if settings.capture_netns == _NODES else settings.capture_netns
         source = PacketSource(
-            bpf_dir=settings.bpf_dir, capture=wanted, netns=_visible(settings.capture_netns), watcher=self._watcher
+            bpf_dir=settings.bpf_dir, capture=wanted, netns=netns, watcher=self._watcher
         )  # fmt: skip
         try:
             # Compiling takes seconds; everything else goes on meanwhile.
@@ -133,16 +134,3 @@ class Capturer:
         self._trouble = (str(getattr(error, "reason", BAD_PROGRAM)), str(error))
         self._retry_at = time.monotonic() + RETRY_S
         _log.error("packets are not captured as asked: %s", error)
-
-
-def _visible(netns: Path | None) -> Path | None:
-    """A node's network namespace by a process that may be looked at.
-
-    Process 1 of some machines lets nobody look, whatever he may (it is not dumpable); the next one, the kernel's own, is in the same namespace.
-    """
-    if netns == _OF_FIRST:
-        try:
-            os.close(os.open(netns, os.O_RDONLY | os.O_CLOEXEC))
-        except OSError:
-            return _OF_KERNEL
-    return netns

@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Final
 
 from daemoneye.events.addresses import MAPPED
+from daemoneye_sensor.packets.namespace import of_node
 
 PROC: Final = Path("/proc")
 MAX_ADDRESSES: Final = 16
@@ -26,7 +27,7 @@ def of_pod(uid: str, proc: Path = PROC) -> tuple[bytes, ...]:
         return ()
     names = (f"pod{uid}", f"pod{uid.replace('-', '_')}")
     with suppress(OSError):
-        node = _of_node(proc)
+        node = of_node(proc).stat().st_ino
         for entry in proc.iterdir():
             if not entry.name.isdecimal():
                 continue
@@ -37,14 +38,6 @@ def of_pod(uid: str, proc: Path = PROC) -> tuple[bytes, ...]:
                         return ()
                     return of_namespace(entry)
     return ()
-
-
-def _of_node(proc: Path) -> int:
-    """The node's network namespace. Process 1 of some machines may not be looked at by anybody; the kernel's own threads are in the same."""
-    try:
-        return (proc / "1/ns/net").stat().st_ino
-    except PermissionError:
-        return (proc / "2/ns/net").stat().st_ino
 
 
 def of_namespace(process: Path) -> tuple[bytes, ...]:
