@@ -18,7 +18,8 @@ import zstandard
 
 from daemoneye.errors import CorruptData
 from daemoneye.events.codec import Section, decode_fixed, encode_fixed
-from daemoneye.events.registry import BY_HASH
+from daemoneye.events.former import turned
+from daemoneye.events.registry import BY_NAME, READABLE
 from daemoneye.events.schema import Record
 
 MAGIC: Final = b"DEB1"
@@ -129,8 +130,8 @@ def peek(data: bytes | memoryview) -> Envelope:
     return _header(data)[0]
 
 
-def decode(data: bytes | memoryview, schemas: Mapping[str, Record] = BY_HASH) -> Batch:
-    """The whole batch.
+def decode(data: bytes | memoryview, schemas: Mapping[str, Record] = READABLE) -> Batch:
+    """The whole batch, its rows in today's schemas of their records (`daemoneye.events.former`).
 
     Args:
         data: One message.
@@ -167,7 +168,9 @@ def decode(data: bytes | memoryview, schemas: Mapping[str, Record] = BY_HASH) ->
         if int(record.heap_lengths(rows).sum()) != len(heap):
             msg = f"batch of {envelope.node}: section {head.record}: the lengths of its strings do not add up to its heap of {len(heap)} bytes"
             raise CorruptData(msg)
-        sections.append(Section(record, rows, heap, head.context))
+        section = Section(record, rows, heap, head.context)
+        today = BY_NAME.get(record.name)
+        sections.append(section if today is None or today.hash == record.hash else turned(section, today))
     if at != len(whole):
         msg = f"batch of {envelope.node}: {len(whole) - at} bytes after the last section"
         raise CorruptData(msg)

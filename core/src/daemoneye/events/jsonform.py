@@ -18,10 +18,11 @@ from daemoneye.events.codec import Section
 from daemoneye.events.flags import Flag, flag_names
 from daemoneye.events.netform import endpoints_json, word_of
 from daemoneye.events.network import OF_PEER
+from daemoneye.events.policy_set import sets_of
 from daemoneye.events.schema import Field
 
 _STATES = ("unknown", "partial", "resolved")
-_HIDDEN = {"event", "flags", "comm"}
+_HIDDEN = {"event", "flags", "comm", "policy_set"}
 _NAMELESS = Flag.SNI_ABSENT | Flag.SNI_UNSEEN
 _OF_PROCESS = {f.name for f in BASE} - {"time", "event", "flags"}
 """What a row says only of a process; one of the network may know none."""
@@ -115,6 +116,7 @@ def _section_json(
     comm = rows["comm"].tolist() if "comm" in (rows.dtype.names or ()) else None
     endpoints = endpoints_json(rows) if section.record.of_network else None
     peers = _peers(batch, rows, images, texts) if "peer_pid" in (rows.dtype.names or ()) else None
+    policies = _policies(batch, rows)
     for i in range(len(rows)):
         event: dict[str, Any] = {"kind": "event", "event": section.record.name, **origin}
         event |= {name: values[i] for name, values in times.items()}
@@ -135,9 +137,9 @@ def _section_json(
                 event["peer"] = peers[i]
             if not rows["pid"][i]:
                 hidden = _OF_PROCESS if peers is None else _OF_PROCESS | {"direction"}
-                yield {name: value for name, value in event.items() if name not in hidden}
+                yield {name: value for name, value in event.items() if name not in hidden} | policies[i]
                 continue
-        event |= identity[i]
+        event |= identity[i] | policies[i]
         chain = [texts(int(k)) for k in chains[i] if k >= 0] if texts else []
         event["parent"] = chain[0] if chain else {"pid": int(rows["ppid"][i]), "exe": "", "argv": []}
         event["ancestors"] = chain[1:]
@@ -169,6 +171,16 @@ def _peers(batch: Batch, rows: np.ndarray, images: Images | None, texts: _Texts 
             "attribution": word_of("attribution", int(row["peer_attribution"])), **identity[i],
         }  # fmt: skip
     return out
+
+
+def _policies(batch: Batch, rows: np.ndarray) -> list[dict[str, Any]]:
+    """The policies of rows that belong to some of their own, whosever their processes are; nothing of others."""
+    sets = {
+        number: {"policies": split_argv(names)}
+        for number, names in sets_of(batch.section("policy_set", context=True)).items()
+    }
+    numbers = rows["policy_set"].tolist() if "policy_set" in (rows.dtype.names or ()) else [0] * len(rows)
+    return [sets.get(number, {}) for number in numbers]
 
 
 def _identities(batch: Batch, rows: np.ndarray, side: str = "") -> list[dict[str, Any]]:

@@ -13,10 +13,11 @@ import numpy as np
 from daemoneye.events.addresses import protocol_name, text
 from daemoneye.events.community import community_id
 from daemoneye.events.network import OF_PEER, Attribution
-from daemoneye.events.sockets import Direction, Ending
+from daemoneye.events.sockets import Direction, DropReason, Ending
 
 WORDS: Final[dict[str, type[IntEnum]]] = {
     "attribution": Attribution, "peer_attribution": Attribution, "direction": Direction, "ending": Ending,
+    "drop_reason": DropReason,
 }  # fmt: skip
 """Columns whose numbers are words for people."""
 

@@ -20,6 +20,8 @@ class Attribution(IntEnum):
     """By its 5-tuple in the same network namespace."""
     EXACT = 3
     """By the socket itself."""
+    DESCRIPTOR = 4
+    """By the socket that a system call's descriptor names when the call ends, on kernels whose sockets do not tell who sends and receives."""
 
 
 ENDPOINTS: Final[tuple[Field, ...]] = (
@@ -29,7 +31,7 @@ ENDPOINTS: Final[tuple[Field, ...]] = (
     Field(22, "src_port", "u16", "Port of whoever opened it; of ICMP the type.", ocsf="src_endpoint.port"),
     Field(23, "dst_port", "u16", "Port of the other side; of ICMP the code.", ocsf="dst_endpoint.port"),
     Field(24, "proto", "u8", "IP protocol (IANA), named in JSON.", ocsf="connection_info.protocol_num"),
-    Field(25, "attribution", "u8", "How the process was found: 0 none, 1 nat, 2 tuple, 3 exact."),
+    Field(25, "attribution", "u8", "How the process was found: 0 none, 1 nat, 2 tuple, 3 exact, 4 descriptor."),
     Field(26, "vlan", "u16", "VLAN id of the outermost tag, 0 without one.", ocsf="src_endpoint.vlan_uid"),
 )
 """The base columns and fields 20–26, 120 bytes. Records that begin with them declare their own fields from id 30 on."""
@@ -55,8 +57,9 @@ PACKET: Final[tuple[Field, ...]] = (
         ocsf="connection_info.direction",
     ),
     Field(96, "peer_attribution", "u16", "How the other side's process was found, in the words of attribution."),
+    Field(97, "policy_set", "u64", "Which policies it belongs to: number of a row of policy_set, named in JSON (policies); 0 on one machine."),
 )  # fmt: skip
-"""The columns of ENDPOINTS and fields 90–96, 160 bytes: what events about packets begin with. They declare their own fields from id 30 on."""
+"""The columns of ENDPOINTS and fields 90–97, 168 bytes: what events about packets begin with. They declare their own fields from id 30 on."""
 
 OF_PEER: Final = {
     "peer_uid": "process_uid", "peer_start_time": "start_time", "peer_cgroup_id": "cgroup_id", "peer_cgroup_v1_id": "cgroup_v1_id",

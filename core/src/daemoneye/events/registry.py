@@ -10,6 +10,7 @@ import pkgutil
 from typing import Final
 
 import daemoneye.events
+from daemoneye.events.former import FORMER
 from daemoneye.events.loss import LOSS
 from daemoneye.events.schema import Record
 
@@ -30,6 +31,8 @@ KERNEL_EVENTS: Final[dict[str, Record]] = {name: r for name, r in EVENTS.items()
 BY_NAME: Final[dict[str, Record]] = {r.name: r for r in RECORDS}
 BY_ID: Final[dict[int, Record]] = {r.id: r for r in RECORDS}
 BY_HASH: Final[dict[str, Record]] = {r.hash: r for r in RECORDS}
+READABLE: Final[dict[str, Record]] = {**FORMER, **BY_HASH}
+"""Schemas that a reader knows: today's, and those that the records had before."""
 BY_RING: Final[dict[str, tuple[Record, ...]]] = {
     ring: tuple(r for r in RECORDS if r.ring == ring) for ring in dict.fromkeys(r.ring for r in RECORDS if r.ring)
 }

@@ -27,5 +27,7 @@ SOCKET_CLOSE = Record(
         Field(46, "dst_calls", "u32", "The same of the other side's payload.", unit="calls"),
         Field(47, "retransmits", "u32", "TCP segments that this side sent again.", unit="packets"),
         Field(48, "rtt", "u32", "Smoothed round-trip time of TCP at the end, 0 where it was not measured.", unit="us"),
+        Field(49, "drops", "u32", "Packets of this socket that the kernel dropped, as far as it knew whose they were.", unit="packets"),
+        Field(50, "drop_reason", "u32", "Why the last of them was dropped: 0 none, 1 other, 4 receive_buffer; docs/network.md lists all."),
     ),
 )  # fmt: skip

@@ -42,6 +42,47 @@ class Ending(IntEnum):
     """UDP: nothing was sent or received for a minute; its end is not seen."""
 
 
+class DropReason(IntEnum):
+    """Why the kernel dropped a packet, by groups of its own reasons; append-only, and at most 31."""
+
+    NONE = 0
+    """Nothing was dropped."""
+    OTHER = 1
+    """One that has no word here."""
+    NO_SOCKET = 2
+    """Nobody has a socket there (any more)."""
+    SOCKET_FILTER = 3
+    """The socket's own filter."""
+    RECEIVE_BUFFER = 4
+    """The process reads too slowly: its socket is full."""
+    MEMORY = 5
+    """No memory, or none for this protocol."""
+    FIREWALL = 6
+    """Netfilter (iptables, nftables)."""
+    CHECKSUM = 7
+    """It was damaged."""
+    LISTEN_QUEUE = 8
+    """The process accepts too slowly."""
+    OLD_DATA = 9
+    """TCP has it already."""
+    SEQUENCE = 10
+    """It does not fit this connection of TCP."""
+    ROUTE = 11
+    """No way there, or an address that may not be."""
+    NEIGHBOUR = 12
+    """The next hop does not answer (ARP, neighbour discovery)."""
+    QUEUE = 13
+    """A queue of an interface or processor is full, or shapes the traffic."""
+    PROGRAM = 14
+    """An eBPF program: of a cgroup, of tc, or XDP."""
+    SECURITY = 15
+    """IPsec, a security module, or TCP's authentication."""
+    MALFORMED = 16
+    """Headers or fragments that make no packet, or one that is too big."""
+    PROTOCOL = 17
+    """Nobody speaks this protocol here."""
+
+
 SOCKET: Final[tuple[Field, ...]] = (
     *ENDPOINTS,
     Field(
