@@ -26,14 +26,17 @@
 #define DE_CONTROL_LAPSED 2 /* events that nobody was there to read */
 #define DE_CONTROL_EPOCH  3 /* identity of these rings, set once by the loader */
 /* 4: the records' form (daemoneye_sensor.programs.records_id), set once by the loader; no program reads it */
-#define DE_CONTROL_UNTOLD 5  /* sockets that found no room among the open ones */
-#define DE_CONTROL_DROPS  8  /* first of the drop counters, one a ring */
-#define DE_CONTROL_SENT   16 /* first of the counters of records that went into a ring */
-#define DE_CONTROL_READ   24 /* how many of those the sensor has read; written by the sensor */
-#define DE_RING_EXEC      0
-#define DE_RING_PROCESS   1
-#define DE_RING_BLOB      2
-#define DE_RING_SOCKET    3
+#define DE_CONTROL_UNTOLD  5   /* sockets that found no room among the open ones */
+#define DE_CONTROL_DROPS   8   /* first of the drop counters, one a ring */
+#define DE_CONTROL_SENT    16  /* first of the counters of records that went into a ring */
+#define DE_CONTROL_READ    24  /* how many of those the sensor has read; written by the sensor */
+#define DE_CONTROL_PACKETS 64  /* first of the counters of dropped packets, one a word of DropReason (at most 32) */
+#define DE_CONTROL_CODES   256 /* first of the words for the kernel's reasons, set once by the loader */
+#define DE_CODES           256
+#define DE_RING_EXEC       0
+#define DE_RING_PROCESS    1
+#define DE_RING_BLOB       2
+#define DE_RING_SOCKET     3
 
 #define DE_BLOB_STRINGS 1
 #define DE_BLOB_CGROUP  2
@@ -72,7 +75,7 @@ struct de_socket {
     __u32 told;     /* whether socket_open was sent */
     __u32 unused;
 };
-_Static_assert(sizeof(struct de_socket) == 192, "socket");
+_Static_assert(sizeof(struct de_socket) == 200, "socket");
 
 #define DE_SOCKETS 65536
 

@@ -30,6 +30,7 @@
 #define DE_ATTRIBUTION_NAT 1
 #define DE_ATTRIBUTION_TUPLE 2
 #define DE_ATTRIBUTION_EXACT 3
+#define DE_ATTRIBUTION_DESCRIPTOR 4
 #define DE_DIRECTION_UNKNOWN 0
 #define DE_DIRECTION_OUTBOUND 1
 #define DE_DIRECTION_INBOUND 2
@@ -42,6 +43,24 @@
 #define DE_ENDING_TIMEOUT 5
 #define DE_ENDING_UNREACHABLE 6
 #define DE_ENDING_IDLE 7
+#define DE_DROPREASON_NONE 0
+#define DE_DROPREASON_OTHER 1
+#define DE_DROPREASON_NO_SOCKET 2
+#define DE_DROPREASON_SOCKET_FILTER 3
+#define DE_DROPREASON_RECEIVE_BUFFER 4
+#define DE_DROPREASON_MEMORY 5
+#define DE_DROPREASON_FIREWALL 6
+#define DE_DROPREASON_CHECKSUM 7
+#define DE_DROPREASON_LISTEN_QUEUE 8
+#define DE_DROPREASON_OLD_DATA 9
+#define DE_DROPREASON_SEQUENCE 10
+#define DE_DROPREASON_ROUTE 11
+#define DE_DROPREASON_NEIGHBOUR 12
+#define DE_DROPREASON_QUEUE 13
+#define DE_DROPREASON_PROGRAM 14
+#define DE_DROPREASON_SECURITY 15
+#define DE_DROPREASON_MALFORMED 16
+#define DE_DROPREASON_PROTOCOL 17
 
 #define DE_EVENT_PROCESS_EXEC 1
 #define DE_PROCESS_EXEC_HEAP 288
@@ -355,6 +374,8 @@ struct de_socket_close {
     __u32 dst_calls;
     __u32 retransmits;
     __u32 rtt;
+    __u32 drops;
+    __u32 drop_reason;
 };
 _Static_assert(__builtin_offsetof(struct de_socket_close, time) == 0, "socket_close.time");
 _Static_assert(__builtin_offsetof(struct de_socket_close, event) == 8, "socket_close.event");
@@ -390,13 +411,15 @@ _Static_assert(__builtin_offsetof(struct de_socket_close, src_calls) == 160, "so
 _Static_assert(__builtin_offsetof(struct de_socket_close, dst_calls) == 164, "socket_close.dst_calls");
 _Static_assert(__builtin_offsetof(struct de_socket_close, retransmits) == 168, "socket_close.retransmits");
 _Static_assert(__builtin_offsetof(struct de_socket_close, rtt) == 172, "socket_close.rtt");
-_Static_assert(sizeof(struct de_socket_close) == 176, "socket_close");
+_Static_assert(__builtin_offsetof(struct de_socket_close, drops) == 176, "socket_close.drops");
+_Static_assert(__builtin_offsetof(struct de_socket_close, drop_reason) == 180, "socket_close.drop_reason");
+_Static_assert(sizeof(struct de_socket_close) == 184, "socket_close");
 
 /* One size a ring, so that a reader decodes a whole span at once. */
 struct de_process_slot {
     __u8 bytes[112];
 };
 struct de_socket_slot {
-    __u8 bytes[176];
+    __u8 bytes[184];
 };
 #endif

@@ -3,9 +3,9 @@
  * From the first byte of a frame to its packet's ports, as daemoneye_sensor.packets.link and .layers read them; tests
  * hold the two against each other.
  *
- * Frames are read by bpf_skb_load_bytes alone: it reaches what lies in pages, too, and reads nothing behind the end.
+ * Frames are read by one helper alone: it reaches what lies in pages, too, and reads nothing behind the end.
  */
-enum de_fate { DE_PACKET, DE_NOT_IP, DE_CUT, DE_MALFORMED };
+enum de_fate { DE_PACKET, DE_NOT_IP, DE_CUT, DE_MALFORMED, DE_LATER };
 
 #define DE_IPV4     0x0800
 #define DE_IPV6     0x86DD
@@ -28,10 +28,12 @@ enum de_fate { DE_PACKET, DE_NOT_IP, DE_CUT, DE_MALFORMED };
 #define DE_EXTENSIONS 6
 
 struct de_packet {
-    u32 at;   /* what is to be read next */
-    u32 stop; /* where the packet ends, the padding of its frame left out */
-    u32 kind; /* EtherType of what is to be read next */
-    u32 ip;   /* where its IP header begins */
+    u32 size;  /* of the frame */
+    u32 at;    /* what is to be read next */
+    u32 stop;  /* where the packet ends, the padding of its frame left out */
+    u32 kind;  /* EtherType of what is to be read next */
+    u32 outer; /* where the first IP header begins */
+    u32 ip;    /* where its own does, in a tunnel */
     u32 total;
     u32 payload;
     u32 datagram; /* of a fragment: identification + 1 */
@@ -39,25 +41,25 @@ struct de_packet {
     u32 tcp_flags;
 };
 
-static __always_inline int de_load(struct __sk_buff *skb, u32 at, void *to, u32 size)
+static __always_inline int de_load(DE_CONTEXT *frame, u32 at, void *to, u32 size)
 {
-    return bpf_skb_load_bytes(skb, at, to, size) ? DE_CUT : DE_PACKET;
+    return DE_LOAD(frame, at, to, size) ? DE_CUT : DE_PACKET;
 }
 
 /* --- link layers */
 
-static __always_inline int de_by_version(struct __sk_buff *skb, struct de_packet *p)
+static __always_inline int de_by_version(DE_CONTEXT *frame, struct de_packet *p)
 {
     u8 first = 0;
 
-    if (de_load(skb, p->at, &first, 1))
+    if (de_load(frame, p->at, &first, 1))
         return DE_CUT;
     p->kind = first >> 4 == 4 ? DE_IPV4 : first >> 4 == 6 ? DE_IPV6 : 0;
     return DE_PACKET;
 }
 
 /* What stands between an EtherType and the packet: VLAN tags, PPPoE, MPLS labels. */
-static __always_inline int de_tags(struct __sk_buff *skb, struct de_packet *p, u16 *vlan)
+static __always_inline int de_tags(DE_CONTEXT *frame, struct de_packet *p, u16 *vlan)
 {
     int i;
 
@@ -66,7 +68,7 @@ static __always_inline int de_tags(struct __sk_buff *skb, struct de_packet *p, u
 
         if (p->kind != 0x8100 && p->kind != 0x88A8 && p->kind != 0x9100)
             break;
-        if (de_load(skb, p->at, tag, 4))
+        if (de_load(frame, p->at, tag, 4))
             return DE_CUT;
         if (!*vlan)
             *vlan = bpf_ntohs(tag[0]) & 0xFFF;
@@ -76,7 +78,7 @@ static __always_inline int de_tags(struct __sk_buff *skb, struct de_packet *p, u
     if (p->kind == DE_PPPOE) {
         u16 session[4] = {};
 
-        if (de_load(skb, p->at, session, 8))
+        if (de_load(frame, p->at, session, 8))
             return DE_CUT;
         p->kind = session[3] == bpf_htons(0x21) ? DE_IPV4 : session[3] == bpf_htons(0x57) ? DE_IPV6 : 0;
         p->at += 8;
@@ -85,33 +87,33 @@ static __always_inline int de_tags(struct __sk_buff *skb, struct de_packet *p, u
         for (i = 0; i < DE_TAGS; i++) {
             u8 label[4] = {};
 
-            if (de_load(skb, p->at, label, 4))
+            if (de_load(frame, p->at, label, 4))
                 return DE_CUT;
             p->at += 4;
             if (label[2] & 1)
-                return de_by_version(skb, p);
+                return de_by_version(frame, p);
         }
     }
     return DE_PACKET;
 }
 
-static __always_inline int de_ethernet(struct __sk_buff *skb, struct de_packet *p, u16 *vlan)
+static __always_inline int de_ethernet(DE_CONTEXT *frame, struct de_packet *p, u16 *vlan)
 {
     u16 kind = 0;
 
-    if (de_load(skb, p->at + 12, &kind, 2))
+    if (de_load(frame, p->at + 12, &kind, 2))
         return DE_CUT;
     p->kind = bpf_ntohs(kind);
     p->at += 14;
-    return de_tags(skb, p, vlan);
+    return de_tags(frame, p, vlan);
 }
 
 /* --- IP */
 
-static __always_inline void de_bounds(struct __sk_buff *skb, struct de_packet *p, u32 header)
+static __always_inline void de_bounds(DE_CONTEXT *frame, struct de_packet *p, u32 header)
 {
-    if (p->total > skb->len - p->at) /* a lie, or longer than the field can say */
-        p->total = skb->len - p->at;
+    if (p->total > p->size - p->at) /* a lie, or longer than the field can say */
+        p->total = p->size - p->at;
     if (p->at + p->total < p->stop)
         p->stop = p->at + p->total;
     p->ip = p->at;
@@ -125,19 +127,19 @@ static __always_inline void de_mapped(u32 *address, u32 v4)
     address[3] = v4;
 }
 
-static __always_inline int de_ipv4(struct __sk_buff *skb, struct de_packet *p, struct de_flow_key *key)
+static __always_inline int de_ipv4(DE_CONTEXT *frame, struct de_packet *p, struct de_flow_key *key)
 {
     u32 words[5] = {}, header, part;
 
-    if (de_load(skb, p->at, words, 20))
+    if (de_load(frame, p->at, words, 20))
         return DE_CUT;
     header = (bpf_ntohl(words[0]) >> 24 & 15) * 4;
     p->total = bpf_ntohl(words[0]) & 0xFFFF;
     if (!p->total)
-        p->total = skb->len - p->at;
+        p->total = p->size - p->at;
     if (bpf_ntohl(words[0]) >> 28 != 4 || header < 20 || p->total < header)
         return DE_MALFORMED;
-    if (p->at + header > skb->len)
+    if (p->at + header > p->size)
         return DE_CUT;
     part = bpf_ntohl(words[1]);
     p->later = part & 0x1FFF;
@@ -145,26 +147,26 @@ static __always_inline int de_ipv4(struct __sk_buff *skb, struct de_packet *p, s
     key->proto = bpf_ntohl(words[2]) >> 16 & 0xFF;
     de_mapped(key->src32, words[3]);
     de_mapped(key->dst32, words[4]);
-    de_bounds(skb, p, header);
+    de_bounds(frame, p, header);
     return DE_PACKET;
 }
 
-static __always_inline int de_ipv6(struct __sk_buff *skb, struct de_packet *p, struct de_flow_key *key)
+static __always_inline int de_ipv6(DE_CONTEXT *frame, struct de_packet *p, struct de_flow_key *key)
 {
     u32 words[10] = {};
     u8 proto;
     int i;
 
-    if (de_load(skb, p->at, words, 40))
+    if (de_load(frame, p->at, words, 40))
         return DE_CUT;
     if (bpf_ntohl(words[0]) >> 28 != 6)
         return DE_MALFORMED;
     p->total = bpf_ntohl(words[1]) >> 16;
-    p->total = p->total ? p->total + 40 : skb->len - p->at;
+    p->total = p->total ? p->total + 40 : p->size - p->at;
     __builtin_memcpy(key->src_ip, words + 2, 16);
     __builtin_memcpy(key->dst_ip, words + 6, 16);
     p->later = p->datagram = 0;
-    de_bounds(skb, p, 40);
+    de_bounds(frame, p, 40);
     proto = bpf_ntohl(words[1]) >> 8 & 0xFF;
     for (i = 0; i < DE_EXTENSIONS && !p->later; i++) {
         u8 raw[8] = {};
@@ -172,7 +174,7 @@ static __always_inline int de_ipv6(struct __sk_buff *skb, struct de_packet *p, s
         if (proto != 0 && proto != 43 && proto != 44 && proto != DE_AH && proto != 60 && proto != 135 && proto != 139 &&
             proto != 140)
             break;
-        if (p->at + 8 > p->stop || de_load(skb, p->at, raw, 8))
+        if (p->at + 8 > p->stop || de_load(frame, p->at, raw, 8))
             return DE_CUT;
         if (proto == 44) {
             p->later = ((u32)raw[2] << 8 | raw[3]) >> 3;
@@ -187,15 +189,15 @@ static __always_inline int de_ipv6(struct __sk_buff *skb, struct de_packet *p, s
     return DE_PACKET;
 }
 
-static __always_inline int de_ip(struct __sk_buff *skb, struct de_packet *p, struct de_flow_key *key)
+static __always_inline int de_ip(DE_CONTEXT *frame, struct de_packet *p, struct de_flow_key *key)
 {
     if (p->kind == DE_IPV4)
-        return de_ipv4(skb, p, key);
-    return p->kind == DE_IPV6 ? de_ipv6(skb, p, key) : DE_NOT_IP;
+        return de_ipv4(frame, p, key);
+    return p->kind == DE_IPV6 ? de_ipv6(frame, p, key) : DE_NOT_IP;
 }
 
 /* Step to the beginning of what a tunnel carries, whose type is then `kind`; 0 where there is none. */
-static __always_inline u32 de_tunnel(struct __sk_buff *skb, struct de_packet *p, u8 proto)
+static __always_inline u32 de_tunnel(DE_CONTEXT *frame, struct de_packet *p, u8 proto)
 {
     u16 words[8] = {};
     u32 kind;
@@ -207,7 +209,7 @@ static __always_inline u32 de_tunnel(struct __sk_buff *skb, struct de_packet *p,
     if (proto == DE_GRE) {
         u32 bits;
 
-        if (p->at + 4 > p->stop || de_load(skb, p->at, words, 4))
+        if (p->at + 4 > p->stop || de_load(frame, p->at, words, 4))
             return 0;
         bits = bpf_ntohs(words[0]);
         kind = bpf_ntohs(words[1]);
@@ -216,7 +218,7 @@ static __always_inline u32 de_tunnel(struct __sk_buff *skb, struct de_packet *p,
         p->at += 4 + 4 * ((bits >> 15 & 1) + (bits >> 13 & 1) + (bits >> 12 & 1));
         return kind;
     }
-    if (proto != DE_UDP || p->at + 16 > p->stop || de_load(skb, p->at, words, 16))
+    if (proto != DE_UDP || p->at + 16 > p->stop || de_load(frame, p->at, words, 16))
         return 0;
     if (words[1] == bpf_htons(4789) || words[1] == bpf_htons(8472)) {
         if (!(words[4] & bpf_htons(0x0800))) /* no network identifier */
@@ -244,7 +246,7 @@ static __always_inline void de_datagram_of(struct de_packet *p, struct de_flow_k
     datagram->proto = key->proto;
 }
 
-static __always_inline int de_transport(struct __sk_buff *skb, struct de_packet *p, struct de_flow_key *key)
+static __always_inline int de_transport(DE_CONTEXT *frame, struct de_packet *p, struct de_flow_key *key)
 {
     u32 need = key->proto == DE_TCP                               ? 20
                : key->proto == DE_UDP                             ? 8
@@ -259,7 +261,7 @@ static __always_inline int de_transport(struct __sk_buff *skb, struct de_packet 
     if (!need)
         return DE_PACKET;
     if (key->proto == DE_TCP) {
-        if (de_load(skb, p->at, raw, 16))
+        if (de_load(frame, p->at, raw, 16))
             return DE_CUT;
         if (raw[12] >> 4 < 5)
             return DE_MALFORMED;
@@ -268,13 +270,13 @@ static __always_inline int de_transport(struct __sk_buff *skb, struct de_packet 
     } else if (key->proto == DE_UDP) {
         u32 length;
 
-        if (de_load(skb, p->at, raw, 8))
+        if (de_load(frame, p->at, raw, 8))
             return DE_CUT;
         length = (u32)raw[4] << 8 | raw[5];
         if (length >= 8 && p->at + length < p->stop)
             p->stop = p->at + length;
         p->payload += 8;
-    } else if (de_load(skb, p->at, raw, 4)) {
+    } else if (de_load(frame, p->at, raw, 4)) {
         return DE_CUT;
     }
     if (key->proto == DE_ICMP || key->proto == DE_ICMPV6) {
@@ -289,23 +291,24 @@ static __always_inline int de_transport(struct __sk_buff *skb, struct de_packet 
 
 /* --- all of it */
 
-static __always_inline int de_read(struct __sk_buff *skb, struct de_packet *p, struct de_flow_key *key, int raw)
+static __always_inline int de_read(DE_CONTEXT *frame, struct de_packet *p, struct de_flow_key *key, int raw)
 {
     u16 inner = 1; /* of tags in a tunnel nobody asks */
     int fate, level;
 
-    fate = raw ? de_by_version(skb, p) : de_ethernet(skb, p, &key->vlan);
+    fate = raw ? de_by_version(frame, p) : de_ethernet(frame, p, &key->vlan);
+    p->outer = p->at;
 #pragma clang loop unroll(disable)
     for (level = 0; level <= DE_TUNNELS; level++) {
         if (!fate)
-            fate = de_ip(skb, p, key);
+            fate = de_ip(frame, p, key);
         if (fate || level == DE_TUNNELS)
             break;
-        p->kind = de_tunnel(skb, p, key->proto);
+        p->kind = de_tunnel(frame, p, key->proto);
         if (!p->kind)
             break;
         if (p->kind == DE_ETHERNET)
-            fate = de_ethernet(skb, p, &inner);
+            fate = de_ethernet(frame, p, &inner);
     }
     return fate;
 }

@@ -3,10 +3,20 @@
  * What the program behind a packet socket keeps: flows, counters, settings, and which conversations are followed.
  *
  * daemoneye_sensor.packets.capture has the same layouts, .compiling puts this file, the capture filters as C,
- * layers.bpf.h and programs/packets.bpf.c into one text for BCC.
+ * layers.bpf.h, flows.bpf.h and programs/packets.bpf.c into one text for BCC. A second one, with DE_XDP and
+ * programs/xdp.bpf.c, uses the first one's tables.
  */
 /* clang-format off */
 #define BPF_LICENSE Dual BSD/GPL
+#ifdef DE_XDP
+#define DE_CONTEXT struct xdp_md
+#define DE_LOAD bpf_xdp_load_bytes
+#define DE_TABLE(kind, key, leaf, name, size) BPF_TABLE("extern", key, leaf, name, 0)
+#else
+#define DE_CONTEXT struct __sk_buff
+#define DE_LOAD bpf_skb_load_bytes
+#define DE_TABLE BPF_TABLE_PUBLIC
+#endif
 /* clang-format on */
 
 /* Addresses in the order of the network, IPv4 mapped; ports as numbers. */
@@ -66,15 +76,16 @@ _Static_assert(sizeof(struct de_counters) == 88, "counters");
 #define DE_SWITCH_HTTP  8
 #define DE_SWITCH_QUIC  16
 #define DE_SWITCH_JSON  32
+#define DE_SWITCH_ODD   64
 
 struct de_settings {
     __u32 switches;
-    __u32 follow;  /* payload segments that are exported after one that began something */
-    __u32 snaplen; /* bytes of a packet of the wire */
-    __u32 budget;  /* packets that a processor exports in a second; 0: any number */
-    __u32 armed;   /* whether `armed` has entries */
-    __u32 unused;
-    __u64 salt; /* whoever chooses addresses cannot choose hashes */
+    __u32 follow;   /* payload segments that are exported after one that began something */
+    __u32 snaplen;  /* bytes of a packet of the wire */
+    __u32 budget;   /* packets that a processor exports in a second; 0: any number */
+    __u32 armed;    /* whether `armed` has entries */
+    __u32 arrivals; /* whether `arrivals` has entries */
+    __u64 salt;     /* whoever chooses addresses cannot choose hashes */
 };
 _Static_assert(sizeof(struct de_settings) == 32, "settings");
 
@@ -102,16 +113,22 @@ struct de_view {
     __u8 bytes[DE_VIEW];
 };
 
-#define DE_FOLLOWED  16384
-#define DE_ARMED     1024
-#define DE_DATAGRAMS 4096
+#define DE_FOLLOWED   16384
+#define DE_ARMED      1024
+#define DE_DATAGRAMS  4096
+#define DE_INTERFACES 256
+#define DE_LEAST_MTU  1280
 
-BPF_TABLE("hash", struct de_flow_key, struct de_flow, flows, DE_MAX_FLOWS);
+DE_TABLE("hash", struct de_flow_key, struct de_flow, flows, DE_MAX_FLOWS);
+DE_TABLE("lru_hash", struct de_datagram, u32, datagrams, DE_DATAGRAMS);
+DE_TABLE("array", u32, struct de_settings, settings, 1);
+DE_TABLE("percpu_array", u32, struct de_counters, counters, 1);
+/* Interfaces, by index, at which XDP counts what arrives. */
+DE_TABLE("hash", u32, u8, arrivals, DE_INTERFACES);
+
+#ifndef DE_XDP
 BPF_TABLE("lru_hash", u64, struct de_following, following, DE_FOLLOWED);
-BPF_TABLE("lru_hash", struct de_datagram, u32, datagrams, DE_DATAGRAMS);
 BPF_TABLE("hash", u64, u8, armed, DE_ARMED);
-BPF_TABLE("array", u32, struct de_settings, settings, 1);
-BPF_PERCPU_ARRAY(counters, struct de_counters, 1);
 BPF_PERCPU_ARRAY(views, struct de_view, 1);
 
 /* A number of the frame for a filter, in the order of this machine. Returns not 0 if the frame ends before. */
@@ -169,3 +186,4 @@ static __always_inline struct de_view *de_view_of(struct __sk_buff *skb)
     __builtin_memcpy(view->bytes + 12, tag, 4);
     return de_fill(skb, 12, view->bytes + 16, DE_VIEW - 16) ? 0 : view;
 }
+#endif

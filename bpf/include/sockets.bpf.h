@@ -88,16 +88,16 @@ static __always_inline void de_fill_socket(struct de_socket *socket, void *sk, u
     de_fill_endpoints(row, sk, family);
 }
 
-/* The current task as owner. Threads of the kernel own nothing: which of them sends for NFS says nothing. Returns 0
- * then. */
-static __always_inline int de_fill_owner(struct de_socket_close *row, u64 now)
+/* The current task as owner, found in this way. Threads of the kernel own nothing: which of them sends for NFS says
+ * nothing. Returns 0 then. */
+static __always_inline int de_fill_owner(struct de_socket_close *row, u64 now, u8 how)
 {
     void *task = (void *)bpf_get_current_task();
 
     if (DE_READ(u32, task, DE_OFF_TASK_FLAGS) & DE_PF_KTHREAD)
         return 0;
     DE_FILL_BASE(row, now, DE_EVENT_SOCKET_OPEN, task);
-    row->attribution = DE_ATTRIBUTION_EXACT;
+    row->attribution = how;
     return 1;
 }
 
@@ -156,8 +156,9 @@ static __always_inline u64 de_udp_identity(void *sk, u16 family)
     return de_splitmix64(number ^ de_splitmix64(ports ^ de_splitmix64(who[0] ^ de_splitmix64(who[1]))));
 }
 
-/* A call that sent or received `ret` bytes (an error if negative), in the context of whoever called. */
-static __always_inline int de_socket_used(void *sk, int ret, u32 flags, int sent)
+/* A call that sent or received `ret` bytes (an error if negative) in so many messages, in the context of whoever
+ * called. `how` the socket was found. */
+static __always_inline int de_socket_used(void *sk, long ret, u32 flags, int sent, u32 messages, u8 how)
 {
     u16 family = DE_READ(u16, sk, DE_OFF_SOCK_FAMILY), proto, type;
     u64 key = (u64)sk, now = 0, events, identity = 0;
@@ -199,7 +200,7 @@ static __always_inline int de_socket_used(void *sk, int ret, u32 flags, int sent
                 de_fill_endpoints(&fresh.row, sk, family);
                 fresh.row.established = 1;
             }
-            if (!de_fill_owner(&fresh.row, now))
+            if (!de_fill_owner(&fresh.row, now, how))
                 return 0;
             known->told = 1; /* another thread on its heels does not tell it again */
         } else if (proto == DE_TCP) {
@@ -212,7 +213,7 @@ static __always_inline int de_socket_used(void *sk, int ret, u32 flags, int sent
             remote = bpf_ntohs(DE_READ(u16, sk, DE_OFF_SOCK_DPORT));
             direction = local < remote ? DE_DIRECTION_INBOUND : DE_DIRECTION_OUTBOUND;
             de_fill_socket(&fresh, sk, family, proto, direction, now);
-            if (!de_fill_owner(&fresh.row, now))
+            if (!de_fill_owner(&fresh.row, now, how))
                 return 0;
             fresh.row.established = 1;
             fresh.row.flags = DE_FLAG_MID_STREAM;
@@ -221,7 +222,7 @@ static __always_inline int de_socket_used(void *sk, int ret, u32 flags, int sent
                         : DE_READ(u16, sk, DE_OFF_SOCK_DPORT) ? DE_DIRECTION_INBOUND
                                                               : DE_DIRECTION_LISTEN;
             de_fill_socket(&fresh, sk, family, proto, direction, now);
-            de_fill_owner(&fresh.row, now);
+            de_fill_owner(&fresh.row, now, how);
             fresh.identity = identity;
         }
         fresh.told = 1;
@@ -238,11 +239,11 @@ static __always_inline int de_socket_used(void *sk, int ret, u32 flags, int sent
     known->row.last_time = now;
     /* What TCP moved, it counts itself, also where no call is seen (splice). */
     if (!sent == (known->row.direction == DE_DIRECTION_OUTBOUND)) {
-        __sync_fetch_and_add(&known->row.dst_calls, 1);
+        __sync_fetch_and_add(&known->row.dst_calls, messages);
         if (proto == DE_UDP)
             __sync_fetch_and_add(&known->row.dst_bytes, ret);
     } else {
-        __sync_fetch_and_add(&known->row.src_calls, 1);
+        __sync_fetch_and_add(&known->row.src_calls, messages);
         if (proto == DE_UDP)
             __sync_fetch_and_add(&known->row.src_bytes, ret);
     }

@@ -9,6 +9,7 @@
 #define DE_KEEP_ALL 0x40000
 #define DE_SYN      0x02
 #define DE_ACK      0x10
+#define DE_OUTGOING 4 /* PACKET_OUTGOING */
 
 /* --- hashes; daemoneye_sensor.packets.capture computes the same */
 
@@ -86,6 +87,15 @@ static __always_inline void de_wake(struct de_flow_key *key, struct de_flow *flo
         flow->quiet = 0;
 }
 
+/* A client's first words at a well-known port of TCP: packets of its direction, its SYN among them, are few yet.
+ * daemoneye_sensor.packets.oddities has the ports. */
+static __always_inline int de_first_words(struct de_flow_key *key, struct de_flow *flow, u32 segments)
+{
+    if (key->dst_port != 22 && key->dst_port != 80 && key->dst_port != 443)
+        return 0;
+    return flow && flow->tcp_flags & DE_SYN && flow->packets <= 2 + segments;
+}
+
 /* A TCP segment with payload: whether it begins something, or goes on what one of its conversation began. */
 static __always_inline int de_segment(struct __sk_buff *skb, struct de_packet *p, struct de_settings *set,
                                       struct de_flow_key *key, struct de_flow *flow, u32 length, u32 segments,
@@ -101,6 +111,8 @@ static __always_inline int de_segment(struct __sk_buff *skb, struct de_packet *p
         what = de_beginning(bpf_ntohl(word)) & set->switches;
         begins = what & (DE_SWITCH_TLS | DE_SWITCH_HTTP);
         suspect = what & DE_SWITCH_JSON; /* a few calls tell whether it is a miner, and nothing follows from them */
+        if (!what && set->switches & DE_SWITCH_ODD && de_first_words(key, flow, segments))
+            suspect = DE_SWITCH_ODD;
     } else {
         /* Whoever sends its first bytes singly must not hide behind that. */
         suspect = set->switches & (DE_SWITCH_TLS | DE_SWITCH_HTTP);
@@ -160,26 +172,6 @@ static __always_inline int de_wish_of(struct __sk_buff *skb, struct de_packet *p
 
 /* --- the whole */
 
-static __always_inline struct de_flow *de_count_flow(struct de_counters *count, struct de_packet *p,
-                                                     struct de_flow_key *key, u32 segments, u64 now, u64 matched)
-{
-    struct de_flow fresh = {.first = now}, *flow = flows.lookup_or_try_init(key, &fresh);
-
-    if (!flow) {
-        count->map_full += segments;
-        return 0;
-    }
-    __sync_fetch_and_add(&flow->packets, segments);
-    /* A super-frame has the headers once that each of its segments has on the wire. */
-    __sync_fetch_and_add(&flow->bytes, p->total + (u64)(segments - 1) * (p->payload - p->ip));
-    flow->last = now;
-    if (p->tcp_flags & ~flow->tcp_flags)
-        flow->tcp_flags |= p->tcp_flags;
-    if (matched && matched & ~flow->filters)
-        flow->filters |= matched;
-    return flow;
-}
-
 static __always_inline u32 de_segments(struct __sk_buff *skb, struct de_packet *p)
 {
     u32 segments = skb->gso_segs, size = skb->gso_size;
@@ -225,58 +217,46 @@ static __always_inline int de_armed(struct de_counters *count, struct de_setting
     return DE_KEEP_ALL;
 }
 
+/* Whether an XDP program counts this frame: those that come in, at some interfaces. */
+static __always_inline int de_arrival(struct __sk_buff *skb, struct de_settings *set)
+{
+    u32 ifindex = skb->ifindex;
+
+    return set->arrivals && skb->pkt_type != DE_OUTGOING && arrivals.lookup(&ifindex);
+}
+
 static __always_inline int de_frame(struct __sk_buff *skb, int raw)
 {
     u32 zero = 0, segments;
     struct de_settings *set = settings.lookup(&zero);
     struct de_counters *count = counters.lookup(&zero);
     struct de_flow_key key = {.ifindex = skb->ifindex};
-    struct de_packet p = {.stop = skb->len};
+    struct de_packet p = {.size = skb->len, .stop = skb->len};
     struct de_flow *flow = 0;
     u64 now, matched;
-    int fate, wish, admitted, keep;
+    int fate, wish, admitted, keep, counted;
 
     if (!set || !count)
         return 0;
-    count->frames++;
     if (skb->vlan_present)
         key.vlan = skb->vlan_tci & 0xFFF;
-    fate = de_read(skb, &p, &key, raw);
-    if (!fate && p.later) {
-        struct de_datagram datagram = {};
-        u32 *ports;
-
-        de_datagram_of(&p, &key, &datagram);
-        ports = datagrams.lookup(&datagram);
-        if (!ports) {
-            count->fragments++;
-            return de_armed(count, set, &key);
-        }
-        key.src_port = *ports >> 16;
-        key.dst_port = *ports;
-        p.payload = p.stop;
-    } else if (!fate) {
-        fate = de_transport(skb, &p, &key);
-        if (!fate && p.datagram) {
-            struct de_datagram datagram = {};
-            u32 ports = (u32)key.src_port << 16 | key.dst_port;
-
-            de_datagram_of(&p, &key, &datagram);
-            datagrams.update(&datagram, &ports);
-        }
-    }
-    if (fate) {
-        count->not_ip += fate == DE_NOT_IP;
-        count->cut += fate == DE_CUT;
-        count->malformed += fate == DE_MALFORMED;
-        return 0;
-    }
+    fate = de_whole(skb, &p, &key, raw);
+    counted = de_arrival(skb, set);
+    if (!counted)
+        de_count_frame(count, fate);
+    if (fate)
+        return fate == DE_LATER ? de_armed(count, set, &key) : 0;
     now = bpf_ktime_get_boot_ns();
     segments = de_segments(skb, &p);
     matched = de_matched(skb, raw);
     admitted = DE_ADMITS_ALL || matched;
-    if (set->switches & DE_SWITCH_FLOWS)
+    if (counted) {
+        flow = flows.lookup(&key);
+        if (flow && matched & ~flow->filters)
+            flow->filters |= matched;
+    } else if (set->switches & DE_SWITCH_FLOWS) {
         flow = de_count_flow(count, &p, &key, segments, now, matched);
+    }
     keep = de_armed(count, set, &key);
     if (keep)
         return keep;

@@ -112,7 +112,7 @@ int socket_state(struct bpf_raw_tracepoint_args *ctx)
     if (state == DE_TCP_ESTABLISHED)
         fresh.row.established = 1; /* its owner tells itself when it sends or receives */
     else
-        de_fill_owner(&fresh.row, now);
+        de_fill_owner(&fresh.row, now, DE_ATTRIBUTION_EXACT);
     if (state == DE_TCP_LISTEN)
         fresh.told = 1;
     if (de_keep(key, &fresh, 1) && state == DE_TCP_LISTEN) {

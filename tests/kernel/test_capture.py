@@ -215,7 +215,10 @@ def test_tags_stand_in_the_frame_again_and_filters_see_them(cable: tuple[End, En
         found = read(shown, 4)
         assert [bytes_of(*one) for one in found] == sent
         assert [int(frames.vlan[i]) for frames, i in found] == [5, 7, 5, 0]
-        masks = [int(filtered.filter_masks(frames)[i]) for frames, i in found]
+        masks = [
+            int(filtered.filters.masks(f.link, f.data, f.begin, f.captured, f.size, kind=f.kind, ifindex=f.ifindex)[i])
+            for f, i in found
+        ]
         flows = filtered.flows()
         assert masks == [1, 2, 0, 4]
         assert {(int(row["vlan"]), int(row["dst_port"])): int(row["filters"]) for row in flows if row["src_port"] in (9, 4000)} == {

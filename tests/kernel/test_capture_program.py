@@ -368,7 +368,7 @@ def judges() -> Iterator[list[int]]:
                 return de_matched(skb, 0);
             }
         """
-        made += compiling.load(header + judge, ["judge"], [], {"DE_MAX_FLOWS": 1}, "/usr/bin/python3")
+        made += compiling.load(header + judge, ["judge"], [], {"DE_MAX_FLOWS": 1}, "/usr/bin/python3")[0]
     yield made
     for fd in made:
         os.close(fd)

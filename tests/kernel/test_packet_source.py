@@ -13,6 +13,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -21,11 +22,17 @@ import pytest
 from daemoneye import envelope
 from daemoneye.envelope import Envelope
 from daemoneye.events.jsonform import events_json
+from daemoneye.nodeconfig import NodeConfig, NodePolicy
+from daemoneye_sensor.enrich.bundles import Bundles
+from daemoneye_sensor.enrich.explainer import Explainer
+from daemoneye_sensor.enrich.podrows import PodIdentities
+from daemoneye_sensor.enrich.pods import Pods
+from daemoneye_sensor.enrich.selection import Selection, captures
 from daemoneye_sensor.packets import governor
 from daemoneye_sensor.packets import links as links_module
 from daemoneye_sensor.packets.capturing import Capture
 from daemoneye_sensor.packets.links import Links
-from daemoneye_sensor.sources.base import Lost, Origin
+from daemoneye_sensor.sources.base import Drain, Lost, Origin
 from daemoneye_sensor.sources.packets import PacketSource
 
 REPOSITORY = Path(__file__).parents[2]
@@ -113,11 +120,13 @@ class Reader:
     def __init__(self, machine: Machine, **settings: Any) -> None:
         self.source = PacketSource(bpf_dir=BPF, capture=Capture(**settings), netns=machine.netns)
         self.origin: Origin = self.source.open({}, None)
+        self.explain: Callable[[Drain], Drain] = lambda drain: drain
         self.events: list[dict[str, Any]] = []
         self.lost: list[Lost] = []
 
     def read(self) -> None:
-        while (drain := self.source.drain()) is not None:
+        while (drained := self.source.drain()) is not None:
+            drain = self.explain(drained)
             if drain.sections:
                 about = Envelope(
                     "node",
@@ -129,8 +138,8 @@ class Reader:
                     self.origin.clock_offset_ns,
                 )
                 self.events += events_json(envelope.decode(envelope.encode(about, drain.sections)))
-            self.source.commit(drain)
-            if not drain.more:
+            self.source.commit(drained)
+            if not drained.more:
                 break
         self.lost += self.source.lost()
 
@@ -298,6 +307,45 @@ def test_a_filter_is_changed_while_conversations_go_on(
     assert reader.one("http_request", src_port=seen)["uri"] == "/two"
     reader.finish()
     assert reader.one("packet_flow", src_port=before)["src_packets"] == 3, "what was known stays known"
+
+
+def test_each_policy_gets_what_its_own_filter_took_and_its_switches_say(
+    client: Service, ports: dict[str, Any], capture: Callable[..., Reader]
+) -> None:
+    capturing = {"enable_packet_capture": True}
+    asks: dict[str, dict[str, Any]] = {
+        "web": {"capture_filter": f"tcp dst port {ports['http']}", "enable_dns_events": False},
+        "tls": {"capture_filter": f"tcp port {ports['old']} or tcp port {ports['new']}", "enable_flow_events": False},
+        "old": {"capture_filter": f"tcp port {ports['old']}", "enable_flow_events": False, "enable_dns_events": False},
+        "all": {},
+        "processes": {"enable_packet_capture": False},
+    }
+    policies = tuple(NodePolicy(name, name, 1, network=capturing | asked) for name, asked in asks.items())
+    filters = sorted({asked.get("capture_filter", "") for name, asked in asks.items() if name != "processes"})
+    config = NodeConfig(policies, network=capturing | {"capture_filters": filters})
+    made = Capture.from_config(config)
+    assert made
+    reader = capture(interfaces=("vethask",), filters=made.filters, policies=made.policies)
+    packets = PodIdentities(Pods(), Bundles(None))
+    packets.select(Selection(config, captures))
+    reader.explain = Explainer(packets=packets).explain
+    client.ask("dns", name="belongs.example.org")
+    got = client.ask("http", port=ports["http"], target="/", host="shop.example")
+    old = client.ask("tls", port=ports["old"], name="old.example")
+    new = client.ask("tls", port=ports["new"], name="new.example")
+    assert reader.one("dns_query", query="belongs.example.org")["policies"] == ["tls", "all"]
+    request = reader.one("http_request", src_port=got)
+    assert (request["status"], request["policies"]) == (200, ["web", "all"])
+    assert reader.one("tls_client_hello", src_port=old)["policies"] == ["tls", "old", "all"]
+    assert reader.one("tls_client_hello", src_port=new)["policies"] == ["tls", "all"]
+    assert reader.one("packet_flow", src_port=new)["policies"] == ["web", "all"]
+    without = Capture.from_config(
+        replace(config, policies=policies[:3], network=capturing | {"capture_filters": filters[1:]})
+    )
+    assert without
+    reader.source.change(replace(without, interfaces=("vethask",)))
+    plain = client.ask("http", port=ports["http"], target="/", host="shop.example")
+    assert reader.one("http_request", src_port=plain)["policies"] == ["web"]
 
 
 def test_a_filter_that_does_not_compile_stops_nobody_else(client: Service, capture: Callable[..., Reader]) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import itertools
 import json
 import os
+import subprocess
 import sys
 from collections.abc import Callable
 from typing import Any
@@ -219,3 +220,34 @@ def test_a_connection_that_was_there_before_is_told_at_its_next_use(
         assert not rows(second, "socket_open", **ends)
     finally:
         second.source.close(keep=True)
+
+
+def test_dropped_packets_are_counted_for_their_socket_and_the_node(
+    kernel: Kernel, networks: tuple[Namespace, Namespace], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    space = networks[0]
+    code = (
+        "import socket\n"
+        "full, here = (socket.socket(type=socket.SOCK_DGRAM) for _ in range(2))\n"
+        "full.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096); full.bind(('127.0.0.1', 0))\n"
+        "here.connect(full.getsockname()); here.send(b'told'); full.recv(9)\n"
+        "for _ in range(200): here.send(bytes(1000))\n"
+        "full.setblocking(False); got = 0\n"
+        "try:\n"
+        "    while full.recv(2000): got += 1\n"
+        "except BlockingIOError: print(full.getsockname()[1], 200 - got)"
+    )
+    before = kernel.source.status()["sockets"]["packets_dropped"]["receive_buffer"]  # type: ignore[index]
+    command = ["ip", "netns", "exec", space.name, sys.executable, "-c", code]
+    said = subprocess.run(command, stdout=subprocess.PIPE, check=True).stdout.split()
+    port, dropped = map(int, said)
+    assert dropped > 100
+    monkeypatch.setattr(opensockets, "IDLE_NS", 0)
+    look_again(kernel)
+    ends = {"netns": space.inode, "proto": "udp", "dst_port": port}
+    closed = one(kernel, "socket_close", **ends, direction="listen")
+    assert (closed["drops"], closed["drop_reason"]) == (dropped, "receive_buffer")
+    sender = one(kernel, "socket_close", **ends, direction="outbound")
+    assert (sender["drops"], sender["drop_reason"]) == (0, "none")
+    after = kernel.source.status()["sockets"]["packets_dropped"]["receive_buffer"]  # type: ignore[index]
+    assert after >= before + dropped

@@ -215,11 +215,12 @@ def test_an_end_that_was_missed_is_told_when_the_socket_goes(
 @pytest.mark.parametrize(
     ("broken", "missing"),
     [
-        ("tracepoint of sends", ["socket_send"]),
-        ("tracepoints of sends and receives", ["socket_recv", "socket_send"]),
-        ("tracepoint of states", ["socket_destroy", "socket_recv", "socket_send", "socket_state"]),
-        ("source", ["socket_destroy", "socket_recv", "socket_send", "socket_state"]),
-        ("verifier", ["socket_recv"]),
+        ("tracepoint of sends", []),
+        ("tracepoints of sends and calls", ["socket_calls", "socket_send"]),
+        ("tracepoints of sends, receives and calls", ["socket_calls", "socket_recv", "socket_send"]),
+        ("tracepoint of states", sorted(programs.SOCKET_PROGRAMS)),
+        ("source", sorted(programs.SOCKET_PROGRAMS)),
+        ("verifier", []),
     ],
 )
 def test_processes_are_watched_whatever_is_wrong_with_sockets(
@@ -231,7 +232,8 @@ def test_processes_are_watched_whatever_is_wrong_with_sockets(
     if broken.startswith("tracepoint"):
         absent = {
             "tracepoint of sends": ("socket_send",),
-            "tracepoints of sends and receives": ("socket_send", "socket_recv"),
+            "tracepoints of sends and calls": ("socket_send", "socket_calls"),
+            "tracepoints of sends, receives and calls": ("socket_send", "socket_recv", "socket_calls"),
             "tracepoint of states": ("socket_state",),
         }[broken]
         lacking = dict.fromkeys(absent, "no_such_tracepoint")
@@ -247,6 +249,7 @@ def test_processes_are_watched_whatever_is_wrong_with_sockets(
     status = kernel.source.status()["sockets"]
     assert sorted(status["missing"]) == missing  # type: ignore[index]
     assert all(status["missing"].values())  # type: ignore[index]
+    assert status["instead"] == ([] if missing else ["socket_calls"])  # type: ignore[index]
     here, there = networks
     serving = there.start("serve", "10.213.0.2", 5, 1)
     said = heard(serving)
@@ -257,7 +260,7 @@ def test_processes_are_watched_whatever_is_wrong_with_sockets(
         assert (closed["pid"], closed["src_bytes"], closed["dst_bytes"]) == (call["pid"], 10, 5)
         assert closed["src_calls"] == (0 if "socket_send" in missing else 1)
         assert closed["dst_calls"] == 0 or "socket_recv" not in missing
-        # As on kernels without both: whoever accepted it is not known, and that is said; all else is.
+        # Without any of the three whoever accepted it is not known, and that is said; all else is.
         both = {"netns": there.inode, "src_port": call["port"]}
         accepted, ended = one(kernel, "socket_open", **both), one(kernel, "socket_close", **both)
         assert (ended["direction"], ended["established"], ended["src_bytes"], ended["dst_bytes"]) == (
@@ -268,7 +271,7 @@ def test_processes_are_watched_whatever_is_wrong_with_sockets(
         )
         assert ended["ending"] == "closed"
         for row in (accepted, ended):
-            assert row["attribution"] == ("none" if len(missing) == 2 else "exact")
-            assert ("pid" in row) == (len(missing) == 1)
+            assert row["attribution"] == ("none" if "socket_recv" in missing else "exact" if missing else "descriptor")
+            assert ("pid" in row) == ("socket_recv" not in missing)
     else:
         assert not rows(kernel, "socket_close")

@@ -308,7 +308,7 @@ def test_rings_of_the_release_before_sockets_are_read_out(node: Node, storming: 
         "sockets",
         *(f"{what}_{p}" for p in programs.SOCKET_PROGRAMS for what in ("link", "prog")),
     ):
-        (BPFFS / "daemoneye" / node.instance / pin / name).unlink()
+        (BPFFS / "daemoneye" / node.instance / pin / name).unlink(missing_ok=True)
 
     pipeline = node.start(AFTER)
     run(storming, 5)

@@ -22,6 +22,8 @@ First it says by itself ``{"ready": true, "user": <uid>}``, when scapy is loaded
     i64 ns since 1970, u32 bytes that follow, u32 bytes that it had, u16 interface, u16 comment (0 none, else its place in ``comments``, from
     1), u32 zero. The frames' bytes follow the table.
 
+From then on it can open no file and no socket, start no process and look into none (landlock and seccomp, where the kernel has them).
+
 Bounds: a request that takes longer than it may (5 s to dissect, 20 s for blocks) ends the process, as do its CPU seconds; memory beyond its
 limit is an error that it answers. It ends with its parent, and may be killed at any time: it holds nothing.
 """

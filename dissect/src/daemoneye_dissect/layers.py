@@ -29,13 +29,21 @@ _PROTOCOLS: Final = (
     "l2", "inet", "inet6", "dhcp", "dhcp6", "dns", "http", "igmp", "ipsec", "isakmp", "kerberos", "l2tp", "ldap", "llmnr", "mgcp", "netbios", "netflow",
     "ntp", "ppp", "pptp", "quic", "radius", "rip", "rtp", "sctp", "smb", "smb2", "snmp", "ssh", "tftp", "tls.all", "vrrp", "vxlan",
 )  # fmt: skip
+# What they import when a frame has it: no file can be opened then.
+_LATER: Final = (
+    "encodings.ascii", "encodings.idna", "encodings.latin_1", "encodings.utf_16", "encodings.utf_16_be", "encodings.utf_16_le", "hashlib", "math",
+    "scapy.contrib.http2", "scapy.layers.ntlm", "scapy.layers.spnego", "scapy.layers.tls.keyexchange_tls13",
+    "scapy.layers.tls.record_sslv2", "scapy.layers.tls.record_tls13", "scapy.route", "scapy.route6", "zlib",
+)  # fmt: skip
 
 
 def load() -> None:
-    """Import the protocols; takes a second, and is to be done before privileges go."""
+    """Import the protocols and all that they ever import; takes a second, and is to be done before privileges go."""
     logging.getLogger("scapy").setLevel(logging.CRITICAL)  # neither it nor a frame writes lines into anybody's log
     for name in _PROTOCOLS:
         importlib.import_module(f"scapy.layers.{name}")
+    for name in _LATER:
+        importlib.import_module(name)
     conf.debug_dissector = False  # what a protocol cannot read stays Raw
     conf.verb = 0
 

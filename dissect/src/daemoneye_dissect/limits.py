@@ -14,6 +14,8 @@ from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from typing import Final
 
+from daemoneye_dissect import sandbox
+
 NOBODY: Final = 65_534
 MEMORY: Final = 512 << 20
 """Bytes of address space; loaded it has 90 MiB, and a message and its answer 32."""
@@ -26,7 +28,8 @@ _LIBC: Final = ctypes.CDLL(None, use_errno=True)
 def confine() -> int:
     """Give up every privilege and set the limits that hold for good; the user id that is left.
 
-    Root becomes nobody. In a container without the right to change users (CAP_SETUID) the user stays, without any capability.
+    Root becomes nobody. In a container without the right to change users (CAP_SETUID) the user stays, without any capability; what the kernel refuses
+    the process (`daemoneye_dissect.sandbox`) does not depend on the user.
 
     Raises:
         OSError: The kernel refuses something that everybody may.
@@ -48,6 +51,7 @@ def confine() -> int:
     ):
         resource.setrlimit(kind, (limit, limit))
     signal.signal(signal.SIGALRM, signal.SIG_DFL)
+    sandbox.close()
     return os.geteuid()
 
 

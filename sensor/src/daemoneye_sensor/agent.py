@@ -77,7 +77,9 @@ class Agent:
         self._losses = Losses()
         self._delay = histogram(metrics.SENSOR_DELAY)
         self._evidence = Desk(settings.node)
-        self._capturer = Capturer(settings, self._losses, self._explainer, self._evidence.keeper)
+        self._capturer = Capturer(
+            settings, self._losses, self._explainer, self._evidence.keeper, self._evidence.oddities
+        )
         self._follower = Follower(settings.node, self._pods, on_configured=self._told, on_news=self._news)
         self._publisher = Publisher(
             None, settings.access, node=settings.node, on_refused=self._losses.refused, shard=settings.shard, on_connected=self._connected
@@ -88,7 +90,7 @@ class Agent:
         self._flow: asyncio.Task[None] | None = None
         self._wanted: Configured | None = None
         self._current: Configured | None = None
-        self._selection = Selection(NodeConfig())
+        self._broken: Mapping[str, str] = {}  # policies whose selectors mean nothing, whatever they ask for
         self._events: tuple[str, ...] = ()
         self._filters: Mapping[tuple[str, int], str] = {}
         self._programs = self._trouble = self._capture = _NOTHING
@@ -225,7 +227,7 @@ class Agent:
             await self._open()
         if not self._events:
             self._programs = _NOTHING
-        capture = Capture.from_network(wanted.config.network)
+        capture = Capture.from_config(wanted.config)
         if capture is not None:
             capture = capture.without({expression for expression, _ in self._filters})
         await self._capturer.bring(capture, self._flowing)
@@ -239,9 +241,10 @@ class Agent:
             self._identities.waits = False
             self._pipeline.turn()
             self._identities.waits = True
-        self._selection = Selection(wanted.config)
-        self._identities.select(self._selection)
-        self._packets.select(Selection(wanted.config, captures))
+        selection, capturing = Selection(wanted.config), Selection(wanted.config, captures)
+        self._identities.select(selection)
+        self._packets.select(capturing)
+        self._broken = {**selection.broken, **capturing.broken}
         self._events = answers.events_of(wanted.config)
         if self._source is not None:
             self._source.want(self._events)
@@ -342,7 +345,7 @@ class Agent:
             programs=self._programs,
             capture=self._capture,
             filters=self._filters,
-            selectors={} if self._removed else self._selection.broken,
+            selectors={} if self._removed else self._broken,
             sockets=answers.of_sockets(self._events, self._source.missing if self._source else {}),
         )
 
@@ -388,7 +391,8 @@ class Agent:
         return {"ok": not reason, "reason": reason, "version": heartbeat.version(), "config": config}
 
     def _samples(self) -> Iterator[Sample]:
-        return measures.samples(
+        yield from self._evidence.samples()
+        yield from measures.samples(
             self._settings,
             self._publisher,
             self._losses,

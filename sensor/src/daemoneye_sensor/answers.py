@@ -18,7 +18,6 @@ from daemoneye_sensor.settings import wanted_events
 BAD_FILTER: Final = "BadFilter"
 BAD_SELECTOR: Final = "InvalidSpec"
 SOCKETS_PARTLY: Final = "SocketsPartly"
-_DEFAULT_SNAPLEN: Final = 1500
 
 
 def check(config: NodeConfig) -> None:
@@ -63,11 +62,8 @@ def of_sockets(events: Sequence[str], missing: Mapping[str, str]) -> tuple[str, 
 
 def filter_of(policy: NodePolicy) -> tuple[str, int] | None:
     """A policy's capture filter with its snapshot length, as `daemoneye_sensor.filters` asks about it; None when it captures nothing."""
-    if not policy.network.get("enable_packet_capture"):
-        return None
-    return str(policy.network.get("capture_filter") or ""), int(
-        policy.network.get("max_packet_size") or _DEFAULT_SNAPLEN
-    )
+    capture = Capture.from_network(policy.network)
+    return None if capture is None else (capture.filters[0], capture.snaplen)
 
 
 def answer(

@@ -20,6 +20,7 @@ from daemoneye.errors import MachineError
 _SYSCALL: Final = {"x86_64": 321, "aarch64": 280, "riscv64": 280, "ppc64le": 361, "s390x": 351}
 _MAP_LOOKUP_ELEM, _MAP_UPDATE_ELEM, _MAP_DELETE_ELEM, _MAP_GET_NEXT_KEY, _OBJ_GET = 1, 2, 3, 4, 7
 _MAP_LOOKUP_BATCH, _MAP_LOOKUP_AND_DELETE_BATCH = 24, 25
+_LINK_CREATE, _LINK_UPDATE = 28, 29
 _BATCH: Final = struct.Struct("<QQQQIIQQ")
 _AT_ONCE: Final = 4096
 _NOT_SUPPORTED: Final = frozenset({errno.EINVAL, errno.EOPNOTSUPP, 524})
@@ -134,6 +135,24 @@ def delete(fd: int, key: bytes) -> bool:
     except FileNotFoundError:
         return False
     return True
+
+
+def link_create(program: int, target: int, attach_type: int, flags: int) -> int:
+    """Attach a program by a link, whose descriptor is given: when the last one is closed, the program is off again.
+
+    Raises:
+        OSError: The kernel refuses.
+    """
+    return _bpf(_LINK_CREATE, struct.pack("<IIII", program, target, attach_type, flags))
+
+
+def link_update(link: int, program: int) -> None:
+    """Have another program take the place of the link's own.
+
+    Raises:
+        OSError: The kernel refuses, or what it was attached to is gone.
+    """
+    _bpf(_LINK_UPDATE, struct.pack("<IIII", link, program, 0, 0))
 
 
 def processors() -> int:

@@ -21,6 +21,7 @@ from daemoneye_sensor.losses import Losses
 from daemoneye_sensor.packets.capturing import Capture
 from daemoneye_sensor.packets.live import Watcher
 from daemoneye_sensor.packets.namespace import of_node
+from daemoneye_sensor.packets.oddities import Oddities
 from daemoneye_sensor.pipeline import Pipeline
 from daemoneye_sensor.settings import Settings
 from daemoneye_sensor.sources.packets import PacketSource
@@ -43,10 +44,16 @@ class Capturer:
     """The capture of one node. Everything here belongs to the pipeline's event loop; only opening happens in a thread."""
 
     def __init__(
-        self, settings: Settings, losses: Losses, explainer: Explainer, watcher: Watcher | None = None
+        self,
+        settings: Settings,
+        losses: Losses,
+        explainer: Explainer,
+        watcher: Watcher | None = None,
+        oddities: Oddities | None = None,
     ) -> None:
-        """`explainer` adds to what is captured what is known of processes and pods; `watcher` is shown the frames, too."""
+        """`explainer` adds to what is captured what is known of processes and pods; `watcher` is shown the frames, too, `oddities` what nobody could read."""
         self._watcher = watcher
+        self._oddities = oddities
         self._explainer = explainer
         self._settings = settings
         self._losses = losses
@@ -101,7 +108,7 @@ class Capturer:
         settings = self._settings
         netns = of_node() if settings.capture_netns == _NODES else settings.capture_netns
         source = PacketSource(
-            bpf_dir=settings.bpf_dir, capture=wanted, netns=netns, watcher=self._watcher
+            bpf_dir=settings.bpf_dir, capture=wanted, netns=netns, watcher=self._watcher, oddities=self._oddities
         )  # fmt: skip
         try:
             # Compiling takes seconds; everything else goes on meanwhile.

@@ -13,7 +13,7 @@ import json
 import logging
 import signal
 import sys
-from collections.abc import Callable
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Final
 
@@ -27,6 +27,7 @@ from daemoneye_sensor import settings as settings_module
 from daemoneye_sensor.agent import Agent
 from daemoneye_sensor.capturer import Capturer
 from daemoneye_sensor.enrich.explainer import Explainer
+from daemoneye_sensor.evidence.desk import Desk
 from daemoneye_sensor.losses import Losses
 from daemoneye_sensor.packets.capturing import Capture
 from daemoneye_sensor.pipeline import Pipeline
@@ -41,7 +42,7 @@ from daemoneye_sensor.spool import Spool
 GROUP: Final = "daemoneye.sources"
 _DRAIN_S: Final = 10.0
 _REPLAY_DRAIN_S: Final = 600.0
-_FILES: Final[dict[str, Callable[[Path], Source]]] = {"replay": ReplaySource, "pcap": PcapSource}
+_FILES: Final = ("replay", "pcap")
 
 _log = logging.getLogger(__name__)
 
@@ -59,7 +60,9 @@ def make_source(settings: Settings, explainer: Explainer) -> Source:
     if settings.source in _FILES:
         if settings.replay_path is None:
             raise ConfigError(f"source {settings.source}: replay_path is missing")
-        return _FILES[settings.source](settings.replay_path)
+        if settings.source == "replay":
+            return ReplaySource(settings.replay_path)
+        return PcapSource(settings.replay_path, _capture({**settings.network, "enable_packet_capture": True}))
     for entry in importlib.metadata.entry_points(group=GROUP):
         if entry.name == settings.source:
             made: Source = entry.load()(settings)
@@ -69,14 +72,14 @@ def make_source(settings: Settings, explainer: Explainer) -> Source:
     raise ConfigError(msg)
 
 
-def _capture(settings: Settings) -> Capture | None:
-    """The capture that the settings ask for.
+def _capture(network: Mapping[str, Any]) -> Capture | None:
+    """The capture that a section `network_monitoring` asks for.
 
     Raises:
         ConfigError: Its filter does not compile, or a value is of another kind.
     """
     try:
-        capture = Capture.from_network(settings.network)
+        capture = Capture.from_network(network)
     except (TypeError, ValueError) as error:
         raise ConfigError(f"network_monitoring: {error}") from error
     if capture is not None:
@@ -94,17 +97,22 @@ async def run(settings: Settings) -> int:
     explainer = Explainer()
     source = make_source(settings, explainer)
     losses, delay = Losses(), histogram(metrics.SENSOR_DELAY)
-    capturer = Capturer(settings, losses, explainer)
+    desk = Desk(settings.node)
+    capturer = Capturer(settings, losses, explainer, desk.keeper, desk.oddities)
     try:
         pipeline = Pipeline(source, spool, settings, losses, delay.observe)
         if settings.source == "ebpf":
-            await capturer.bring(_capture(settings), lambda: pipeline)
+            capture = _capture(settings.network)
+            desk.want(wanted=capture is not None and capture.evidence)
+            await capturer.bring(capture, lambda: pipeline)
     except BaseException:
         capturer.end()
         source.close(keep=False)
         spool.close()
         raise
-    publisher = Publisher(spool, settings.access, node=settings.node, on_refused=losses.refused, shard=settings.shard)
+    publisher = Publisher(
+        spool, settings.access, node=settings.node, on_refused=losses.refused, shard=settings.shard, on_connected=desk.connected
+    )  # fmt: skip
     pipeline.attach(publisher)
     for record in RECORDS:
         publisher.announce_schema(record.hash, json.dumps(record.descriptor(), separators=(",", ":")).encode())
@@ -114,7 +122,7 @@ async def run(settings: Settings) -> int:
     publishing = asyncio.create_task(publisher.run(), name="publisher")
     beating = asyncio.create_task(_heartbeat(pipeline, publisher, settings, capturer), name="heartbeat")
     page = Exposition(
-        "sensor", heartbeat.version(), lambda: measures.samples(settings, publisher, losses, pipeline, spool=spool), [delay]
+        "sensor", heartbeat.version(), lambda: (*desk.samples(), *measures.samples(settings, publisher, losses, pipeline, spool=spool)), [delay]
     ).page  # fmt: skip
     serving = vitals.serving(
         settings.health_port,
@@ -137,6 +145,7 @@ async def run(settings: Settings) -> int:
                 heartbeat.compose(state, settings, publisher, pipeline, losses=losses, error=error)
             )
     finally:
+        await desk.close()
         await end((beating, publishing))
         for task in (beating, publishing):
             if task.done() and not task.cancelled() and (failure := task.exception()) is not None:

@@ -10,11 +10,13 @@ from collections.abc import Iterator, Mapping
 from typing import Any
 
 from daemoneye import metrics
+from daemoneye.events.sockets import DropReason
 from daemoneye.metrics import Sample
 from daemoneye.nodeconfig import STATES, NodeAnswer
 from daemoneye.subjects import LANES
 from daemoneye_sensor.losses import Losses
 from daemoneye_sensor.opensockets import ROOM
+from daemoneye_sensor.packets.arrivals import COUNTERS, SOCKET
 from daemoneye_sensor.packets.taps import PODS
 from daemoneye_sensor.pipeline import Pipeline
 from daemoneye_sensor.programs import RINGS
@@ -35,7 +37,7 @@ def samples(
     answer: NodeAnswer | None = None,
     pods: int = 0,
 ) -> Iterator[Sample]:
-    """Everything but the histograms.
+    """Everything but the histograms, and evidence (`daemoneye_sensor.evidence.measures`).
 
     Args:
         settings: The sensor's.
@@ -75,7 +77,9 @@ def samples(
 def _of_packets(facts: Mapping[str, Any]) -> Iterator[Sample]:
     """What the source `packets` says of itself; the interfaces of pods are one there."""
     interfaces = {PODS: {}, **facts.get("interfaces", {})}
-    yield metrics.SENSOR_CAPTURE_INTERFACES(sum(one.get("captured", 0) for one in interfaces.values()))
+    for counter in COUNTERS:
+        mine = [one for one in interfaces.values() if one.get("counter", SOCKET) == counter]
+        yield metrics.SENSOR_CAPTURE_INTERFACES(sum(one.get("captured", 0) for one in mine), counter)
     for name, one in interfaces.items():
         yield metrics.SENSOR_CAPTURE_PACKETS(one.get("packets", 0), name)
         yield metrics.SENSOR_CAPTURE_INSPECTED(one.get("exported", 0), name)
@@ -97,4 +101,7 @@ def _of_kernel(facts: Mapping[str, Any]) -> Iterator[Sample]:
     yield metrics.SENSOR_PROCESSES_EVICTED(facts.get("processes_evicted", 0))
     yield metrics.SENSOR_SOCKETS(facts.get("sockets", {}).get("open", 0))
     yield metrics.SENSOR_SOCKETS_MAX(ROOM)
+    dropped = facts.get("sockets", {}).get("packets_dropped", {})
+    for reason in list(DropReason)[1:]:
+        yield metrics.SENSOR_DROPPED(dropped.get(reason.name.lower(), 0), reason.name.lower())
     yield metrics.SENSOR_CGROUPS(facts.get("cgroups", 0))

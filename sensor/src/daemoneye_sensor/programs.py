@@ -27,7 +27,9 @@ import numpy as np
 from daemoneye.events.process_exec import PROCESS_EXEC
 from daemoneye.events.process_fork import PROCESS_FORK
 from daemoneye.events.registry import BY_RING, KERNEL_EVENTS, slot_size
+from daemoneye.events.sockets import DropReason
 from daemoneye_sensor import bpfsys
+from daemoneye_sensor.drops import CODES
 from daemoneye_sensor.errors import BAD_PROGRAM, MISSING_FEATURE, ProgramError
 from daemoneye_sensor.rings import Ring
 
@@ -55,16 +57,20 @@ SOCKET_PROGRAMS: Final = {
     "socket_destroy": "tcp_destroy_sock",
     "socket_send": "sock_send_length",
     "socket_recv": "sock_recv_length",
+    "socket_calls": "sys_exit",
+    "socket_drops": "kfree_skb",
 }
 """The same for sockets. Where a kernel lacks the first there are no sockets, where it lacks others less is known of them; processes are watched
 nevertheless."""
+INSTEAD: Final = {"socket_calls": ("socket_send", "socket_recv")}
+"""Programs that run only where one of these cannot, and then in the place of all of them."""
 _SOCKETS: Final = "include/sockets.bpf.h"
 
 RINGS: Final = ("exec", "process", "blob", "socket")
 """In order of their counters' slots. Rings of other releases may lack the last ones."""
 _OPAQUE: Final = np.dtype((np.void, 8))
 _CONTROL_LEASE, _CONTROL_EVENTS, _CONTROL_LAPSED, _CONTROL_EPOCH, _CONTROL_RECORDS, _CONTROL_UNTOLD = range(6)
-_CONTROL_DROPS, _CONTROL_READ = 8, 24
+_CONTROL_DROPS, _CONTROL_READ, _CONTROL_PACKETS = 8, 24, 64
 _SOCKET_EVENTS: Final = sum(1 << record.id for record in BY_RING["socket"])
 _FIRST_RECORDS: Final = 0x798A32519A0D
 """The `records_id` of records whose rings do not say it: the release that did not yet write the slot had these."""
@@ -163,6 +169,10 @@ class Pinned:
         counts["lease"], counts["table"] = int(self._control[_CONTROL_LAPSED]), int(self._control[_CONTROL_UNTOLD])
         return counts
 
+    def packets_dropped(self) -> dict[str, int]:
+        """Packets that the kernel dropped since the rings were made, by the words of DropReason."""
+        return {reason.name.lower(): int(self._control[_CONTROL_PACKETS + reason]) for reason in list(DropReason)[1:]}
+
     def held(self) -> dict[str, int]:
         """Records of events that nobody has read, by ring; strings (`blob`) belong to one of them."""
         return {name: ring.held() for name, ring in self.rings.items() if name != "blob"}
@@ -194,6 +204,7 @@ class Programs(Pinned):
     Attributes:
         former: Rings of other layouts, oldest first; whose they become.
         missing: Programs about sockets that do not run, with the reason.
+        instead: Programs that run in the place of others.
     """
 
     def __init__(self, pin: Path, *, taken_over: bool) -> None:
@@ -205,8 +216,10 @@ class Programs(Pinned):
         super().__init__(pin)
         self.taken_over = taken_over
         self.former: list[Pinned] = []
-        self.missing = {name: _NOT_LOADED for name in SOCKET_PROGRAMS if not (pin / f"link_{name}").exists()}
-        running = [name for name in (*PROGRAMS, *SOCKET_PROGRAMS) if name not in self.missing]
+        running = [*PROGRAMS, *(name for name in SOCKET_PROGRAMS if (pin / f"link_{name}").exists())]
+        self.instead = [name for name in INSTEAD if name in running]
+        spare = {name for own, others in INSTEAD.items() for name in (others if own in running else (own,))}
+        self.missing = {name: _NOT_LOADED for name in SOCKET_PROGRAMS if name not in (*running, *spare)}
         self._links = [bpfsys.obj_get(pin / f"link_{name}") for name in running]
         self._programs = {name: bpfsys.obj_get(pin / f"prog_{name}") for name in running}
         self.sockets = bpfsys.obj_get(pin / "sockets")
@@ -280,7 +293,7 @@ def load(
     defines = sizes.pages()
     text = b"\0".join(s.read_bytes() for s in (*sources, *sockets))
     named = sorted({**PROGRAMS, **SOCKET_PROGRAMS}.items())
-    layout = hashlib.sha256(json.dumps([defines, named]).encode() + text).hexdigest()[:16]
+    layout = hashlib.sha256(json.dumps([defines, named, CODES]).encode() + text).hexdigest()[:16]
     home = BPFFS / "daemoneye" / instance
     pin = home / layout
     former = _former(home, pin, lease_s)
@@ -314,7 +327,13 @@ def _made(
         "pin": str(fresh),
         "defines": defines,
         "programs": PROGRAMS,
-        "sockets": {"sources": [str(s) for s in sockets], "programs": SOCKET_PROGRAMS},
+        "sockets": {
+            "sources": [str(s) for s in sockets],
+            "programs": SOCKET_PROGRAMS,
+            "instead": INSTEAD,
+            "drops": CODES,
+            "other": int(DropReason.OTHER),
+        },
         "iterator": "bpf_iter__task",
     }
     missing = _compile(python, {**request, "epoch": secrets.randbits(48), "records": records_id()})

@@ -186,3 +186,26 @@ def alive(pid: int) -> bool:
     except (FileNotFoundError, ProcessLookupError):
         return False
     return state != "Z"
+
+
+@pytest.mark.parametrize(
+    "what",
+    [
+        "open('/etc/passwd')", "open('/tmp/left', 'w')", "os.listdir('/')", "socket.socket()", "socket.socketpair()", "os.execv('/bin/true', ['true'])",
+        "os.fork()", "os.kill(os.getppid(), 0)", "os.unlink('/tmp/left')", "open('/proc/self/mem')", "os.chmod('/tmp', 0o777)",
+    ],
+)  # fmt: skip
+def test_whoever_took_it_over_has_neither_files_nor_network_nor_processes(what: str):
+    script = f"""
+import os, socket
+from unittest.mock import patch
+from daemoneye_dissect import limits
+with patch.object(os, 'geteuid', return_value=1):  # as in a container that may not change users
+    limits.confine()
+try:
+    {what}
+except (PermissionError, BlockingIOError):
+    print('refused')
+"""
+    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, timeout=30)
+    assert done.stdout == "refused\n", done.stderr

@@ -9,8 +9,13 @@ from typing import Any
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
+from scapy.layers.dns import DNS, DNSQR
+from scapy.layers.inet import IP, TCP, UDP
+from scapy.layers.l2 import Ether
+from scapy.packet import Raw
 
 from daemoneye.errors import CorruptData
+from daemoneye_sensor.packets.capturing import Capture
 from daemoneye_sensor.sources import capturefile
 from daemoneye_sensor.sources.capturefile import CaptureFile
 from daemoneye_sensor.sources.pcap import PcapSource
@@ -137,6 +142,53 @@ def test_what_is_broken_is_said_with_its_place_after_what_is_whole(tmp_path: Pat
     with pytest.raises(CorruptData, match=words) as caught:
         next(blocks)
     assert "at byte" in str(caught.value)
+
+
+BELOW = Ether(src="02:00:00:00:00:01", dst="02:00:00:00:00:02") / IP(src="10.0.0.1", dst="10.0.0.2")
+WEB = BELOW / TCP(sport=4000, dport=80, flags="PA") / Raw(b"GET / HTTP/1.1\r\n\r\n")
+NAME = BELOW / UDP(sport=4000, dport=53) / DNS(qd=DNSQR(qname="one.example"))
+
+
+@pytest.mark.parametrize(
+    ("capture", "events"),
+    [
+        (None, ["dns_query", "http_request", "packet_flow"]),
+        (Capture(filters=("tcp port 80",)), ["dns_query", "http_request", "packet_flow"]),
+        (Capture(filters=("tcp port 443",)), ["dns_query", "packet_flow"]),
+        (Capture(filters=("tcp port 443", "host 10.0.0.2"), flows=False), ["dns_query", "http_request"]),
+        (Capture(dns=False), ["http_request", "packet_flow"]),
+        (Capture(filters=("tcp port 443",), flows=False, dns=False), []),
+    ],
+)
+@pytest.mark.parametrize("link", [1, 101, 113])
+def test_filters_and_switches_mean_for_a_file_what_they_mean_live(
+    tmp_path: Path, capture: Capture | None, events: list[str], link: int
+) -> None:
+    path = tmp_path / "f"
+    head = {1: b"", 101: b"", 113: bytes.fromhex("0000000100060200000000010000") + b"\x08\x00"}[link]
+    frames = [head + bytes(frame if link == 1 else frame[IP]) for frame in (WEB, NAME)]
+    path.write_bytes(pcap("<", 0xA1B2C3D4, *((i, 0, frame) for i, frame in enumerate(frames)), link=link))
+    source = PcapSource(path, capture)
+    source.open({}, None)
+    made = set()
+    while not source.finished:
+        drain = source.drain()
+        made |= {section.record.name for section in drain.sections} if drain else set()
+    assert (sorted(made), source.status()["error"]) == (events, "")
+    source.close(keep=False)
+
+
+def test_a_filter_that_a_files_link_layer_cannot_have_is_said(tmp_path: Path) -> None:
+    path = tmp_path / "f"
+    path.write_bytes(pcap("<", 0xA1B2C3D4, (0, 0, bytes(WEB[IP])), link=101))
+    source = PcapSource(path, Capture(filters=("ether host 02:00:00:00:00:01",)))
+    source.open({}, None)
+    while not source.finished:
+        source.drain()
+    assert "captureFilter 'ether host 02:00:00:00:00:01' takes nothing of link type 101" in str(
+        source.status()["error"]
+    )
+    source.close(keep=False)
 
 
 @settings(suppress_health_check=[HealthCheck.function_scoped_fixture])

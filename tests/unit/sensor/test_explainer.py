@@ -2,31 +2,48 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import numpy as np
 
 from daemoneye.events.base import derive
 from daemoneye.events.cgroup_identity import CGROUP_IDENTITY
 from daemoneye.events.codec import Section, section_of
+from daemoneye.events.policy_set import set_number, sets_of, sets_section
 from daemoneye.events.process_exec import PROCESS_EXEC
+from daemoneye.nodeconfig import NodeConfig, NodePolicy
+from daemoneye.podidentity import PodIdentity
+from daemoneye_sensor.enrich.bundles import Bundles
 from daemoneye_sensor.enrich.explainer import Explainer
 from daemoneye_sensor.enrich.identities import Identities
+from daemoneye_sensor.enrich.podrows import PodIdentities
+from daemoneye_sensor.enrich.pods import Pods
+from daemoneye_sensor.enrich.selection import Selection, captures
 from daemoneye_sensor.sources.base import Drain
 from tests.unit.sensor.sockrows import BOTH, CLIENT, ROW, SERVER, Row, asked, told
 
 STRANGER = Row(("10.0.0.1", 1), SERVER, 10.5)
 
 
-class Selective(Identities):
-    """Some pairs belong to nobody."""
+UIDS = {7: "0a1b2c3d-1111-4222-8333-000000000007", 8: "0a1b2c3d-1111-4222-8333-000000000008"}
+CAPTURING = {"enable_packet_capture": True}
+ALL, TILL, BANK, QUIET = POLICIES = (
+    NodePolicy("all", "1", 1, network=CAPTURING),
+    NodePolicy("till", "2", 1, host=False, pod_selector={"matchLabels": {"app": "till"}}, network=CAPTURING),
+    NodePolicy("bank", "3", 1, host=False, pod_selector={"matchLabels": {"app": "bank"}}, network=CAPTURING),
+    NodePolicy("quiet", "4", 1),
+)
 
-    selective = True
 
-    def __init__(self, *nobodys: int) -> None:
-        super().__init__()
-        self.nobodys = np.array(nobodys, np.uint64)
-
-    def excluded(self, pairs: np.ndarray) -> np.ndarray:
-        return pairs[np.isin(pairs, self.nobodys)]
+def selecting(*policies: NodePolicy) -> PodIdentities:
+    """The node's pods: the client is app=till, the server app=bank."""
+    pods = Pods()
+    identities = PodIdentities(pods, Bundles(None))
+    for pid, app in ((7, "till"), (8, "bank")):
+        identities.learn({pair(pid): ("/", f"/kubepods/pod{UIDS[pid]}/{str(pid) * 64}")})
+        pods.take(UIDS[pid], PodIdentity("shop", app, UIDS[pid], labels={"app": app}).encode())
+    identities.select(Selection(NodeConfig(policies), captures))
+    return identities
 
 
 def pair(pid: int) -> int:
@@ -45,9 +62,22 @@ def learned(packets: Identities | None = None) -> Explainer:
     return explainer
 
 
-def drain_of(*rows: Row) -> Drain:
+def drain_of(*rows: Row, asking: Sequence[NodePolicy] = ()) -> Drain:
+    """Rows for which policies ask."""
     section = asked(rows)
-    return Drain("bulk", (section,), {"a": 1}, rows=len(rows), more=True)
+    names = b"".join(policy.name.encode() + b"\0" for policy in asking)
+    section.rows["policy_set"] = set_number(names)
+    sets = (sets_section({set_number(names): names}),) if names else ()
+    return Drain("bulk", (section, *sets), {"a": 1}, rows=len(rows), more=True)
+
+
+def belonging(drain: Drain) -> list[str]:
+    """The policies of each row, as a reader finds them."""
+    sections = by_name(drain)
+    sets = sets_of(sections.get("policy_set"))
+    return [
+        sets[number].decode().replace("\0", " ").strip() for number in sections["dns_query"].rows["policy_set"].tolist()
+    ]
 
 
 def by_name(drain: Drain) -> dict[str, Section]:
@@ -70,27 +100,41 @@ def test_a_drain_without_rows_stays_as_it_is() -> None:
     assert Explainer().explain(empty) is empty
 
 
-def test_rows_go_when_neither_side_belongs_to_anybody() -> None:
-    for nobodys, left in (
-        ((), 2),
-        ((pair(7),), 2),
-        ((pair(8),), 2),
-        ((pair(7), pair(8)), 1),
-        ((pair(7), pair(8), 0), 0),
-        ((0,), 1),
+def test_a_row_belongs_to_whoever_asks_for_it_and_selects_either_side() -> None:
+    for asking, whose in (
+        ((ALL,), ["all", "all"]),
+        ((ALL, TILL), ["all till", "all till"]),
+        ((TILL,), ["till", "till"]),  # of the stranger no process is known
+        ((BANK,), ["bank", "bank"]),
+        ((TILL, BANK), ["till bank", "till bank"]),
     ):
-        explainer = learned(Selective(*nobodys))
-        explained = explainer.explain(drain_of(ROW, STRANGER))
-        assert (explained.rows, explainer.excluded) == (left, 2 - left), nobodys
+        explainer = learned(selecting(*POLICIES))
+        explained = explainer.explain(drain_of(ROW, STRANGER, asking=asking))
+        assert (belonging(explained), explainer.excluded) == (whose, 0), asking
+
+
+def test_rows_that_belong_to_nobody_are_left_out_and_counted() -> None:
+    other = NodePolicy("other", "5", 1, host=False, pod_selector={"matchLabels": {"app": "other"}}, network=CAPTURING)
+    gone = NodePolicy("gone", "6", 1, network=CAPTURING)
+    for policies, asking, whose in (
+        ((TILL, BANK), (), []),  # nobody's filter took it
+        ((ALL, QUIET), (QUIET, ALL), ["all", "all"]),  # who captures nothing has no packets
+        ((ALL,), (gone,), []),  # asked for it before the configuration changed
+        ((other,), (other,), ["other"]),  # selects neither side, and may be the stranger's
+    ):
+        explainer = learned(selecting(*policies))
+        explained = explainer.explain(drain_of(ROW, STRANGER, asking=asking))
+        left = belonging(explained) if explained.sections else []
+        assert (left, explained.rows, explainer.excluded) == (whose, len(whose), 2 - len(whose)), asking
         if not left:
             assert (explained.sections, explained.positions, explained.more) == ((), {"a": 1}, True)
 
 
 def test_a_side_that_is_not_known_saves_no_row() -> None:
-    explainer = learned(Selective(pair(8)))
+    explainer = learned(selecting(TILL))
     explainer.owners.forget()
     explainer.owners.learn(told(BOTH[1:]))
-    assert explainer.explain(drain_of(Row(CLIENT, SERVER, 10.5))).rows == 0
+    assert explainer.explain(drain_of(Row(CLIENT, SERVER, 10.5), asking=(TILL,))).rows == 0
 
 
 def test_what_was_not_followed_is_forgotten() -> None:

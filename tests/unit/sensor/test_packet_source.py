@@ -2,127 +2,36 @@
 
 from __future__ import annotations
 
-from collections import deque
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import pytest
-from scapy.layers.dns import DNS, DNSQR, DNSRR
-from scapy.layers.inet import IP, UDP
-from scapy.layers.l2 import Ether
-from scapy.packet import Packet
+from scapy.layers.inet import UDP
 
-from daemoneye.events.codec import Section
 from daemoneye_sensor import bpfsys
 from daemoneye_sensor.errors import ProgramError
 from daemoneye_sensor.packets import governor, taps
-from daemoneye_sensor.packets.capture import FLOW
-from daemoneye_sensor.packets.capturing import Capture
+from daemoneye_sensor.packets.capturing import Asking, Capture
 from daemoneye_sensor.packets.frames import Frames
-from daemoneye_sensor.packets.links import Link, Network
+from daemoneye_sensor.packets.links import Network
 from daemoneye_sensor.packets.live import Watcher
 from daemoneye_sensor.sources import packets as sources
 from daemoneye_sensor.sources.packets import PacketSource
 from tests.support.captures import START, Connection
-from tests.support.counted import counted, frames
-
-ETHER = Ether(src="02:00:00:00:00:01", dst="02:00:00:00:00:02")
-A, B = ETHER / IP(src="10.0.0.1", dst="10.0.0.2"), ETHER / IP(src="10.0.0.2", dst="10.0.0.1")
-ASK = A / UDP(sport=40000, dport=53) / DNS(id=7, rd=1, qd=DNSQR(qname="www.example.org"))
-REPLY = (
-    B
-    / UDP(sport=53, dport=40000)
-    / DNS(id=7, qr=1, qd=DNSQR(qname="www.example.org"), an=DNSRR(rrname="www.example.org", rdata="192.0.2.1"))
+from tests.unit.sensor.packetkernel import (
+    ASK,
+    GET,
+    REPLY,
+    A,
+    B,
+    Kernel,
+    Program,
+    Ring,
+    asking,
+    sections,
+    texts,
 )
-GET = b"GET /a HTTP/1.1\r\nHost: shop.example\r\n\r\n"
-
-
-class Kernel:
-    """What the machine is to show. Programs and taps that a source makes are remembered."""
-
-    def __init__(self) -> None:
-        self.links = {2: Link(2, "eth0")}
-        self.uplinks = (2,)
-        self.news = False
-        self.programs: list[Program] = []
-        self.taps: list[Ring] = []
-        self.refused: set[str] = set()
-
-    def network(self) -> Network:
-        return Network(dict(self.links), self.uplinks)
-
-    def add(self, index: int, name: str, kind: str = "") -> None:
-        self.links[index] = Link(index, name, kind, away=kind == "veth")
-        self.news = True
-
-    def remove(self, index: int) -> None:
-        del self.links[index]
-        self.news = True
-        for tap in self.taps:
-            tap.alive = tap.alive and tap.ifindex != index
-
-    def show(self, packets: Sequence[Packet], *indexes: int, times: Sequence[int] | None = None) -> None:
-        """Packets that are exported and counted on these interfaces."""
-        for index in indexes:
-            for tap in self.taps:
-                if tap.ifindex == index and not tap.closed:
-                    tap.ready.append(frames(packets, times, index))
-                    tap.program.counted.append(counted(packets, times, index))
-
-
-class Program:
-    """In place of `CaptureProgram`."""
-
-    def __init__(self, filters: list[tuple[str, int]]) -> None:
-        self.fd = self.raw_fd = 0
-        self.filters = filters
-        self.problems = {i: "syntax error" for i, (text, _) in enumerate(filters) if text == "nonsense"}
-        self.settings: dict[str, int] = {}
-        self.counted: list[np.ndarray] = []
-        self.count: dict[str, int] = {"frames": 0, "exported": 0, "map_full": 0}
-        self.closed = False
-
-    def set(self, **settings: int) -> None:
-        self.settings.update(settings)
-
-    def flows(self) -> np.ndarray:
-        flows, self.counted = np.concatenate([np.zeros(0, FLOW), *self.counted]), []
-        return flows
-
-    def counters(self) -> dict[str, int]:
-        return dict(self.count)
-
-    def close(self) -> None:
-        self.closed = True
-
-
-class Ring:
-    """In place of `Tap`."""
-
-    def __init__(self, kernel: Kernel, name: str, ifindex: int, program: Program, **options: Any) -> None:
-        if name in kernel.refused:
-            raise ProgramError(
-                "the ring does not fit into memory", fix="lower bufferSizeMb", reason="MissingKernelFeature"
-            )
-        self.interface, self.ifindex, self.program, self.options = name, ifindex, program, options
-        self.ready: deque[Frames] = deque()
-        self.ring_bytes = int(options["ring_bytes"])
-        self.lost = (0, 0, 0)
-        self.alive = True
-        self.closed = False
-        kernel.taps.append(self)
-
-    def blocks(self) -> Iterator[Frames]:
-        while self.ready:
-            yield self.ready.popleft()
-
-    def statistics(self) -> tuple[int, int, int]:
-        return self.lost
-
-    def close(self) -> None:
-        self.closed = True
 
 
 @pytest.fixture
@@ -131,7 +40,7 @@ def kernel(monkeypatch: pytest.MonkeyPatch) -> Kernel:
 
     class Loader:
         @staticmethod
-        def load(_: Path, filters: list[tuple[str, int]]) -> Program:
+        def load(_: Path, filters: list[tuple[str, int]], *, xdp: bool = False) -> Program:
             if any(text == "too much" for text, _ in filters):
                 raise ProgramError("the verifier refuses it")
             made.programs.append(Program(filters))
@@ -170,23 +79,6 @@ def begin(kernel: Kernel) -> Iterator[Callable[..., PacketSource]]:
         source.close(keep=False)
     assert all(tap.closed for tap in kernel.taps)
     assert all(program.closed for program in kernel.programs)
-
-
-def sections(source: PacketSource) -> list[Section]:
-    """Everything that is ready."""
-    made: list[Section] = []
-    while (drain := source.drain()) is not None:
-        assert drain.lane == "bulk"
-        assert drain.rows == sum(len(section.rows) for section in drain.sections)
-        made += drain.sections
-        source.commit(drain)
-        if not drain.more:
-            break
-    return made
-
-
-def texts(made: Sequence[Section], record: str, column: str) -> list[str]:
-    return [value.decode() for section in made if section.record.name == record for value in section.values(column)]
 
 
 def test_messages_come_at_once_and_conversations_when_they_are_over(
@@ -285,7 +177,7 @@ def test_another_filter_goes_on_with_what_is_known_and_loses_nothing(
     kernel.show(late, 2)
     source.change(Capture(filters=("tcp", "udp"), snaplen=200))
     former, now = kernel.programs
-    assert (former.closed, now.closed, now.filters) == (True, False, [("tcp", 200), ("udp", 200)])
+    assert (former.closed, now.closed, now.asked) == (True, False, [("tcp", 200), ("udp", 200)])
     assert now.settings["snaplen"] == 200
     assert now.settings["flows"] == now.settings["http"] == 1
     assert former.settings["flows"] == former.settings["http"] == 0, "it was silent before the other spoke"
@@ -295,6 +187,72 @@ def test_another_filter_goes_on_with_what_is_known_and_loses_nothing(
     source.finish()
     (row,) = [row for section in sections(source) if section.record.name == "packet_flow" for row in section.rows]
     assert (row["src_packets"], row["dst_packets"], row["flags"]) == (5, 3, 0)
+
+
+WEB, OTHER, EVERY = "tcp dst port 80", "tcp port 8080", ""
+POLICIES = (
+    Asking("web", WEB, dns=False),
+    Asking("other", OTHER, flows=False),
+    Asking("twin", WEB, flows=False, dns=False),
+    Asking("every", EVERY),
+)
+
+
+def test_a_policy_asks_for_what_its_own_filter_takes_and_its_switches_say(
+    kernel: Kernel, begin: Callable[..., PacketSource]
+) -> None:
+    source = begin(filters=(EVERY, WEB, OTHER), policies=POLICIES)
+    here, there = Connection(A, B, 40000, 80), Connection(A, B, 40001, 8080)
+    for talk in (here, there):
+        kernel.show([*talk.begin(), *talk.send(GET), *talk.send(b"HTTP/1.1 200 OK\r\n\r\n", out=False), *talk.end()], 2)
+    kernel.show([ASK, REPLY], 2)
+    made = sections(source)
+    assert sorted(asking(made, "http_request")) == ["other every", "web twin every"]
+    assert asking(made, "dns_query") == ["other every"]
+    source.finish()
+    assert set(asking(sections(source), "packet_flow")) == {"web every"}
+
+
+def test_each_message_of_a_connection_belongs_to_whose_filter_took_its_first_packet(
+    kernel: Kernel, begin: Callable[..., PacketSource]
+) -> None:
+    gets = "tcp[20:4] = 0x47455420"
+    source = begin(filters=(EVERY, gets), policies=(Asking("every", EVERY), Asking("gets", gets)))
+    talk = Connection(A, B, 40000, 80)
+    kernel.show(talk.begin(), 2)
+    for request in (b"POST /b HTTP/1.1\r\nContent-Length: 0\r\n\r\n", GET):
+        kernel.show([*talk.send(request), *talk.send(b"HTTP/1.1 204 No Content\r\n\r\n", out=False)], 2)
+    made = sections(source)
+    assert texts(made, "http_request", "method") == ["POST", "GET"]
+    assert asking(made, "http_request") == ["every", "every gets"]
+
+
+def test_what_no_filter_took_is_not_read_although_it_was_shown(
+    kernel: Kernel, begin: Callable[..., PacketSource]
+) -> None:
+    source = begin(filters=(OTHER,), policies=(Asking("other", OTHER),))
+    talk = Connection(A, B, 40000, 80)
+    kernel.show([*talk.begin(), *talk.send(GET), *talk.end(), ASK, REPLY], 2)  # as of a conversation that is evidence
+    made = sections(source)
+    assert {section.record.name for section in made} == {"dns_query", "policy_set"}
+    source.finish()
+    assert sorted(texts(sections(source), "packet_flow", "service")) == ["", "dns"]
+
+
+def test_who_asks_may_change_without_another_program_and_what_began_before_stays_the_formers(
+    kernel: Kernel, begin: Callable[..., PacketSource]
+) -> None:
+    source = begin(filters=(WEB,), policies=(Asking("former", WEB),))
+    first, second = Connection(A, B, 40000, 80), Connection(A, B, 40001, 80)
+    kernel.show([*first.begin(), *first.send(GET)], 2)
+    sections(source)
+    source.change(Capture(filters=(WEB,), policies=(Asking("latter", WEB),)))
+    assert len(kernel.programs) == 1
+    kernel.show([*second.begin(), *second.send(GET)], 2)
+    sections(source)
+    source.change(Capture(filters=(EVERY, WEB), policies=(Asking("latter", WEB), Asking("last", EVERY))))
+    source.finish()
+    assert asking(sections(source), "http_request") == ["former", "latter"]
 
 
 def test_a_change_that_is_refused_leaves_the_former_capture(kernel: Kernel, begin: Callable[..., PacketSource]) -> None:
@@ -321,9 +279,9 @@ def test_interfaces_that_are_meant_no_more_are_told_and_another_budget_needs_no_
     assert source.status()["governor"]["budget_percent"] == 5.0  # type: ignore[index]
 
 
-def test_a_filter_that_does_not_compile_is_said(begin: Callable[..., PacketSource]) -> None:
+def test_a_filter_that_does_not_compile_is_said(kernel: Kernel, begin: Callable[..., PacketSource]) -> None:
     source = begin(filters=("nonsense", "udp"))
-    assert source.problem() == ("BadFilter", "captureFilter 'nonsense': syntax error")
+    assert source.problem() == ("BadFilter", f"captureFilter 'nonsense': {kernel.programs[0].problems[0]}")
 
 
 def test_losses_are_told_once_each_with_stage_and_interface(kernel: Kernel, begin: Callable[..., PacketSource]) -> None:
@@ -345,7 +303,7 @@ def test_losses_are_told_once_each_with_stage_and_interface(kernel: Kernel, begi
         ("capture", "packets of conversations for which the kernel's table had no room"): (7, "bulk"),
         ("capture", "packets that were not looked at: the CPU budget is used up"): (5, "bulk"),
         ("capture", "later fragments: they count for no conversation"): (2, "bulk"),
-        ("decode", "frames: headers that contradict themselves"): (3, "bulk"),
+        ("capture", "frames: headers that contradict themselves"): (3, "bulk"),
     }
     assert source.lost() == []
     reason, sentence = source.problem()

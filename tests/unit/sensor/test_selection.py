@@ -84,3 +84,6 @@ def test_a_mask_names_exactly_the_policies_whose_selectors_match(policies: Any, 
         ]
         for _ in range(2):
             assert named(selection, selection.of(pod)) == expected
+        mask = selection.of(pod)
+        assert selection.mask(selection.names(mask)) == mask
+        assert selection.mask(b"gone\0" + selection.names(mask)) == mask

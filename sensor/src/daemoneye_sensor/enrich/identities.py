@@ -72,7 +72,7 @@ class Identities:
     """
 
     selective = False
-    """Whether some rows may not belong to anybody: then `holds` and `excluded` are worth asking."""
+    """Whether some rows may not belong to anybody: then `holds`, `excluded` and `masks` are worth asking."""
 
     def __init__(self, cgroups: Cgroups | None = None) -> None:
         self.cgroups = Cgroups() if cgroups is None else cgroups
@@ -97,6 +97,20 @@ class Identities:
     def excluded(self, pairs: np.ndarray) -> np.ndarray:
         """Those of the distinct pairs whose rows belong to nobody."""
         return pairs[:0]
+
+    def masks(self, pairs: np.ndarray) -> np.ndarray:
+        """The policies that each of the distinct pairs belongs to, a bit each (u64)."""
+        return np.zeros(len(pairs), np.uint64)
+
+    def mask(self, names: bytes) -> int:
+        """The policies of these names, each ended by a zero byte."""
+        del names
+        return 0
+
+    def names(self, mask: int) -> bytes:
+        """The inverse of `mask`."""
+        del mask
+        return b""
 
     def context(self, pairs: np.ndarray) -> tuple[Section, ...]:
         """Sections that explain these distinct pairs."""

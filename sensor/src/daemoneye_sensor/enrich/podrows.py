@@ -36,8 +36,9 @@ _TEXTS: Final = ("image", "namespace", "pod", "container", "owner_kind", "owner_
 
 @dataclass(frozen=True, slots=True)
 class _Judgement:
-    """Of a set of pairs: those that belong to nobody, and those whose pod is not known (pair → UID)."""
+    """Of a set of pairs: the policies of each, those that belong to none, and those whose pod is not known (pair → UID)."""
 
+    masks: np.ndarray
     excluded: np.ndarray
     missing: Mapping[int, str]
 
@@ -117,6 +118,18 @@ class PodIdentities(Identities):
         """Those of the distinct pairs that belong to no policy."""
         return self._judge(pairs).excluded
 
+    def masks(self, pairs: np.ndarray) -> np.ndarray:
+        """The policies that each of the distinct pairs belongs to, a bit each (u64)."""
+        return self._judge(pairs).masks
+
+    def mask(self, names: bytes) -> int:
+        """The policies of these names, each ended by a zero byte."""
+        return self._selection.mask(names)
+
+    def names(self, mask: int) -> bytes:
+        """The inverse of `mask`."""
+        return self._selection.names(mask)
+
     def _version(self) -> tuple[int, ...]:
         return (self.cgroups.learned, self._pods.version, self._selections)
 
@@ -136,8 +149,8 @@ class PodIdentities(Identities):
                 masks.append(self._mask(identity, pod))
                 if identity.pod_uid and pod is None:
                     missing[pair] = identity.pod_uid
-            nobodys = np.array([not mask for mask in masks], bool)
-            judgement = _Judgement(pairs[nobodys], missing)
+            judged = np.array(masks, np.uint64)
+            judgement = _Judgement(judged, pairs[judged == 0], missing)
             while len(self._judgements) >= _JUDGEMENTS_KEPT:
                 del self._judgements[next(iter(self._judgements))]
             self._judgements[key] = judgement

@@ -7,15 +7,18 @@ from __future__ import annotations
 
 import asyncio
 import logging
+from collections.abc import Iterator
 
 from nats.aio.client import Client
 
 from daemoneye.ending import end
+from daemoneye.metrics import Sample
 from daemoneye.nodeconfig import NodeConfig
 from daemoneye_sensor import procfs
 from daemoneye_sensor.dissector import Dissector
-from daemoneye_sensor.evidence import service
+from daemoneye_sensor.evidence import dissecting, measures, service
 from daemoneye_sensor.evidence.keeper import Keeper
+from daemoneye_sensor.packets.oddities import Oddities
 
 _log = logging.getLogger(__name__)
 
@@ -25,15 +28,22 @@ class Desk:
 
     Attributes:
         keeper: What the capture shows its frames to.
+        oddities: What it shows packets to that no parser could read or knows.
     """
 
     def __init__(self, node: str) -> None:
         self.keeper = Keeper()
+        self.oddities = Oddities()
         self._dissector = Dissector()
         self._service = service.Service(node, self.keeper, self._dissector, clock_offset_ns=procfs.clock_offset_ns)
         self._client: Client | None = None
         self._wanted = False
         self._serving: asyncio.Task[None] | None = None
+        self._taking_apart: asyncio.Task[None] | None = None
+
+    def samples(self) -> Iterator[Sample]:
+        """What metrics say of it."""
+        return measures.samples(self.keeper, self._service, self.oddities, self._dissector)
 
     def connected(self, client: Client) -> None:
         """Go on with a new connection."""
@@ -42,15 +52,20 @@ class Desk:
 
     def configured(self, config: NodeConfig) -> None:
         """Another configuration holds."""
-        wanted = service.wanted(config)
+        self.want(wanted=service.wanted(config))
+
+    def want(self, *, wanted: bool) -> None:
+        """Whether packets are kept from now on."""
         self.keeper.enable(on=wanted)
         if wanted != self._wanted:
             self._wanted = wanted
             self._serve()
+        if wanted and self._taking_apart is None:
+            self._taking_apart = asyncio.create_task(dissecting.run(self._dissector, self.oddities), name="dissecting")
 
     async def close(self) -> None:
         """End the service and the process that writes files."""
-        await end([self._serving] if self._serving else [])
+        await end([task for task in (self._serving, self._taking_apart) if task])
         await self._dissector.close()
 
     def _serve(self) -> None:

@@ -97,6 +97,7 @@ class Keeper:
 
     Attributes:
         refused: Requests that were not taken.
+        woken: Called when there is another request, or one's budget is spent: `due_in` is another one then.
     """
 
     def __init__(
@@ -108,6 +109,7 @@ class Keeper:
     ) -> None:
         """Nothing is kept before `enable`."""
         self.refused = 0
+        self.woken: Callable[[], object] = lambda: None
         self._look_back = look_back
         self._memory = memory
         self._clock = clock
@@ -125,6 +127,11 @@ class Keeper:
     def bytes(self) -> int:
         """Memory of the look-back and of what was collected."""
         return self._before_bytes + sum(one.bytes for one in self._requests.values())
+
+    @property
+    def armed(self) -> int:
+        """Requests in force."""
+        return len(self._requests)
 
     def enable(self, *, on: bool) -> None:
         """Keep a look-back from now on, or nothing any more; requests in force go on to their end."""
@@ -179,7 +186,15 @@ class Keeper:
                 self._collect(frames, [one])
             self._requests[request.finding] = one
             self._arm(one)
+        self.woken()
         return ""
+
+    def due_in(self) -> float | None:
+        """Seconds until `due` gives something, None while there are no requests."""
+        now = self._clock()
+        with self._lock:
+            ends = [one.until if one.complete else now for one in self._requests.values()]
+        return max(min(ends) - now, 0.0) if ends else None
 
     def due(self) -> list[Collected]:
         """Those whose time is over or whose budget is spent; they are the caller's now."""
@@ -214,6 +229,8 @@ class Keeper:
             rows = np.unique(packets.time[matching(packets, one.pairs)].astype(np.int64)) if one.complete else ()
             if len(rows):
                 one.add(frames, np.asarray(rows))
+                if not one.complete:
+                    self.woken()
 
     def _count(self, drops: Mapping[int, int]) -> None:
         for index, count in drops.items():

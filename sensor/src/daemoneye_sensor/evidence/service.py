@@ -7,6 +7,7 @@ than logged here.
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import logging
 from collections.abc import Callable, Coroutine, Mapping
 from functools import partial
@@ -26,7 +27,6 @@ from daemoneye_sensor.evidence import addresses, upload, writing
 from daemoneye_sensor.evidence.keeper import Collected, Keeper
 from daemoneye_sensor.evidence.matching import pairs
 
-_LOOK_S: Final = 0.5
 _AT_ONCE: Final = 2
 """Files that are written and sent at the same time."""
 
@@ -45,7 +45,8 @@ class Service:
 
     Attributes:
         sent: Files that analytics has.
-        failed: Requests of which it has none.
+        failed: Requests that were taken and of which it has none.
+        bytes: Bytes of the files that the broker has.
     """
 
     def __init__(
@@ -58,7 +59,7 @@ class Service:
         hosts: Callable[[str], tuple[bytes, ...]] = addresses.of_pod,
     ) -> None:
         """`node` is its plain name; `clock_offset_ns` gives wall time minus CLOCK_BOOTTIME, `hosts` a pod's addresses by its UID."""
-        self.sent = self.failed = 0
+        self.sent = self.failed = self.bytes = 0
         self._node = node
         self._keeper = keeper
         self._dissector = dissector
@@ -69,14 +70,20 @@ class Service:
 
     async def run(self, client: Client) -> None:
         """Serve until cancelled."""
+        loop, some = asyncio.get_running_loop(), asyncio.Event()
+        self._keeper.woken = lambda: loop.call_soon_threadsafe(some.set)  # packets may be read in another thread
         asked = partial(self._asked, client)
         listening = await client.subscribe(subjects.evidence_arm(self._node), cb=asked)
         try:
             while True:
+                some.clear()
                 for one in self._keeper.due():
                     self._start(self._send(client, one))
-                await asyncio.sleep(_LOOK_S)
+                with contextlib.suppress(TimeoutError):
+                    async with asyncio.timeout(self._keeper.due_in()):
+                        await some.wait()
         finally:
+            self._keeper.woken = lambda: None
             await end(self._sending)
             if client.is_connected:
                 await listening.unsubscribe()
@@ -105,7 +112,6 @@ class Service:
             await self._fail(client, request, problem)
 
     async def _fail(self, client: Client, request: Arm, problem: str) -> None:
-        self.failed += 1
         try:
             await upload.tell(client, Kept(request.finding, self._node, problem=problem))
         except (DaemonEyeError, *TRANSIENT) as error:
@@ -113,6 +119,7 @@ class Service:
 
     async def _send(self, client: Client, one: Collected) -> None:
         if not one.frames:
+            self.failed += 1
             await self._refuse(client, one.request, "no packet of it was seen on the interfaces that are captured")
             return
         async with self._gate:
@@ -126,7 +133,9 @@ class Service:
                 )  # fmt: skip
                 await upload.tell(client, kept)
             except (DaemonEyeError, *TRANSIENT) as error:
+                self.failed += 1
                 _log.warning("packets of finding %s are lost: %s", one.request.finding, error)
                 await self._fail(client, one.request, f"its packets could not be written or sent: {error}"[:300])
             else:
                 self.sent += 1
+                self.bytes += kept.size

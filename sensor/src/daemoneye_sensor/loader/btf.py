@@ -134,6 +134,15 @@ class Btf:
                         return int(value)
         raise MissingTypeError(f"this kernel has no enumerator {member}")
 
+    def enumerators(self, enum_name: str) -> dict[str, int]:
+        """Names and values of an enum; none where the kernel has no such enum."""
+        for at in self._enums:
+            name, info, _ = _TYPE.unpack_from(self._types, at)
+            if name and self._name(name) == enum_name:
+                pairs = (struct.unpack_from("<Ii", self._types, at + 12 + 8 * i) for i in range(info & 0xFFFF))
+                return {self._name(member): value for member, value in pairs}
+        return {}
+
     def _resolve(self, type_id: int) -> int:
         while True:
             _, info, ref = _TYPE.unpack_from(self._types, self._offsets[type_id])

@@ -4,9 +4,11 @@ It is run as `/usr/bin/python3 -I child.py` with a JSON request on stdin and ans
 and the distribution's bcc only, so that LLVM's 130 MB never belong to the sensor.
 
 Request: {"sources": [paths, in order], "pin": directory, "defines": {name: number}, "programs": {function: tracepoint},
-"sockets": {"sources": [paths], "programs": {function: tracepoint}}, "iterator": function of a task iterator, "epoch": number, "records": number}.
+"sockets": {"sources": [paths], "programs": {function: tracepoint}, "instead": {function: functions},
+"drops": {reason of the kernel: code}, "other": code}, "iterator": function of a task iterator, "epoch": number, "records": number}.
 Answer: {"ok": true, "missing": {function: why it does not run}} or {"error": text, "fix": text, "reason": word of a policy's status, where the
-child knows it}. Only programs about sockets may be missing: whatever is wrong with them, processes are watched.
+child knows it}. Only programs about sockets may be missing: whatever is wrong with them, processes are watched. A program that is there `instead`
+of others runs where one of these cannot, and then alone.
 """
 
 from __future__ import annotations
@@ -23,10 +25,10 @@ sys.path.insert(0, str(Path(__file__).resolve().parent))
 
 from btf import Btf, BtfError
 from headers import HeadersError, prepare
-from offsets import defines, socket_defines
+from offsets import defines, drop_codes, socket_defines
 
 _MAPS = ("control", "exec_ring", "process_ring", "blob_ring", "socket_ring", "sockets", "cgroups_seen")
-_EPOCH_SLOT, _RECORDS_SLOT = 3, 4
+_EPOCH_SLOT, _RECORDS_SLOT, _CODES_SLOT, _CODES = 3, 4, 256, 256
 
 
 def _install(package: str) -> str:
@@ -44,7 +46,6 @@ def load(request: dict[str, Any]) -> dict[str, str]:
 
     btf = Btf.running()
     values = {**defines(btf), **request["defines"]}
-    sockets: dict[str, str] = request["sockets"]["programs"]
     trouble, program = "", None
     try:
         program = _compiled([*request["sources"], *request["sockets"]["sources"]], {**values, **socket_defines(btf)})
@@ -54,7 +55,9 @@ def load(request: dict[str, Any]) -> dict[str, str]:
         trouble = f"they do not compile: {failure}"
     if program is None:
         program = _compiled(request["sources"], values)
-    for slot, value in ((_EPOCH_SLOT, request["epoch"]), (_RECORDS_SLOT, request["records"])):
+    codes = drop_codes(btf, request["sockets"]["drops"], request["sockets"]["other"])
+    numbers = {_EPOCH_SLOT: request["epoch"], _RECORDS_SLOT: request["records"]}
+    for slot, value in {**numbers, **{_CODES_SLOT + n: code for n, code in codes.items() if n < _CODES}}.items():
         program["control"][ctypes.c_uint32(slot)] = ctypes.c_uint64(value)
     pin = Path(request["pin"])
     for _ in range(3):  # another sensor that ends may remove the empty parent meanwhile
@@ -65,8 +68,25 @@ def load(request: dict[str, Any]) -> dict[str, str]:
         _pin(lib, program[name].map_fd, pin / name)
     for function, tracepoint in request["programs"].items():
         _attach(lib, program, function, tracepoint, pin)
+    absent = _attach_sockets(lib, program, request["sockets"], pin, trouble)
+    if request.get("iterator"):
+        loaded = program.load_func(request["iterator"], BPF.TRACING)
+        link = lib.bcc_iter_attach(loaded.fd, None, 0)
+        if link < 0:
+            raise OSError(ctypes.get_errno(), "the task iterator cannot be attached")
+        _pin(lib, link, pin / "processes")
+    return absent
+
+
+def _attach_sockets(lib: Any, program: Any, about: dict[str, Any], pin: Path, trouble: str) -> dict[str, str]:
+    """Attach what can be attached of the programs about sockets, nothing if there is trouble already; which do not run, and why."""
+    sockets: dict[str, str] = about["programs"]
     absent: dict[str, str] = {}
+    instead: dict[str, list[str]] = about["instead"]
     for function, tracepoint in sockets.items():
+        others = instead.get(function, [])
+        if others and not trouble and not absent.keys() & set(others):
+            continue
         try:
             if not trouble:
                 _attach(lib, program, function, tracepoint, pin)
@@ -74,14 +94,13 @@ def load(request: dict[str, Any]) -> dict[str, str]:
             absent[function] = str(failure)
             if function == next(iter(sockets)):  # without the first the others know no connection
                 trouble = str(failure)
+        else:
+            for other in others if not trouble else ():
+                absent.pop(other, None)
+                for what in ("link", "prog"):
+                    (pin / f"{what}_{other}").unlink(missing_ok=True)
         if trouble:
             absent[function] = trouble
-    if request.get("iterator"):
-        loaded = program.load_func(request["iterator"], BPF.TRACING)
-        link = lib.bcc_iter_attach(loaded.fd, None, 0)
-        if link < 0:
-            raise OSError(ctypes.get_errno(), "the task iterator cannot be attached")
-        _pin(lib, link, pin / "processes")
     return absent
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from btf import Btf
+from btf import Btf, BtfError
 
 # Name in the programs (DE_OFF_<name>): struct and members; `a|b` takes the name that this kernel has.
 _OFFSETS: dict[str, tuple[str, ...]] = {
@@ -117,6 +117,24 @@ _SOCKET_OFFSETS: dict[str, tuple[str, ...]] = {
     "TCP_SRTT": ("tcp_sock", "srtt_us"),
 }
 
+# Those of socket_calls, by the words of x86-64; a kernel that lacks one of them goes without the program.
+_CALL_OFFSETS: dict[str, tuple[str, ...]] = {
+    "TASK_FILES": ("task_struct", "files"),
+    "FILES_FDT": ("files_struct", "fdt"),
+    "FDT_MAX": ("fdtable", "max_fds"),
+    "FDT_FD": ("fdtable", "fd"),
+    "FILE_PRIVATE": ("file", "private_data"),
+    "SOCKET_SK": ("socket", "sk"),
+}
+_X86_64: dict[str, tuple[str, ...]] = {
+    "REGS_NUMBER": ("pt_regs", "orig_ax"),
+    "REGS_ARG0": ("pt_regs", "di"),
+    "REGS_ARG1": ("pt_regs", "si"),
+    "REGS_ARG2": ("pt_regs", "dx"),
+    "REGS_ARG3": ("pt_regs", "r10"),
+    "TASK_STATUS": ("task_struct", "thread_info", "status"),
+}
+
 
 def defines(btf: Btf) -> dict[str, int]:
     """Preprocessor definitions for the programs.
@@ -139,4 +157,37 @@ def socket_defines(btf: Btf) -> dict[str, int]:
     """
     values = {f"DE_OFF_{name}": btf.offset(*path) for name, path in _SOCKET_OFFSETS.items()}
     values["DE_SOCK_DONE"] = btf.enum("SOCK_DONE")
+    return {**values, **_call_defines(btf), **_drop_defines(btf)}
+
+
+def _drop_defines(btf: Btf) -> dict[str, int]:
+    """Those of socket_drops; none before 5.17, where nobody says why."""
+    if not btf.has("trace_event_raw_kfree_skb", "reason") or not btf.has("sk_buff", "sk"):
+        return {}
+    receiver = {"DE_KFREE_RX_SK": 1} if btf.has("trace_event_raw_kfree_skb", "rx_sk") else {}
+    return {"DE_KFREE_REASON": 1, "DE_OFF_SKB_SK": btf.offset("sk_buff", "sk"), **receiver}
+
+
+def drop_codes(btf: Btf, codes: dict[str, int], other: int) -> dict[int, int]:
+    """This kernel's number of each reason for dropping a packet → ours, by name; `other` for names that are not among `codes`."""
+    ours = {f"SKB_{name}" if name == "CONSUMED" else f"SKB_DROP_REASON_{name}": code for name, code in codes.items()}
+    found = btf.enumerators("skb_drop_reason")
+    return {
+        value: ours.get(name, other) for name, value in found.items() if 0 < value < found.get("SKB_DROP_REASON_MAX", 0)
+    }
+
+
+def _call_defines(btf: Btf) -> dict[str, int]:
+    """Those of socket_calls; none where the kernel, or its processor, is not one that it knows."""
+    try:
+        values = {f"DE_OFF_{name}": btf.offset(*path) for name, path in _CALL_OFFSETS.items()}
+        if btf.has("pt_regs", "orig_ax"):
+            values |= {f"DE_OFF_{name}": btf.offset(*path) for name, path in _X86_64.items()} | {"DE_X86_64": 1}
+        else:  # arm64, where the result replaces the first argument
+            values["DE_OFF_REGS_NUMBER"] = btf.offset("pt_regs", "syscallno")
+            registers = btf.offset("pt_regs", "regs")
+            values |= {f"DE_OFF_REGS_ARG{n}": registers + 8 * n for n in range(1, 4)}
+            values["DE_OFF_REGS_ARG0"] = btf.offset("pt_regs", "orig_x0")
+    except BtfError:
+        return {}
     return values

@@ -11,17 +11,15 @@ import os
 import secrets
 import struct
 import sys
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from pathlib import Path
 from typing import Final, Self
 
 import numpy as np
 
 from daemoneye_sensor import bpfsys
-from daemoneye_sensor import filters as pcap
 from daemoneye_sensor.errors import ProgramError
-from daemoneye_sensor.packets import cbpf, compiling
-from daemoneye_sensor.packets.frames import Frames
+from daemoneye_sensor.packets import compiling
 
 _KEY: Final = np.dtype([
     ("src_ip", "u1", (16,)), ("dst_ip", "u1", (16,)), ("src_port", "<u2"), ("dst_port", "<u2"), ("vlan", "<u2"), ("proto", "u1"), ("pad", "u1"),
@@ -35,7 +33,7 @@ FLOW: Final = np.dtype(_KEY.descr + _VALUE.descr)
 code of ICMP, 0 where there are none. `packets` and `bytes` (of the IP packets, headers included) are those of the wire: a super-frame counts as its
 segments. `first` and `last` are CLOCK_BOOTTIME ns; `filters` has bit i set if the i-th filter matched any packet; it is 0 without filters."""
 
-SWITCHES: Final = ("flows", "dns", "tls", "http", "quic", "json")
+SWITCHES: Final = ("flows", "dns", "tls", "http", "quic", "json", "odd")
 """What may be switched off, in order of their bits: counting of flows, and the export of each protocol. `json` is JSON-RPC in the clear, as mining
 pools speak it."""
 _LIMITS: Final = {"follow": (0, 4096), "snaplen": (64, 262_144), "budget": (0, 0xFFFFFFFF)}
@@ -43,7 +41,7 @@ _SETTINGS: Final = struct.Struct("=IIIIIIQ")
 _COUNTERS: Final = ("frames", "not_ip", "short", "malformed", "fragments", "map_full", "exported", "over_budget", "filtered")  # fmt: skip
 _COUNTER_WORDS: Final = 11
 _FUNCTIONS: Final = ("packets_ethernet", "packets_raw")
-_MAPS: Final = ("flows", "armed", "settings", "counters")
+_MAPS: Final = ("flows", "armed", "settings", "counters", "arrivals")
 _ZERO: Final = bytes(4)
 _U64: Final = (1 << 64) - 1
 ADDRESS: Final = 16
@@ -57,18 +55,23 @@ class CaptureProgram:
     Attributes:
         fd: The program for interfaces with Ethernet frames.
         raw_fd: The one for interfaces with IP packets and nothing before them. Taps choose by themselves.
+        filters: The capture filters, compiled: which of them take exported frames is asked of them.
         problems: What libpcap says of filters that do not compile, by their position. They match nothing, and stop nobody else.
+        xdp: The programs that count what arrives at an interface, for Ethernet frames and for IP packets; none where they were not asked for.
+        xdp_problem: Why the kernel does not take these.
     """
 
-    def __init__(self, descriptors: Sequence[int], filters: compiling.Filters) -> None:
+    def __init__(self, descriptors: Sequence[int], filters: compiling.Filters, xdp_problem: str = "") -> None:
         """Of descriptors of functions and maps: see `load`."""
-        self.fd, self.raw_fd, self._flows, self._armed, self._settings, self._counters = self._open = [*descriptors]
-        self.problems = filters.problems
-        self._filters = {pcap.ETHERNET: filters.programs[pcap.ETHERNET], 101: filters.programs[pcap.RAW]}
+        self._open = [*descriptors]
+        self.fd, self.raw_fd, self._flows, self._armed, self._settings, self._counters, self._arrivals, *xdp = descriptors  # fmt: skip
+        self.xdp, self.xdp_problem = tuple(xdp), xdp_problem
+        self._elsewhere: set[int] = set()
+        self.filters, self.problems = filters, filters.problems
         self._processors = bpfsys.processors()
         self._salt = secrets.randbits(64)
         self._armed_keys: set[int] = set()
-        self._values = {**dict.fromkeys(SWITCHES, 1), "follow": 32, "snaplen": 65_535, "budget": 0}
+        self._values = {**dict.fromkeys(SWITCHES, 1), "odd": 0, "follow": 32, "snaplen": 65_535, "budget": 0}
         self.set()
 
     @classmethod
@@ -79,6 +82,7 @@ class CaptureProgram:
         *,
         python: str = "/usr/bin/python3",
         max_flows: int = 65_536,
+        xdp: bool = False,
     ) -> Self:
         """Compile and load it; takes a few seconds.
 
@@ -88,6 +92,7 @@ class CaptureProgram:
                 Any of them admits a packet; without a filter everything is admitted. Flow counts and DNS do not depend on them.
             python: The distribution's Python, which has BCC.
             max_flows: Directions of conversations between two drains; more are counted as `map_full`.
+            xdp: Whether programs for XDP are wanted, too. That the kernel does not take them is no error.
 
         Raises:
             ProgramError: The kernel, a privilege, BCC or headers are missing, or the program is refused.
@@ -95,14 +100,16 @@ class CaptureProgram:
         """
         compiled = compiling.Filters.of(filters)
         source = compiling.text(bpf_dir, compiled)
-        return cls(compiling.load(source, _FUNCTIONS, _MAPS, {"DE_MAX_FLOWS": max_flows}, python), compiled)
+        other = compiling.xdp_text(bpf_dir) if xdp else ""
+        descriptors, refused = compiling.load(source, _FUNCTIONS, _MAPS, {"DE_MAX_FLOWS": max_flows}, python, other)
+        return cls(descriptors, compiled, refused)
 
     def set(self, **settings: int) -> None:
         """Change settings while it runs; those that are not named stay.
 
         Args:
-            **settings: `SWITCHES` (all on at first); `follow`: payload segments that are exported after one that began something (32; a super-frame
-                is as many as it holds);
+            **settings: `SWITCHES`, all on at first but `odd` (a client's first words at a well-known port that begin nothing known); `follow`: payload
+                segments that are exported after one that began something (32; a super-frame is as many as it holds);
                 `snaplen`: bytes of a packet of the wire (65,535), of a super-frame as many times that as it has segments; `budget`: packets a second
                 and processor that are exported at most, 0 for any number (0); armed ones do not count.
 
@@ -116,8 +123,20 @@ class CaptureProgram:
             self._values[name] = int(value)
         switches = sum(self._values[name] << bit for bit, name in enumerate(SWITCHES))
         others = (self._values[name] for name in ("follow", "snaplen", "budget"))
-        packed = _SETTINGS.pack(switches, *others, bool(self._armed_keys), 0, self._salt)
+        packed = _SETTINGS.pack(switches, *others, bool(self._armed_keys), bool(self._elsewhere), self._salt)
         bpfsys.update(self._settings, _ZERO, packed)
+
+    def leave_arrivals(self, interfaces: Collection[int]) -> None:
+        """Have XDP count what arrives at these interfaces (by index), and packet sockets what leaves them alone; at all others sockets count both."""
+        former, wanted = self._elsewhere, {*interfaces}
+        self._elsewhere = former | wanted
+        self.set()  # whether the table is asked comes first: both sides change by one entry, and nothing counts twice
+        for index in former - wanted:
+            bpfsys.delete(self._arrivals, struct.pack("=I", index))
+        for index in wanted - former:
+            bpfsys.update(self._arrivals, struct.pack("=I", index), b"\1")
+        self._elsewhere = wanted
+        self.set()
 
     def flows(self) -> np.ndarray:
         """What was counted since the last call, taken out of the map: rows of `FLOW`, of all interfaces."""
@@ -138,17 +157,6 @@ class CaptureProgram:
         raw = bpfsys.lookup(self._counters, _ZERO, 8 * _COUNTER_WORDS * self._processors) or b""
         sums = np.frombuffer(raw, np.uint64).reshape(-1, _COUNTER_WORDS).sum(axis=0)
         return dict(zip(_COUNTERS, sums.tolist(), strict=False))
-
-    def filter_masks(self, frames: Frames) -> np.ndarray:
-        """Which filters match each of n exported frames: u64 (n,), bit i for the i-th. They see what was captured of a frame; the kernel saw all of it."""
-        masks = np.zeros(len(frames.begin), np.uint64)
-        for position, program in enumerate(self._filters[frames.link]):
-            if program is not None:
-                found = cbpf.matches(
-                    program, frames.data, frames.begin, frames.captured, frames.size, kind=frames.kind, ifindex=frames.ifindex
-                )  # fmt: skip
-                masks[found] |= np.uint64(1 << position)
-        return masks
 
     def arm(self, src_ip: bytes, src_port: int, dst_ip: bytes, dst_port: int, proto: int) -> None:
         """Export every packet of a conversation from now on, either way, whatever filters and budget say. Addresses have 16 bytes.

@@ -7,12 +7,24 @@ from __future__ import annotations
 
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass, replace
-from typing import Any, Final, Self
+from typing import Any, Final, NamedTuple, Self
+
+from daemoneye.nodeconfig import NodeConfig
 
 _MIB: Final = 1 << 20
 _SNAPLEN: Final = 1500
 _BUFFER_MB: Final = 100
 _CPU_PERCENT: Final = 10.0
+
+
+class Asking(NamedTuple):
+    """What one policy asks for: packets that its filter takes; conversations and DNS by switches, whatever the filter says; whether it allows evidence."""
+
+    name: str
+    filter: str
+    flows: bool = True
+    dns: bool = True
+    evidence: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -28,6 +40,9 @@ class Capture:
         flows: Whether conversations are counted, whatever the filters say.
         dns: Whether DNS is read, whatever the filters say.
         cpu_percent: What it may cost, in percent of one core.
+        xdp: Whether XDP is to count what arrives, where it can.
+        evidence: Whether parts of packets may be told (`packet_anomaly`).
+        policies: Who asks for it; none on one machine, where nobody is told apart.
     """
 
     interfaces: tuple[str, ...] = ("",)
@@ -38,6 +53,23 @@ class Capture:
     flows: bool = True
     dns: bool = True
     cpu_percent: float = _CPU_PERCENT
+    xdp: bool = False
+    evidence: bool = False
+    policies: tuple[Asking, ...] = ()
+
+    @classmethod
+    def from_config(cls, config: NodeConfig) -> Self | None:
+        """The capture of a node, and which of its policies asks for what; None if none does.
+
+        Raises:
+            ValueError, TypeError: A value is of another kind than this release reads.
+        """
+        whole = cls.from_network(config.network)
+        if whole is None:
+            return None
+        asking = ((policy.name, cls.from_network(policy.network)) for policy in config.policies)
+        policies = tuple(Asking(name, one.filters[0], one.flows, one.dns, one.evidence) for name, one in asking if one is not None)  # fmt: skip
+        return replace(whole, evidence=any(one.evidence for one in policies), policies=policies)
 
     @classmethod
     def from_network(cls, network: Mapping[str, Any]) -> Self | None:
@@ -57,12 +89,15 @@ class Capture:
             flows=bool(network.get("enable_flow_events", True)),
             dns=bool(network.get("enable_dns_events", True)),
             cpu_percent=float(network.get("capture_cpu_percent") or _CPU_PERCENT),
+            xdp=network.get("flow_counter") == "Xdp",
+            evidence=isinstance(kept := network.get("evidence"), Mapping) and kept.get("enabled") is True,
         )
 
     def without(self, filters: Collection[str]) -> Self | None:
-        """The same without filters that do not compile; None when nothing is left of it."""
+        """The same without filters that do not compile, and without the policies that have them; None when nothing is left of it."""
         kept = tuple(expression for expression in self.filters if expression not in filters)
-        return replace(self, filters=kept) if kept else None
+        asking = tuple(policy for policy in self.policies if policy.filter not in filters)
+        return replace(self, filters=kept, policies=asking) if kept else None
 
 
 def _texts(network: Mapping[str, Any], name: str) -> tuple[str, ...]:

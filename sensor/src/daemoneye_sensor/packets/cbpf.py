@@ -160,7 +160,7 @@ def matches(
     size: np.ndarray,
     *,
     kind: np.ndarray | None = None,
-    ifindex: int = 0,
+    ifindex: int | np.ndarray = 0,
 ) -> np.ndarray:
     """Which of n frames a filter matches, bool of shape (n,).
 
@@ -171,7 +171,7 @@ def matches(
         captured: Bytes of it that were captured; what lies behind them rejects, as with a capture file.
         size: Bytes that it had.
         kind: Packet types (`inbound`, `outbound`); None: all are for this host.
-        ifindex: Index of the interface (`ifindex`).
+        ifindex: Index of the interface (`ifindex`), of all or of each.
     """
     frames = _Frames(data, begin, captured, size, kind, ifindex)
     arriving: list[list[np.ndarray]] = [[] for _ in program.instructions]
@@ -205,7 +205,7 @@ class _Frames:
         captured: np.ndarray,
         size: np.ndarray,
         kind: np.ndarray | None,
-        ifindex: int,
+        ifindex: int | np.ndarray,
     ) -> None:
         n = len(begin)
         self.a, self.x = np.zeros(n, np.uint32), np.zeros(n, np.uint32)

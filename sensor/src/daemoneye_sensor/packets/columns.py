@@ -54,6 +54,7 @@ class Packets:
         payload: Where the payload of TCP or UDP begins (i64).
         length: Captured bytes of it (i64).
         cut: Whether the capture has not all of it.
+        taken: Which capture filters took the frame, a bit each (u64); None: nobody filters, or it is a count.
     """
 
     data: np.ndarray
@@ -75,6 +76,7 @@ class Packets:
     payload: np.ndarray
     length: np.ndarray
     cut: np.ndarray
+    taken: np.ndarray | None = None
 
     def __len__(self) -> int:
         """Packets."""

@@ -25,6 +25,7 @@ _HALF: Final = 1 << 31
 @dataclass(frozen=True, slots=True)
 class _Asked:
     time: int
+    policy_set: int
     request: http.Request
 
 
@@ -45,18 +46,18 @@ class Exchange:
         self._client_out = client_out
         self._client: Stream | None = None
         self._server: Stream | None = None
-        self._began = 0
+        self._began = 0, 0  # when the request did, and who asks for it
         self._body_until: int | None = None
         self._asked: deque[_Asked] = deque()
 
-    def add(self, rows: Rows, time: int, sequence: int, payload: bytes, *, out: bool) -> None:
-        """A segment.
+    def add(self, rows: Rows, time: int, sequence: int, payload: bytes, *, out: bool, policy_set: int = 0) -> None:
+        """A segment; `policy_set`: who asks for what begins with it.
 
         Raises:
             Malformed: It begins like a message and is none.
         """
         if out == self._client_out:
-            self._request(rows, time, sequence, payload)
+            self._request(rows, (time, policy_set), sequence, payload)
         elif self._asked:
             self._response(rows, time, sequence, payload)
 
@@ -66,7 +67,7 @@ class Exchange:
             self._tell(rows, self._asked.popleft(), None, 0)
         self.done = True
 
-    def _request(self, rows: Rows, time: int, sequence: int, payload: bytes) -> None:
+    def _request(self, rows: Rows, begins: tuple[int, int], sequence: int, payload: bytes) -> None:
         if self._client is None:
             if self._body_until is not None:
                 before = (self._body_until - sequence) % _WHOLE
@@ -74,7 +75,7 @@ class Exchange:
                     payload, sequence = payload[before:], sequence + before
             if not http.looks_like_request(payload):
                 return
-            self._client, self._began = Stream(sequence % _WHOLE), time
+            self._client, self._began = Stream(sequence % _WHOLE), begins
         if not self._client.add(sequence % _WHOLE, payload):
             if self._client.full:
                 self._client = None
@@ -85,14 +86,14 @@ class Exchange:
             if request is None:
                 self._client = start
                 return
-            self._asked.append(_Asked(self._began, request))
+            self._asked.append(_Asked(*self._began, request))
             if len(self._asked) > _OPEN:
                 self._tell(rows, self._asked.popleft(), None, 0)
             start.drop(request.size)
             body = request.content_length or 0
             self._body_until = (start.next - len(start.data) + body) % _WHOLE
             start.drop(body)
-            self._began = time
+            self._began = begins
 
     def _response(self, rows: Rows, time: int, sequence: int, payload: bytes) -> None:
         if self._server is None:
@@ -126,5 +127,5 @@ class Exchange:
         rows.add(
             HTTP_REQUEST, self._ends, asked.time, 0 if response else _UNSEEN, method=request.method, host=request.host,
             uri=request.uri, user_agent=request.user_agent, version=request.version, oddities=request.oddities,
-            request_bytes=min(request.content_length or 0, 0xFFFFFFFF), **values,
+            request_bytes=min(request.content_length or 0, 0xFFFFFFFF), policy_set=asked.policy_set, **values,
         )  # fmt: skip

@@ -31,10 +31,14 @@ class Handshake:
 
     service = "tls"
 
-    def __init__(self, ends: Ends, time: int, *, client_out: bool, ja3: bool = True) -> None:
-        """`ends` are the client's and the server's; `client_out`: the client is whoever opened the conversation; `ja3`: it is wanted."""
+    def __init__(self, ends: Ends, time: int, *, client_out: bool, ja3: bool = True, policy_set: int = 0) -> None:
+        """Begin with the ends of client and server.
+
+        `client_out`: the client is whoever opened the conversation; `ja3`: it is wanted; `policy_set`: who asks for it.
+        """
         self.done = False
         self._ja3 = ja3
+        self._policy_set = policy_set
         self.incomplete = True
         self._ends = ends
         self._time = time
@@ -43,7 +47,7 @@ class Handshake:
         self._server: Stream | None = None
         self._hello: tls.ClientHello | None = None
 
-    def add(self, rows: Rows, time: int, sequence: int, payload: bytes, *, out: bool) -> None:  # noqa: ARG002 - as all that read a connection
+    def add(self, rows: Rows, time: int, sequence: int, payload: bytes, *, out: bool, policy_set: int = 0) -> None:  # noqa: ARG002 - as all that read a connection
         """A segment.
 
         Raises:
@@ -92,5 +96,5 @@ class Handshake:
             }  # fmt: skip
         rows.add(
             TLS_CLIENT_HELLO, self._ends, self._time, flags, sni=hello.sni, alpn=hello.alpn, version=hello.version, ja3=ja.ja3(hello) if self._ja3 else "",
-            ja4=ja.ja4(hello, "t"), hello_bytes=min(hello.length, 0xFFFF), **values,
+            ja4=ja.ja4(hello, "t"), hello_bytes=min(hello.length, 0xFFFF), policy_set=self._policy_set, **values,
         )  # fmt: skip

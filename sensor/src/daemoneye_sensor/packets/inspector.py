@@ -7,6 +7,7 @@ Responsible for the order of things, for what is remembered of a conversation an
 from __future__ import annotations
 
 from collections import Counter, OrderedDict
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Final, NamedTuple, Protocol
 
@@ -19,17 +20,22 @@ from daemoneye_sensor.l7.errors import Malformed
 from daemoneye_sensor.packets import columns as c
 from daemoneye_sensor.packets.columns import Packets
 from daemoneye_sensor.packets.exchanges import Exchange
-from daemoneye_sensor.packets.flows import SERVICES, FlowTable
+from daemoneye_sensor.packets.flows import SERVICES, FlowTable, Placed
 from daemoneye_sensor.packets.handshakes import Handshake, hello_flags
+from daemoneye_sensor.packets.oddities import UNKNOWN, Oddities
 from daemoneye_sensor.packets.questions import WAIT_NS, Dialogue, Questions
 from daemoneye_sensor.packets.rows import Ends, Rows, ends_of
-from daemoneye_sensor.packets.selection import DNS_PORTS, SURE, select
+from daemoneye_sensor.packets.selection import DNS_PORTS, SURE, odd, select
 from daemoneye_sensor.packets.stream import MAX_BYTES
 
 MAX_OPEN: Final = 2048
 """Connections whose bytes are put together at once, and as many of QUIC: 128 KiB each at worst."""
 _EARLY: Final = 16
 """Segments of a connection and block that are kept because what they go on may have been overtaken by them."""
+_BEGINNING: Final = 8
+"""Packets of a connection, of both directions, while it counts as just begun."""
+_ODD: Final = 64
+"""Packets of a block that are looked at for what is odd."""
 
 
 class _Reader(Protocol):
@@ -39,7 +45,7 @@ class _Reader(Protocol):
     done: bool
     incomplete: bool
 
-    def add(self, rows: Rows, time: int, sequence: int, payload: bytes, *, out: bool) -> None: ...
+    def add(self, rows: Rows, time: int, sequence: int, payload: bytes, *, out: bool, policy_set: int = 0) -> None: ...
 
     def end(self, rows: Rows) -> None: ...
 
@@ -62,6 +68,16 @@ class _Open:
     out: bool
 
 
+class _Segment(NamedTuple):
+    """A segment with payload as its connection's reader is given it."""
+
+    time: int
+    sequence: int
+    payload: bytes
+    out: bool
+    policy_set: int
+
+
 class _Read(NamedTuple):
     """A connection that was read: what it spoke, and where and by whom that was begun."""
 
@@ -77,6 +93,7 @@ class _Beginning:
     initials: quic.Initials | None
     ends: Ends
     time: int
+    policy_set: int
 
 
 class Inspector:
@@ -87,6 +104,7 @@ class Inspector:
         malformed: Messages that could not be read, by protocol.
         incomplete: Handshakes whose hello began and was never whole.
         ja3: Whether JA3 is computed.
+        oddities: Who is shown packets that nobody could read or knows.
     """
 
     def __init__(self, interface: str = "") -> None:
@@ -94,11 +112,13 @@ class Inspector:
         self.malformed: Counter[str] = Counter()
         self.incomplete = 0
         self.ja3 = True
+        self.oddities: Oddities | None = None
+        self._odd: OrderedDict[int, None] = OrderedDict()
         self._rows = Rows()
         self._questions = Questions(self._rows)
         self._open: OrderedDict[int, _Open] = OrderedDict()
         self._read: OrderedDict[int, _Read] = OrderedDict()
-        self._early: dict[int, list[tuple[int, int, bytes, bool]]] = {}
+        self._early: dict[int, list[_Segment]] = {}
         self._initials: OrderedDict[int, _Beginning] = OrderedDict()
 
     @property
@@ -125,20 +145,31 @@ class Inspector:
         self._expire(now)
         return [section for section in (*self._rows.take(), self.flows.due(now)) if len(section.rows)]
 
-    def read(self, packets: Packets) -> list[Section]:
-        """A block of captured packets, in order of time: the rows of what they say."""
+    def read(self, packets: Packets, askers: Callable[[int], int] | None = None) -> list[Section]:
+        """A block of captured packets, in order of time: the rows of what they say.
+
+        `askers` gives the set of policies that ask for what begins with a packet, by the filters that took it (`Packets.taken`); None: there are no
+        policies.
+        """
         placed, told = self.flows.add(packets)
         chosen = select(packets, placed, self._waiting(), self.flows.rows["service"] != 0)
         slots = placed.slot[chosen]
         rows = self.flows.rows[slots]
         about = (chosen, slots, rows["flow"], placed.out[chosen], packets.time[chosen])
+        sets = (
+            [0] * len(chosen)
+            if askers is None or packets.taken is None
+            else [askers(mask) for mask in packets.taken[chosen].tolist()]
+        )
         spoken: dict[int, int] = {}
-        for ends, i, slot, flow, out, time in zip(
-            ends_of(self.flows, rows), *(column.tolist() for column in about), strict=True
+        for ends, policy_set, i, slot, flow, out, time in zip(
+            ends_of(self.flows, rows), sets, *(column.tolist() for column in about), strict=True
         ):
-            if service := self._look(packets, i, ends, flow, time, out=out):
+            if service := self._look(packets, i, ends, flow, time, out=out, policy_set=policy_set):
                 spoken[slot] = SERVICES.index(service)
         self.flows.rows["service"][list(spoken)] = list(spoken.values())
+        if self.oddities is not None and self.oddities.wanted:
+            self._unknown(packets, placed, askers, self.oddities)
         self._early.clear()
         return [section for section in (told, *self._rows.take()) if len(section.rows)]
 
@@ -157,7 +188,7 @@ class Inspector:
             waiting[used] = np.isin(rows["flow"][used], np.fromiter(self._open, np.uint64, len(self._open)))
         return waiting
 
-    def _look(self, packets: Packets, i: int, ends: Ends, flow: int, time: int, *, out: bool) -> str:
+    def _look(self, packets: Packets, i: int, ends: Ends, flow: int, time: int, *, out: bool, policy_set: int) -> str:
         """One packet; what its conversation speaks, if it says so. Nothing that it says ends more than its own message."""
         begin = int(packets.payload[i])
         payload = packets.data[begin : begin + int(packets.length[i])].tobytes()
@@ -166,13 +197,13 @@ class Inspector:
             if ends.proto == c.TCP:
                 # A SYN, which may have data (RFC 7413), counts as a byte before them.
                 sequence = int(packets.sequence[i]) + bool(packets.tcp_flags[i] & c.SYN)
-                return self._segment(ends, flow, time, sequence % (1 << 32), payload, out=out)
+                return self._segment(ends, flow, _Segment(time, sequence % (1 << 32), payload, out, policy_set))
             if ends.src_port in DNS_PORTS or ends.dst_port in DNS_PORTS:
                 what = "dns"
                 self._questions.add(flow, ends if out else ends.turned(), time, payload, cut=bool(packets.cut[i]))
             elif out:  # the server's Initials answer these and are passed over
                 what = "quic"
-                self._initial(ends, flow, time, payload)
+                self._initial(ends, flow, time, payload, policy_set)
         except Malformed:
             if (open_ := self._open.pop(flow, None)) is not None:
                 what = open_.reader.service if open_.sure else ""
@@ -180,46 +211,69 @@ class Inspector:
                 self._remember(flow, open_)
             if what:
                 self.malformed[what] += 1
+                if self.oddities is not None:
+                    self.oddities.offer(f"malformed_{what}", ends, time, payload, out=out, policy_set=policy_set)
             return ""
         return what
 
-    def _segment(self, ends: Ends, flow: int, time: int, sequence: int, payload: bytes, *, out: bool) -> str:
+    def _unknown(
+        self, packets: Packets, placed: Placed, askers: Callable[[int], int] | None, oddities: Oddities
+    ) -> None:
+        """Choose the first packets of connections to well-known ports that speak nothing that is known."""
+        chosen = odd(packets, placed, self.flows.rows["service"] != 0)
+        rows = self.flows.rows[placed.slot[chosen]]
+        begun = np.flatnonzero(rows["src_packets"] + rows["dst_packets"] <= _BEGINNING)[:_ODD]
+        chosen, rows = chosen[begun], rows[begun]
+        for ends, flow, i in zip(ends_of(self.flows, rows), rows["flow"].tolist(), chosen.tolist(), strict=True):
+            if flow in self._open or flow in self._read or flow in self._odd:
+                continue
+            self._odd[flow] = None
+            if len(self._odd) > MAX_OPEN:
+                self._odd.popitem(last=False)
+            begin = int(packets.payload[i])
+            payload = packets.data[begin : begin + int(packets.length[i])].tobytes()
+            policy_set = 0 if askers is None or packets.taken is None else askers(int(packets.taken[i]))
+            oddities.offer(UNKNOWN, ends, int(packets.time[i]), payload, out=bool(placed.out[i]), policy_set=policy_set)
+
+    def _segment(self, ends: Ends, flow: int, segment: _Segment) -> str:
+        _, sequence, payload, out, _ = segment
         open_ = self._open.get(flow)
         if open_ is not None and not open_.sure and out != open_.out and _begins(payload):
             open_ = None  # PostgreSQL's server says "S", as SUBSCRIBE does, and the client begins TLS
-        segments = [(time, sequence, payload, out)]
+        segments = [segment]
         if open_ is None:
             if (read := self._read.get(flow)) is not None and _goes_on(read, sequence, out=out):
                 return ""
-            reader = self._reader(ends, flow, time, payload, out=out)
+            reader = self._reader(ends, flow, segment)
             if reader is None:
                 early = self._early.setdefault(flow, [])
                 early += segments[: _EARLY - len(early)]
                 return "stratum" if stratum.looks_like(payload) else ""
-            open_ = self._open[flow] = _Open(reader, time, len(payload) >= SURE, sequence, out)
+            open_ = self._open[flow] = _Open(reader, segment.time, len(payload) >= SURE, sequence, out)
             if len(self._open) > MAX_OPEN:
                 self._end(self._open.popitem(last=False)[1])
             segments += [
                 one
                 for one in self._early.pop(flow, ())
-                if one[3] == out and 0 < (one[1] - sequence) % (1 << 32) < MAX_BYTES
+                if one.out == out and 0 < (one.sequence - sequence) % (1 << 32) < MAX_BYTES
             ]
-        open_.time = time
+        open_.time = segment.time
         self._open.move_to_end(flow)
-        for when, place, data, side in segments:
-            open_.reader.add(self._rows, when, place, data, out=side)
+        for time, place, data, side, policy_set in segments:
+            open_.reader.add(self._rows, time, place, data, out=side, policy_set=policy_set)
         if open_.reader.done:
             self._open.pop(flow, None)
             self._remember(flow, open_)
         return open_.reader.service if open_.sure else ""
 
-    def _reader(self, ends: Ends, flow: int, time: int, payload: bytes, *, out: bool) -> _Reader | None:
+    def _reader(self, ends: Ends, flow: int, segment: _Segment) -> _Reader | None:
         """Whoever reads a connection that goes on with this segment; None if it begins nothing that is known."""
+        time, _, payload, out, policy_set = segment
         if ends.dst_port in DNS_PORTS or ends.src_port in DNS_PORTS:
             return Dialogue(self._questions, flow, ends)
         sides = ends if out else ends.turned()
         if tls.looks_like(payload):
-            return Handshake(sides, time, client_out=out, ja3=self.ja3)
+            return Handshake(sides, time, client_out=out, ja3=self.ja3, policy_set=policy_set)
         return Exchange(sides, client_out=out) if http.looks_like_request(payload) else None
 
     def _remember(self, flow: int, open_: _Open) -> None:
@@ -228,10 +282,10 @@ class Inspector:
         if len(self._read) > MAX_OPEN:
             self._read.popitem(last=False)
 
-    def _initial(self, ends: Ends, flow: int, time: int, payload: bytes) -> None:
+    def _initial(self, ends: Ends, flow: int, time: int, payload: bytes, policy_set: int) -> None:
         """A datagram from the client with QUIC's long header."""
         if flow not in self._initials:
-            self._initials[flow] = _Beginning(quic.Initials(), ends, time)
+            self._initials[flow] = _Beginning(quic.Initials(), ends, time, policy_set)
             if len(self._initials) > MAX_OPEN:
                 self._give_up(self._initials.popitem(last=False)[1])
         began = self._initials[flow]
@@ -242,6 +296,7 @@ class Inspector:
             self._rows.add(
                 QUIC_INITIAL, began.ends, began.time, hello_flags(hello), sni=hello.sni, alpn=hello.alpn, ja4=ja.ja4(hello, "q"),
                 version=began.initials.version, connection_id=began.initials.dcid.hex(), hello_bytes=hello.length,
+                policy_set=began.policy_set,
             )  # fmt: skip
             began.initials = None
 

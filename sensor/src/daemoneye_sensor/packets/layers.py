@@ -67,6 +67,7 @@ class Decoder:
         kind: int,
         *,
         interface: np.ndarray | None = None,
+        taken: np.ndarray | None = None,
     ) -> Packets:
         """The IP packets among n frames.
 
@@ -78,6 +79,7 @@ class Decoder:
             time: Its moment, ns.
             kind: Link type.
             interface: Number of the interface of each; None: all are of interface 0.
+            taken: Which capture filters took each (`Packets.taken`).
         """
         self.seen.frames += len(begin)
         if kind not in link.KNOWN:
@@ -104,6 +106,7 @@ class Decoder:
         packets.time, packets.vlan = time[kept].astype(np.uint64), vlan[kept]
         packets.last, packets.count = packets.time, np.ones(len(kept), np.int64)
         packets.interface = np.zeros(len(kept), np.uint16) if interface is None else interface[kept].astype(np.uint16)
+        packets.taken = None if taken is None else taken[kept]
         for code, count in enumerate(np.bincount(fate, minlength=len(Fate)).tolist()):
             if code and count:
                 self.seen.passed[Fate(code)] += count

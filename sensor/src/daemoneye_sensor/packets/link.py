@@ -25,13 +25,13 @@ _TAGS: Final = 3
 # Link type: bytes before the payload, and where among them the EtherType stands.
 _TYPED: Final = {1: (14, 12), 113: (16, 14), 276: (20, 0)}
 # Link types whose frames are IP packets and nothing else.
-_RAW: Final = (12, 14, 101, 228, 229)
+RAW: Final = (12, 14, 101, 228, 229)
 # BSD's loopback: an address family in the byte order of whoever wrote the file (0) or in that of the network (108).
 _FAMILY: Final = (0, 108)
 _AF_INET: Final = 2
 _AF_INET6: Final = (10, 24, 28, 30)
 
-KNOWN: Final = frozenset((*_TYPED, *_RAW, *_FAMILY))
+KNOWN: Final = frozenset((*_TYPED, *RAW, *_FAMILY))
 """Link types that can be read."""
 
 

@@ -10,6 +10,7 @@ import numpy as np
 
 from daemoneye_sensor.packets.capture import CaptureProgram
 from daemoneye_sensor.packets.columns import Packets
+from daemoneye_sensor.packets.compiling import Filters
 from daemoneye_sensor.packets.frames import Frames
 from daemoneye_sensor.packets.layers import Decoder
 
@@ -24,7 +25,9 @@ class Watcher(Protocol):
         """Frames that were read, names of the interfaces by index, and how many frames each one's ring lost since it was opened."""
 
 
-def packets_of(decoder: Decoder, shown: Sequence[Frames], numbers: Mapping[int, int]) -> Iterator[Packets]:
+def packets_of(
+    decoder: Decoder, shown: Sequence[Frames], numbers: Mapping[int, int], filters: Filters
+) -> Iterator[Packets]:
     """The packets among frames of any interfaces in order of time, one block a link type. The kernel has counted them already.
 
     A block costs the same whether it has ten packets or a thousand, so the frames of many interfaces are one.
@@ -33,6 +36,7 @@ def packets_of(decoder: Decoder, shown: Sequence[Frames], numbers: Mapping[int, 
         decoder: Reads them.
         shown: Frames of interfaces that are known.
         numbers: Number of each interface by its index.
+        filters: The capture's, which are asked of every frame: what is evidence comes whatever they say.
     """
     by_link: defaultdict[int, list[Frames]] = defaultdict(list)
     for frames in shown:
@@ -41,15 +45,17 @@ def packets_of(decoder: Decoder, shown: Sequence[Frames], numbers: Mapping[int, 
         data = parts[0].data if len(parts) == 1 else np.concatenate([part.data for part in parts])
         before = np.cumsum([0, *(len(part.data) for part in parts[:-1])]).tolist()
         begin = np.concatenate([part.begin + at for part, at in zip(parts, before, strict=True)])
-        captured, size, time = (
-            np.concatenate([getattr(part, name) for part in parts]) for name in ("captured", "size", "time")
+        captured, size, time, kind = (
+            np.concatenate([getattr(part, name) for part in parts]) for name in ("captured", "size", "time", "kind")
         )
-        shown_by = np.array([numbers[part.ifindex] for part in parts], np.uint16)
-        interface = np.repeat(shown_by, [len(part.time) for part in parts])
+        lengths = [len(part.time) for part in parts]
+        interface = np.repeat(np.array([numbers[part.ifindex] for part in parts], np.uint16), lengths)
+        ifindex = np.repeat([part.ifindex for part in parts], lengths)
+        taken = filters.masks(link, data, begin, captured, size, kind=kind, ifindex=ifindex)
         order = np.argsort(time, kind="stable")
         packets = decoder.decode(
-            data, begin[order], captured[order], size[order], time[order], link, interface=interface[order]
-        )
+            data, begin[order], captured[order], size[order], time[order], link, interface=interface[order], taken=taken[order]
+        )  # fmt: skip
         packets.count = np.zeros(len(packets), np.int64)
         yield packets
 

@@ -102,7 +102,7 @@ class Dialogue:
         self._ends = ends, ends.turned()
         self._streams: dict[bool, Stream] = {}
 
-    def add(self, rows: Rows, time: int, sequence: int, payload: bytes, *, out: bool) -> None:  # noqa: ARG002 - the questions have theirs
+    def add(self, rows: Rows, time: int, sequence: int, payload: bytes, *, out: bool, policy_set: int = 0) -> None:  # noqa: ARG002 - the questions have their rows, and DNS a switch of its own
         """A segment.
 
         Raises:

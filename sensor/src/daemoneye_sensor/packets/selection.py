@@ -1,4 +1,7 @@
-"""Which packets of a block a parser is to see: by their first bytes, and those that go on what one of them began."""
+"""Which packets of a block a parser is to see: by their first bytes, and those that go on what one of them began.
+
+Packets that no capture filter took are seen for DNS alone, which has a switch of its own.
+"""
 
 from __future__ import annotations
 
@@ -10,11 +13,13 @@ from daemoneye_sensor.l7 import http, stratum
 from daemoneye_sensor.packets import columns as c
 from daemoneye_sensor.packets.columns import Packets, any_of, be32
 from daemoneye_sensor.packets.flows import Placed
+from daemoneye_sensor.packets.oddities import EXPECTED
 
 DNS_PORTS: Final = (53, 5353)
 # How requests begin (`daemoneye_sensor.l7.http` says which methods there are).
 _METHODS: Final = np.array([int.from_bytes(method) for method in sorted({method[:4] for method in http.METHODS})])
 _CALLS: Final = tuple(int.from_bytes(beginning) for beginning in stratum.BEGINNINGS)
+_SSH, _HTTP2 = (int.from_bytes(beginning) for beginning in (b"SSH-", b"PRI "))
 _QUIC_VERSIONS: Final = (1, 0x6B3343CF, *range(0xFF00001D, 0xFF000023))
 _QUIC_LEAST: Final = 1000
 """Datagrams with Initials are padded to 1,200 bytes (RFC 9000, 14.1)."""
@@ -36,8 +41,10 @@ def select(packets: Packets, placed: Placed, waiting: np.ndarray, known: np.ndar
         known: Whether it is known what a conversation speaks, likewise.
     """
     filled = (packets.length > 0) & ~placed.again
-    tcp, udp = filled & (packets.proto == c.TCP), filled & (packets.proto == c.UDP)
     dns = any_of(packets.src_port, DNS_PORTS) | any_of(packets.dst_port, DNS_PORTS)
+    if packets.taken is not None:
+        filled &= (packets.taken != 0) | dns
+    tcp, udp = filled & (packets.proto == c.TCP), filled & (packets.proto == c.UDP)
     begins = np.zeros(len(packets), bool)
     quads = np.flatnonzero((tcp | udp) & (packets.length >= SURE))
     word = be32(packets.data, packets.payload[quads])
@@ -58,6 +65,19 @@ def select(packets: Packets, placed: Placed, waiting: np.ndarray, known: np.ndar
     following = np.flatnonzero(tcp & interesting[placed.slot])
     chosen[following[_rank(placed.slot[following]) < _FOLLOWING]] = True
     return np.flatnonzero(chosen | begins)
+
+
+def odd(packets: Packets, placed: Placed, known: np.ndarray) -> np.ndarray:
+    """Positions of packets to well-known ports of TCP that begin none of the protocols that are known, ascending; `known` as above."""
+    filled = (packets.length >= SURE) & ~placed.again & (packets.proto == c.TCP) & ~known[placed.slot]
+    if packets.taken is not None:
+        filled &= packets.taken != 0
+    at = np.flatnonzero(filled & any_of(packets.dst_port, EXPECTED))
+    word = be32(packets.data, packets.payload[at])
+    # Whatever TLS sends begins with a type of 20 to 23 and a version of 3.
+    tls = (word >> 26 == 0x14 >> 2) & (word >> 16 & 0xFF == 3)
+    ssh = (word == _SSH) & (packets.dst_port[at] == 22)
+    return at[~(tls | ssh | np.isin(word, _METHODS) | any_of(word, (*_CALLS, _HTTP2)))]
 
 
 def _rank(group: np.ndarray) -> np.ndarray:

@@ -324,7 +324,12 @@ class EbpfSource:
             "excluded": self._counters.excluded + self._explainer.excluded,
             "taken_over": kernel.taken_over,
             "missed": kernel.missed(),
-            "sockets": {"open": self._sockets.open if self._sockets else 0, "missing": self.missing},
+            "sockets": {
+                "open": self._sockets.open if self._sockets else 0,
+                "missing": self.missing,
+                "instead": kernel.instead,
+                "packets_dropped": kernel.packets_dropped(),
+            },
         }
 
     @property

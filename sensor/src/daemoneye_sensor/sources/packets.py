@@ -21,6 +21,8 @@ import numpy as np
 from daemoneye.events.codec import Section
 from daemoneye.events.packet_flow import PACKET_FLOW
 from daemoneye_sensor import bpfsys, procfs
+from daemoneye_sensor.packets.arrivals import Arrivals
+from daemoneye_sensor.packets.askers import Askers
 from daemoneye_sensor.packets.capture import CaptureProgram
 from daemoneye_sensor.packets.capturing import Capture
 from daemoneye_sensor.packets.columns import REASONS, Fate
@@ -30,6 +32,7 @@ from daemoneye_sensor.packets.inspector import Inspector
 from daemoneye_sensor.packets.layers import Decoder
 from daemoneye_sensor.packets.links import Link
 from daemoneye_sensor.packets.live import Watcher, packets_from, packets_of
+from daemoneye_sensor.packets.oddities import Oddities
 from daemoneye_sensor.packets.taps import DEGRADED, Taps
 from daemoneye_sensor.sources.base import Drain, Lost, Origin
 from daemoneye_sensor.sources.batches import batches
@@ -46,20 +49,23 @@ _SEGMENTS: Final = 32
 """Segments of a message that follow its first, when all is well."""
 _EXPORTS: Final = ("tls", "http", "quic", "json")
 
-# What is lost, by kind: the stage that loses it, and why. The first five are the program's own counters.
-_LOSSES: Final[dict[str, tuple[str, str]]] = {
-    "map_full": ("capture", "packets of conversations for which the kernel's table had no room"),
-    "over_budget": ("capture", "packets that were not looked at: the CPU budget is used up"),
-    "fragments": ("capture", "later fragments: they count for no conversation"),
-    "short": ("decode", f"frames: {REASONS[Fate.SHORT]}"),
-    "malformed": ("decode", f"frames: {REASONS[Fate.MALFORMED]}"),
-    "fragment": ("decode", f"frames: {REASONS[Fate.FRAGMENT]}"),
-    "link": ("decode", f"frames: {REASONS[Fate.LINK]}"),
-    "incomplete": ("decode", "handshakes whose beginning is not whole"),
+# Why something is lost, by kind. All of it is stage `capture`: frames and what they carry are no events yet. The first five are the program's own
+# counters.
+_LOSSES: Final = {
+    "map_full": "packets of conversations for which the kernel's table had no room",
+    "over_budget": "packets that were not looked at: the CPU budget is used up",
+    "fragments": "later fragments: they count for no conversation",
+    "short": f"frames: {REASONS[Fate.SHORT]}",
+    "malformed": f"frames: {REASONS[Fate.MALFORMED]}",
+    "fragment": f"frames: {REASONS[Fate.FRAGMENT]}",
+    "link": f"frames: {REASONS[Fate.LINK]}",
+    "incomplete": "handshakes whose beginning is not whole",
 }
 FAULTS: Final = (*_LOSSES, "dns", "http", "quic", "tls")
 """Kinds of what is lost beside what the rings had no room for: of frames, and of messages by protocol."""
 _COUNTED: Final = ("map_full", "over_budget", "fragments", "short", "malformed")
+_READABLE: Final = frozenset(_COUNTED[:3])
+"""Kinds that say nothing of what was sent."""
 
 _log = logging.getLogger(__name__)
 
@@ -74,7 +80,13 @@ class PacketSource:
     patient = False
 
     def __init__(
-        self, *, bpf_dir: Path, capture: Capture, netns: Path | None = None, watcher: Watcher | None = None
+        self,
+        *,
+        bpf_dir: Path,
+        capture: Capture,
+        netns: Path | None = None,
+        watcher: Watcher | None = None,
+        oddities: Oddities | None = None,
     ) -> None:
         """Nothing is loaded before `open`.
 
@@ -83,16 +95,22 @@ class PacketSource:
             capture: What is to be captured.
             netns: Network namespace whose interfaces are meant, as a file (`/proc/1/ns/net` is the node's); None: our own.
             watcher: Who else is shown what is read.
+            oddities: Who takes packets apart that nobody could read or knows.
         """
         self._bpf_dir = bpf_dir
         self._capture = capture
+        self._askers = Askers(capture)
         self._netns = netns
         self._watcher = watcher
         self._program: CaptureProgram | None = None
         self._taps: Taps | None = None
+        self._arrivals = Arrivals(netns)
         self._decoder = Decoder()
         self._inspector = Inspector()
         self._inspector.flows.names.clear()  # they come with their interfaces
+        self._oddities = self._inspector.oddities = Oddities() if oddities is None else oddities
+        self._apart = oddities is not None
+        self._oddities.wanted = self._apart and capture.evidence
         self._governor = Governor(capture.cpu_percent)
         self._ready: deque[Drain] = deque()
         self._more = False
@@ -107,7 +125,7 @@ class PacketSource:
         self._spent = 0.0
         self._judged = 0, 0
         self._degraded_until = float("-inf")
-        self._told: Counter[tuple[str, str]] = Counter()
+        self._told: Counter[str] = Counter()
 
     @property
     def capture(self) -> Capture:
@@ -142,9 +160,15 @@ class PacketSource:
         Raises:
             MachineError: Its program cannot be loaded; the former capture goes on.
         """
-        if replace(capture, cpu_percent=self._capture.cpu_percent) != self._capture:
+        former = self._capture
+        alike = replace(capture, cpu_percent=former.cpu_percent, policies=former.policies, evidence=former.evidence)
+        self._oddities.wanted = self._apart and capture.evidence
+        if alike != former:
             self._renew(capture)
+        elif capture.evidence != former.evidence and self._program is not None:
+            self._speak(self._program)
         self._capture = capture
+        self._askers.follow(capture)
         self._governor.percent = capture.cpu_percent
 
     def wake_fd(self) -> int | None:
@@ -175,11 +199,7 @@ class PacketSource:
         """Frames, counts and messages that were lost."""
         now = self._losses()
         told, self._told = self._told, now
-        return [
-            Lost(stage, "", count - told[stage, why], why, "bulk")
-            for (stage, why), count in now.items()
-            if count > told[stage, why]
-        ]
+        return [Lost("capture", "", count - told[why], why, "bulk") for why, count in now.items() if count > told[why]]
 
     def positions(self) -> dict[str, int]:
         """None."""
@@ -191,7 +211,7 @@ class PacketSource:
             return "", ""
         for number, words in self._program.problems.items():
             return "BadFilter", f"captureFilter {self._capture.filters[number]!r}: {words}"
-        if (problem := self._taps.problem())[0]:
+        if (problem := self._taps.problem())[0] or (problem := self._arrivals.problem())[0]:
             return problem
         if self._governor.level:
             spent = f"capture costs more than {self._governor.percent:g} % of a processor"
@@ -209,12 +229,12 @@ class PacketSource:
         flows = self._inspector.flows
         return {
             "records": {"packets": self._rows},
-            "interfaces": self._taps.status() if self._taps else {},
+            "interfaces": self._interfaces(),
             "frames": self._counters["frames"],
             "exported": self._counters["exported"],
             "dropped": self._dropped,
             "faults": dict(self._faults()),
-            "malformed": sum(count for (stage, _), count in self._losses().items() if stage == "decode"),
+            "malformed": sum(count for kind, count in self._faults().items() if kind not in _READABLE),
             "conversations": len(flows),
             "evicted": flows.evicted,
             "shown_again": flows.again,
@@ -234,6 +254,7 @@ class PacketSource:
 
     def close(self, *, keep: bool) -> None:  # noqa: ARG002 - there is nothing to take over
         """End; nothing stays in the kernel, whatever `keep` says."""
+        self._arrivals.close()
         if self._taps is not None:
             self._taps.close()
         if self._program is not None:
@@ -247,12 +268,22 @@ class PacketSource:
             raise RuntimeError("the source is not open")
         return self._program, self._taps
 
+    def _interfaces(self) -> dict[str, dict[str, object]]:
+        """What the interfaces showed, and who counts what arrives at each."""
+        if self._taps is None:
+            return {}
+        told = self._taps.status()
+        for index, captured in list(self._taps.captured.items()):
+            told.setdefault(captured.group, {})["counter"] = self._arrivals.counter(index)
+        return told
+
     # --- one look
 
     def _look(self, now: float) -> tuple[list[Section], bool]:
         program, taps = self._open
         numbers = taps.numbers()
         self._went += taps.look(now)
+        self._arrivals.follow(program, taps.captured if self._capture.xdp else {}, now)
         numbers |= taps.numbers()
         names = self._inspector.flows.names
         names |= {captured.number: captured.link.name.encode() for captured in taps.captured.values()}
@@ -261,7 +292,7 @@ class PacketSource:
             captured = taps.captured.items()
             drops = {index: one.told[1] for index, one in captured}
             self._watcher.look(shown, {index: one.link.name for index, one in captured}, drops)
-        sections = self._read(shown, numbers)
+        sections = self._read(shown, numbers, program)
         if now - self._counted_at >= COUNT_S or self._went or self._finishing:
             self._counted_at = now
             sections += self._count(self._flows(program, taps), numbers)
@@ -269,14 +300,15 @@ class PacketSource:
             sections += [self._inspector.flows.leave(number) for number in self._went]
             self._went.clear()
             sections += self._inspector.turn(time.clock_gettime_ns(time.CLOCK_BOOTTIME))
+        sections += self._oddities.rows()
         if self._finishing and not more:
             sections += self._inspector.end()
         return sections, more
 
-    def _read(self, shown: Sequence[Frames], numbers: Mapping[int, int]) -> list[Section]:
-        """What frames say."""
-        blocks = packets_of(self._decoder, shown, numbers)
-        return [section for packets in blocks for section in self._inspector.read(packets)]
+    def _read(self, shown: Sequence[Frames], numbers: Mapping[int, int], program: CaptureProgram) -> list[Section]:
+        """What frames say that a program exported."""
+        blocks = packets_of(self._decoder, shown, numbers, program.filters)
+        return [section for packets in blocks for section in self._inspector.read(packets, self._askers.by_filters)]
 
     def _count(self, flows: np.ndarray, numbers: Mapping[int, int]) -> list[Section]:
         """Add what the kernel counted."""
@@ -307,7 +339,8 @@ class PacketSource:
 
     def _drains(self, sections: list[Section]) -> list[Drain]:
         wanted = [one for one in sections if self._capture.flows or one.record is not PACKET_FLOW]
-        return batches("bulk", wanted, _ROWS)
+        self._askers.mark(wanted)
+        return [replace(one, sections=self._askers.named(one.sections)) for one in batches("bulk", wanted, _ROWS)]
 
     # --- program and cost
 
@@ -315,14 +348,15 @@ class PacketSource:
         """Another program and other rings take over; for so long both are there. One falls silent and the other begins within microseconds."""
         program, taps = self._open
         fresh, opened = self._begin(capture)
-        program.set(flows=0, dns=0, **dict.fromkeys(_EXPORTS, 0))
+        program.set(flows=0, dns=0, odd=0, **dict.fromkeys(_EXPORTS, 0))
         self._capture, self._program, self._taps = capture, fresh, opened
+        self._arrivals.move(fresh) if capture.xdp else self._arrivals.close()
         self._speak(fresh)
         self._follow(fresh)
         numbers = taps.numbers()
         flows = self._flows(program, taps)
         taps.close()
-        self._ready.extend(self._drains([*self._read(taps.rest, numbers), *self._count(flows, numbers)]))
+        self._ready.extend(self._drains([*self._read(taps.rest, numbers, program), *self._count(flows, numbers)]))
         self._before += Counter(program.counters())
         self._went += [number for number in numbers.values() if number not in opened.numbers().values()]
         program.close()
@@ -330,7 +364,9 @@ class PacketSource:
 
     def _begin(self, capture: Capture) -> tuple[CaptureProgram, Taps]:
         """A program that is silent yet, with its taps."""
-        program = CaptureProgram.load(self._bpf_dir, [(one, capture.snaplen) for one in capture.filters])
+        program = CaptureProgram.load(
+            self._bpf_dir, [(one, capture.snaplen) for one in capture.filters], xdp=capture.xdp
+        )
         try:
             program.set(flows=0, dns=0, **dict.fromkeys(_EXPORTS, 0))
             known = {} if self._taps is None else self._taps.numbers()
@@ -359,6 +395,7 @@ class PacketSource:
         program.set(
             flows=int(self._capture.flows), dns=int(self._capture.dns), **dict.fromkeys(_EXPORTS, 1), snaplen=self._capture.snaplen,
             follow=_SEGMENTS if level < Level.FEW_SEGMENTS else _FEW, budget=0 if level < Level.FLOWS_ONLY else 1,
+            odd=int(self._oddities.wanted and level < Level.FEW_SEGMENTS),
         )  # fmt: skip
 
     def _govern(self, now: float, spent: float) -> None:
@@ -377,7 +414,7 @@ class PacketSource:
         """Seconds that the program took since the last call, as far as the kernel counts that (kernel.bpf_stats_enabled)."""
         if self._program is None:
             return 0.0
-        fds = self._program.fd, self._program.raw_fd
+        fds = self._program.fd, self._program.raw_fd, *self._program.xdp
         spent = sum(int(bpfsys.fdinfo(fd).get("run_time_ns", 0)) for fd in fds)
         before, self._kernel_ns = self._kernel_ns, spent
         return max(spent - before, 0) / 1e9
@@ -391,11 +428,11 @@ class PacketSource:
         faults["incomplete"] += self._inspector.incomplete
         return faults
 
-    def _losses(self) -> Counter[tuple[str, str]]:
-        """How much was lost since the start, by stage and reason."""
-        losses: Counter[tuple[str, str]] = Counter()
+    def _losses(self) -> Counter[str]:
+        """How much was lost since the start, by reason."""
+        losses: Counter[str] = Counter()
         for kind, count in self._faults().items():
-            losses[_LOSSES.get(kind, ("decode", f"{kind}: messages that are malformed"))] += count
+            losses[_LOSSES.get(kind, f"{kind}: messages that are malformed")] += count
         for interface, total in list(self._totals.items()):
-            losses["capture", f"frames: the ring of {interface} had no room"] += total["drops"]
+            losses[f"frames: the ring of {interface} had no room"] += total["drops"]
         return losses

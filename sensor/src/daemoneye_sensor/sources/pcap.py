@@ -1,4 +1,4 @@
-"""The source `pcap`: a capture file instead of an interface, through the same inspection as live packets."""
+"""The source `pcap`: a capture file instead of an interface, through the same filters and the same inspection as live packets."""
 
 from __future__ import annotations
 
@@ -12,7 +12,12 @@ import numpy as np
 
 from daemoneye.errors import CorruptData
 from daemoneye.events.codec import Section
+from daemoneye.events.dns_query import DNS_QUERY
+from daemoneye.events.packet_flow import PACKET_FLOW
+from daemoneye_sensor.packets import link as links
+from daemoneye_sensor.packets.capturing import Capture
 from daemoneye_sensor.packets.columns import REASONS, Fate
+from daemoneye_sensor.packets.compiling import Filters
 from daemoneye_sensor.packets.inspector import Inspector
 from daemoneye_sensor.packets.layers import Decoder
 from daemoneye_sensor.sources.base import Drain, Lost, Origin
@@ -30,9 +35,19 @@ class PcapSource:
     name = "pcap"
     patient = True
 
-    def __init__(self, path: Path) -> None:
-        """Nothing is read before `open`."""
+    def __init__(self, path: Path, capture: Capture | None = None) -> None:
+        """Nothing is read before `open`. Of a capture its filters and its switches count; None: everything is read."""
         self._path = path
+        self._capture = capture
+        self._filters: dict[int, Filters] = {}
+        self._unfit = ""
+        self._unwanted = (
+            ()
+            if capture is None
+            else tuple(
+                record for record, wanted in ((PACKET_FLOW, capture.flows), (DNS_QUERY, capture.dns)) if not wanted
+            )
+        )
         self._file: CaptureFile | None = None
         self._drains: Iterator[Drain] | None = None
         self._decoder = Decoder()
@@ -74,7 +89,7 @@ class PcapSource:
         """Frames and messages that could not be read, and where the file breaks off."""
         now = self._faults()
         losses = [
-            Lost("decode", "", count - self._told[why], why) for why, count in now.items() if count > self._told[why]
+            Lost("capture", "", count - self._told[why], why) for why, count in now.items() if count > self._told[why]
         ]
         self._told = now
         return losses
@@ -90,7 +105,7 @@ class PcapSource:
             "frames": self._decoder.seen.frames,
             "not_ip": self._decoder.seen.passed[Fate.NOT_IP],
             "malformed": sum(self._faults().values()),
-            "error": self._trouble,
+            "error": self._trouble or self._unfit,
         }
 
     @property
@@ -124,19 +139,34 @@ class PcapSource:
         except CorruptData as error:
             self._trouble = str(error)
         for inspector in self._inspectors.values():
-            yield from _drains(inspector.end())
+            yield from _drains([one for one in inspector.end() if one.record not in self._unwanted])
 
     def _rows_of(self, block: Block) -> list[Section]:
         order = np.arange(len(block.time))
         if bool((block.time[1:] < block.time[:-1]).any()):
             order = np.argsort(block.time, kind="stable")
+        places = block.begin[order], block.captured[order], block.size[order]
         packets = self._decoder.decode(
-            block.data, block.begin[order], block.captured[order], block.size[order], block.time[order], block.link
+            block.data, *places, block.time[order], block.link, taken=self._taken(block, *places)
         )
         inspector = self._inspectors.get(block.interface)
         if inspector is None:
             inspector = self._inspectors[block.interface] = Inspector(block.interface)
-        return inspector.inspect(packets)
+        return [section for section in inspector.inspect(packets) if section.record not in self._unwanted]
+
+    def _taken(self, block: Block, begin: np.ndarray, captured: np.ndarray, size: np.ndarray) -> np.ndarray | None:
+        """Which of the capture's filters take each frame of a block."""
+        if self._capture is None or block.link not in links.KNOWN:
+            return None
+        filters = self._filters.get(block.link)
+        if filters is None:
+            asked = [(expression, self._capture.snaplen) for expression in self._capture.filters]
+            filters = self._filters[block.link] = Filters.of(asked, (block.link,))
+            for number, words in filters.problems.items():
+                self._unfit = (
+                    f"captureFilter {self._capture.filters[number]!r} takes nothing of link type {block.link}: {words}"
+                )
+        return filters.masks(block.link, block.data, begin, captured, size)
 
 
 def _drains(sections: list[Section]) -> Iterator[Drain]:

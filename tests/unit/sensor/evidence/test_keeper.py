@@ -219,3 +219,19 @@ def test_whether_a_node_keeps_anything_its_policies_say():
     assert not wanted(config({**asked, "enable_packet_capture": False}))
     assert not wanted(config({**asked, "evidence": {**asked["evidence"], "enabled": False}}))
     assert not wanted(config({**asked, "evidence": "on"}))
+
+
+def test_whoever_waits_is_told_when_something_is_due(kept, clock):
+    woken = []
+    kept.woken = lambda: woken.append(clock.now)
+    assert kept.due_in() is None
+    arm(kept, TALK)
+    assert kept.due_in() == 10.0
+    clock.now += 4
+    assert kept.due_in() == 6.0
+    arm(kept, TALK, finding="f" * 32, max_bytes=100)
+    kept.look([shown([tcp(A, 4711, B, 443, bytes(900))])], {})
+    assert kept.due_in() == 0.0, "its budget is spent"
+    assert len(woken) == 3
+    assert [one.complete for one in kept.due()] == [False]
+    assert kept.due_in() == 6.0

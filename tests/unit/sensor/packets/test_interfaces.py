@@ -7,7 +7,8 @@ from collections.abc import Sequence
 import pytest
 
 from daemoneye.api.v1alpha1.policy import NetworkMonitoring
-from daemoneye_sensor.packets.capturing import Capture
+from daemoneye.nodeconfig import NodeConfig, NodePolicy
+from daemoneye_sensor.packets.capturing import Asking, Capture
 from daemoneye_sensor.packets.interfaces import MOST, absent, choose
 from daemoneye_sensor.packets.links import Link, Network
 
@@ -79,9 +80,10 @@ def test_a_capture_out_of_a_merged_section() -> None:
     merged = {
         "enable_packet_capture": True, "capture_interfaces": ["", "veth*"], "capture_filters": ["udp", "tcp port 80"], "max_packet_size": 9000,
         "buffer_size_mb": 8, "promiscuous": True, "enable_flow_events": True, "enable_dns_events": False, "capture_cpu_percent": 5,
+        "flow_counter": "Xdp",
     }  # fmt: skip
     assert Capture.from_network(merged) == Capture(
-        ("", "veth*"), ("tcp port 80", "udp"), 9000, 8 << 20, promiscuous=True, dns=False, cpu_percent=5.0
+        ("", "veth*"), ("tcp port 80", "udp"), 9000, 8 << 20, promiscuous=True, dns=False, cpu_percent=5.0, xdp=True
     )
 
 
@@ -99,6 +101,20 @@ def test_a_capture_of_a_policy_and_of_an_older_operator() -> None:
 def test_a_capture_that_means_nothing(broken: dict[str, object]) -> None:
     with pytest.raises((TypeError, ValueError)):
         Capture.from_network({"enable_packet_capture": True, **broken})
+
+
+def test_who_asks_for_a_capture_and_for_what() -> None:
+    on = {"enable_packet_capture": True}
+    policies = (
+        NodePolicy("all", "1", 1, network=on),
+        NodePolicy("quiet", "2", 1),
+        NodePolicy("web", "3", 1, network=on | {"capture_filter": "tcp port 80", "enable_flow_events": False, "enable_dns_events": False}),
+    )  # fmt: skip
+    made = Capture.from_config(NodeConfig(policies, network=on | {"capture_filters": ["", "tcp port 80"]}))
+    web = Asking("web", "tcp port 80", flows=False, dns=False)
+    assert made == Capture(filters=("", "tcp port 80"), policies=(Asking("all", ""), web))
+    assert made.without({"tcp port 80"}) == Capture(policies=(Asking("all", ""),)), "who is refused asks for nothing"
+    assert Capture.from_config(NodeConfig(policies[1:2])) is None
 
 
 def test_filters_that_do_not_compile_are_left_out() -> None:

@@ -17,6 +17,7 @@ from scapy.packet import Packet, Raw
 from daemoneye.events.codec import Section
 from daemoneye.events.flags import Flag
 from daemoneye.events.netform import endpoints_json
+from daemoneye_sensor.packets.compiling import Filters
 from daemoneye_sensor.packets.inspector import Inspector
 from daemoneye_sensor.packets.layers import Decoder
 from daemoneye_sensor.packets.live import packets_from, packets_of
@@ -54,7 +55,7 @@ class Node:
     def show(self, packets: Sequence[Packet], times: Sequence[int] | None = None, *, on: Sequence[int] = (1,)) -> None:
         """Packets are exported on these interfaces."""
         shown = [frames(packets, times, index) for index in on]
-        for block in packets_of(self.decoder, shown, self.numbers):
+        for block in packets_of(self.decoder, shown, self.numbers, Filters()):
             self.rows += self.inspector.read(block)
 
     def count(self, *flows: np.ndarray, now: int = 0) -> None:
