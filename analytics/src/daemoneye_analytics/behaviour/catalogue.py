@@ -1,0 +1,60 @@
+"""The features that models can look at: one declaration each, which configuration, documentation and code read.
+
+Responsible for names, units and meaning; the values come from `daemoneye_analytics.behaviour.executions` and `connections`. Append-only: a feature's
+meaning never changes, for models are stored.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Final
+
+PROCESS: Final = "process"
+WINDOW: Final = "window"
+
+
+@dataclass(frozen=True, slots=True)
+class Feature:
+    """A feature: its name in a policy, of what it is one (`process` or `window`), its unit and what it says."""
+
+    name: str
+    scope: str
+    unit: str
+    doc: str
+
+
+FEATURES: Final[tuple[Feature, ...]] = (
+    Feature("exe_bits", PROCESS, "bits", "How surprising the executable is in its workload."),
+    Feature("pair_bits", PROCESS, "bits", "How surprising the executable is below its parent's executable."),
+    Feature("user_bits", PROCESS, "bits", "How surprising the user (real and effective) is for the executable."),
+    Feature("args_bits", PROCESS, "bits", "Mean of the two most surprising words of the arguments, for the executable."),
+    Feature("tree_bits", PROCESS, "bits", "How surprising the executable is below its parent's and grandparent's executables."),
+    Feature("rarity_bits", PROCESS, "bits", "exe_bits + pair_bits + args_bits: the whole execution."),
+    Feature("relative_bits", PROCESS, "bits", "rarity_bits less what the same execution has in the whole cluster: usual elsewhere, odd here."),
+    Feature("new_items", PROCESS, "items", "Executable, pair of parent and executable, and user that the workload never showed (0 to 3)."),
+    Feature("argc", PROCESS, "log2(1 + arguments)", "Number of arguments."),
+    Feature("args_length", PROCESS, "log2(1 + bytes)", "Length of the arguments."),
+    Feature("args_entropy", PROCESS, "bits/character", "Entropy of the arguments' characters in 32 classes; encoded text has much."),
+    Feature("path_depth", PROCESS, "directories", "Directories in the executable's path."),
+    Feature("path_class", PROCESS, "class", "0 the system's directories, 1 others, 2 home directories, 3 directories that everybody writes to, 4 memory."),
+    Feature("user_change", PROCESS, "0/1", "The user differs from the parent's."),
+    Feature("privilege_gain", PROCESS, "0/1", "Capabilities were gained, or a set-user-id bit took effect."),
+    Feature("odd_file", PROCESS, "0/1", "The executable is deleted, in memory alone, or in a container's writable layer."),
+    Feature("terminal", PROCESS, "0/1", "It has a terminal."),
+    Feature("ancestors", PROCESS, "processes", "Known ancestors, 8 at most."),
+    Feature("intent", PROCESS, "bits", "log2 of a rough share of an intruder's executions that this program has; -14 for most, -4 in hidden places."),
+    Feature("hour_sin", PROCESS, "", "Time of day (UTC) on a circle, sine."),
+    Feature("hour_cos", PROCESS, "", "Time of day (UTC) on a circle, cosine."),
+    Feature("rarest", WINDOW, "bits", "Sum of rarity_bits of the window's three rarest different processes."),
+    Feature(
+        "suspicion",
+        WINDOW,
+        "bits",
+        "Sum over the five most suspicious different processes of rarity_bits (20 at most) + 1.5 intent, where positive: rare here, and what intruders run.",
+    ),
+    Feature("shift", WINDOW, "bits", "Mean of relative_bits over all of the window's executions: the workload does other things than usual."),
+    Feature("new_distinct", WINDOW, "items", "Different new items of the window."),
+)  # fmt: skip
+BY_NAME: Final = {feature.name: feature for feature in FEATURES}
+PROCESS_FEATURES: Final = tuple(feature.name for feature in FEATURES if feature.scope == PROCESS)
+WINDOW_FEATURES: Final = tuple(feature.name for feature in FEATURES if feature.scope == WINDOW)

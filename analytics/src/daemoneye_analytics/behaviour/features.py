@@ -1,0 +1,132 @@
+"""Executions → features, by what was counted before; and what is counted of them afterwards.
+
+Responsible for the kinds of things whose surprise is measured. An execution is told as a chain: the program, its parent given the program, its words
+given the program; the bits of the links add up (the chain rule of probability). Its user is measured beside: benign work changes users often, and adding
+its bits cost more recall than it gained (docs/behaviour.md). A condition that was never seen says nothing: its links have no bits.
+"""
+
+from __future__ import annotations
+
+from typing import Final, NamedTuple
+
+import numpy as np
+
+from daemoneye_analytics.behaviour.catalogue import PROCESS_FEATURES
+from daemoneye_analytics.behaviour.counts import Counts
+from daemoneye_analytics.behaviour.executions import Executions
+from daemoneye_analytics.frame import combine
+
+
+class Kind(NamedTuple):
+    """A kind of thing: its number in the keys (append-only), the bits of one that nobody ever showed beyond those of its novelty."""
+
+    number: int
+    base_bits: float
+
+
+EXE: Final = Kind(1, 4.0)
+PARENT: Final = Kind(2, 1.0)
+USER: Final = Kind(3, 1.0)
+WORD: Final = Kind(4, 2.0)
+TREE: Final = Kind(5, 1.0)
+KINDS: Final = (EXE, PARENT, USER, TREE, WORD)
+"""In the order of `Links`."""
+_TOP_WORDS: Final = 2
+_COLUMN: Final = {name: at for at, name in enumerate(PROCESS_FEATURES)}
+
+
+class Measured(NamedTuple):
+    """Features of n executions.
+
+    Attributes:
+        features: float64, shape (n, len(PROCESS_FEATURES)), columns in the catalogue's order.
+        new: Hashes of the executable, the pair and the user that the workload never showed, u64, shape (n, 3), 0 for one that is not new.
+    """
+
+    features: np.ndarray
+    new: np.ndarray
+
+    def column(self, name: str) -> np.ndarray:
+        """One feature, shape (n,)."""
+        return self.features[:, _COLUMN[name]]
+
+
+class Links(NamedTuple):
+    """Things of n executions one after another, arrays of one length: whose, what kind, on what condition, what, and the kind's base bits."""
+
+    row: np.ndarray
+    kind: np.ndarray
+    condition: np.ndarray
+    thing: np.ndarray
+    base_bits: np.ndarray
+
+
+def links(e: Executions) -> Links:
+    """Everything that is counted of executions: n of each kind in order of `KINDS`, then the words that there are."""
+    n = len(e)
+    named = e.exe != 0
+    row, column = np.nonzero((e.words != 0) & named[:, None])
+    conditions = (np.zeros(n, np.uint64), e.exe, e.exe, e.program, e.exe[row])
+    things = (
+        e.exe,
+        np.where(named, e.parent, 0),
+        np.where(named, e.user, 0),
+        np.where(e.parent != 0, e.grandparent, 0),
+        e.words[row, column],
+    )
+    each = [len(thing) for thing in things]
+    every = np.arange(n)
+    return Links(
+        np.concatenate((every, every, every, every, row)),
+        np.repeat(np.array([kind.number for kind in KINDS], np.uint64), each),
+        np.concatenate(conditions),
+        np.concatenate(things).astype(np.uint64),
+        np.repeat(np.array([kind.base_bits for kind in KINDS]), each),
+    )
+
+
+def measure(counts: Counts, e: Executions) -> Measured:
+    """Features of executions; those that are the same for the counts are looked up once."""
+    _, first, inverse = np.unique(e.signature, return_index=True, return_inverse=True)
+    few = _few(counts, e.take(first))
+    return Measured(np.column_stack((few.features[inverse], e.shape)), few.new[inverse])
+
+
+def _few(counts: Counts, e: Executions) -> Measured:
+    n = len(e)
+    chain = links(e)
+    found = counts.surprisal(e.levels[chain.row], chain.kind, chain.condition, chain.thing, chain.base_bits)
+    # A condition that nobody ever showed says nothing of what follows it.
+    silent = (chain.thing == 0) | ((found.fleet == chain.base_bits) & (chain.kind != EXE.number))
+    here, fleet = np.where(silent, 0.0, found.bits), np.where(silent, 0.0, found.fleet)
+    exe, parent, user, tree = here[: 4 * n].reshape(4, n)
+    words, fleet_words = _top(chain.row[4 * n :], here[4 * n :], fleet[4 * n :], n)
+    rarity = exe + parent + words
+    relative = rarity - fleet[: 2 * n].reshape(2, n).sum(axis=0) - fleet_words
+    known = slice(0, 3 * n)
+    unseen = (found.seen[known] == 0) & (chain.thing[known] != 0)
+    new = (
+        np.where(unseen, combine(chain.kind[known], chain.condition[known], chain.thing[known]), np.uint64(0))
+        .reshape(3, n)
+        .T
+    )
+    return Measured(np.column_stack((exe, parent, user, words, tree, rarity, relative, (new != 0).sum(axis=1))), new)
+
+
+def _top(row: np.ndarray, here: np.ndarray, fleet: np.ndarray, n: int) -> tuple[np.ndarray, np.ndarray]:
+    """Mean bits of the most surprising words of each of n executions, here and in the fleet; 0 without words."""
+    order = np.lexsort((-here, row))
+    rank = np.arange(len(order)) - np.searchsorted(row[order], row[order])
+    top = order[rank < _TOP_WORDS]
+    number = np.maximum(np.bincount(row[top], minlength=n), 1)
+    return np.bincount(row[top], weights=here[top], minlength=n) / number, np.bincount(
+        row[top], weights=fleet[top], minlength=n
+    ) / number
+
+
+def learn(counts: Counts, e: Executions, weight: np.ndarray, hour: int) -> None:
+    """Count executions with these weights (float, shape (n,)), the same ones together; `hour` counts up with the events' time."""
+    _, first, inverse = np.unique(e.signature, return_index=True, return_inverse=True)
+    e, weight = e.take(first), np.bincount(inverse, weights=weight)
+    chain = links(e)
+    counts.learn(e.levels[chain.row], chain.kind, chain.condition, chain.thing, weight[chain.row], hour)

@@ -1,0 +1,143 @@
+"""The models of an analyser as somebody declared them, checked against the catalogue.
+
+Responsible for what may be declared and for the built-in set; fitting and judging are others' affair. A model looks either at features of the window
+(their calibrated surprises are added) or at features of each process: those go through a pyod detector, or are added where none is named, and the
+window's most unusual process counts.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any, Final
+
+from daemoneye.errors import ConfigError
+from daemoneye_analytics.behaviour.catalogue import BY_NAME, FEATURES, PROCESS, WINDOW, WINDOW_FEATURES
+
+MAX_MODELS: Final = 16
+_SHAPE: Final = (
+    "exe_bits", "pair_bits", "user_bits", "args_bits", "relative_bits", "new_items", "argc", "args_length", "args_entropy", "path_depth", "path_class",
+    "user_change", "privilege_gain", "odd_file", "ancestors",
+)  # fmt: skip
+
+
+@dataclass(frozen=True, slots=True)
+class Spec:
+    """A declared model.
+
+    Attributes:
+        name: Its name in findings, scores and metrics.
+        features: Names of the catalogue's, all of one scope.
+        detector: Name of a pyod detector; empty for none.
+        parameters: That detector's.
+    """
+
+    name: str
+    features: tuple[str, ...]
+    detector: str = ""
+    parameters: Mapping[str, Any] = field(default_factory=dict)
+
+    @property
+    def scope(self) -> str:
+        """`window` or `process`."""
+        return BY_NAME[self.features[0]].scope
+
+    @property
+    def learned(self) -> bool:
+        """Whether it is fitted before it speaks."""
+        return bool(self.detector)
+
+
+RARITY: Final = Spec("process_rarity", ("rarest", "suspicion"))
+SHIFT: Final = Spec("process_shift", ("shift",))
+SHAPE: Final = Spec("process_shape", _SHAPE, "HBOS")
+SEQUENCE: Final = Spec("sequence", ("tree_bits",))
+BUILT_IN: Final = (RARITY, SHIFT, SHAPE)
+_KNOWN: Final = {spec.name: spec for spec in (RARITY, SHIFT, SHAPE, SEQUENCE)}
+
+
+def parse(given: Sequence[Mapping[str, Any]]) -> tuple[Spec, ...]:
+    """Declared models; the built-in set if none are.
+
+    Args:
+        given: `name`, `features`, `detector`, `parameters` each; a built-in model's name alone is enough.
+
+    Raises:
+        ConfigError: What is wrong with which of them, with the choices.
+    """
+    if not given:
+        return BUILT_IN
+    if len(given) > MAX_MODELS:
+        raise ConfigError(f"{len(given)} models; at most {MAX_MODELS} are judged together")
+    specs = tuple(_spec(entry, number) for number, entry in enumerate(given, 1))
+    names = [spec.name for spec in specs]
+    if twice := sorted({name for name in names if names.count(name) > 1}):
+        raise ConfigError(f"model {twice[0]!r} is declared twice: names must differ")
+    return specs
+
+
+def read(text: str) -> Mapping[str, Any]:
+    """One declared model from its JSON, which is how a detector's parameter holds it.
+
+    Raises:
+        ConfigError: It is no JSON object.
+    """
+    try:
+        value = json.loads(text)
+    except ValueError as error:
+        raise ConfigError(f"model {text[:60]!r} is no JSON: {error}") from error
+    if not isinstance(value, dict):
+        raise ConfigError(f"model {text[:60]!r} is no JSON object")
+    return value
+
+
+def _spec(entry: Mapping[str, Any], number: int) -> Spec:
+    name = entry.get("name")
+    if not isinstance(name, str) or not name:
+        raise ConfigError(f"model {number} has no name")
+    where = f"model {name!r}"
+    built_in = _KNOWN.get(name)
+    features = entry.get("features") or (built_in.features if built_in else ())
+    if not features:
+        raise ConfigError(
+            f"{where} names no features, and is none of the built-in {', '.join(_KNOWN)}; there are {_choices()}"
+        )
+    if unknown := [f for f in features if f not in BY_NAME]:
+        raise ConfigError(f"{where}: there is no feature {unknown[0]!r}; there are {_choices()}")
+    if len({BY_NAME[f].scope for f in features}) > 1:
+        raise ConfigError(
+            f"{where} mixes features of windows ({', '.join(WINDOW_FEATURES)}) with those of processes: declare two models"
+        )
+    if len(set(features)) < len(features):
+        raise ConfigError(f"{where} names a feature twice")
+    detector = entry.get("detector") or (built_in.detector if built_in else "")
+    parameters = entry.get("parameters") or {}
+    if BY_NAME[features[0]].scope == WINDOW and (detector or parameters):
+        raise ConfigError(
+            f"{where}: detectors are for features of processes; features of windows are added by their calibrated surprise"
+        )
+    if parameters and not detector:
+        raise ConfigError(f"{where} has parameters and no detector that takes them")
+    spec = Spec(name, tuple(features), detector, {k: _plain(v) for k, v in parameters.items()})
+    if spec.learned:
+        from daemoneye_analytics.behaviour import shape
+
+        shape.check(spec.detector, spec.parameters, where)
+    return spec
+
+
+def _plain(value: Any) -> Any:
+    """A value as a cluster's policy writes it: text in JSON."""
+    if not isinstance(value, str):
+        return value
+    try:
+        return json.loads(value)
+    except ValueError:
+        return value
+
+
+def _choices() -> str:
+    return "; ".join(
+        f"of {scope}: {', '.join(f.name for f in FEATURES if f.scope == scope)}" for scope in (WINDOW, PROCESS)
+    )

@@ -1,0 +1,291 @@
+"""What windows were like before: a window's statistic becomes the probability that a usual window is at least as unusual.
+
+Responsible for the pool of past windows, for which of them a new one is compared with, and for saying where they are too few. The shape of tails is
+`daemoneye_analytics.behaviour.tail`'s affair.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any, Final
+
+import numpy as np
+
+from daemoneye_analytics.behaviour import tail
+
+SIZES: Final = (10, 100)
+"""Executions from which on a window is of the second and the third class of sizes."""
+SHARE: Final = 20
+"""One workload holds at most this fraction (1/20) of the room of a stratum, but never less than one class needs: nobody shapes a full pool alone."""
+P_MIN: Final = 1e-12
+"""Smallest p that is ever given: no fit of a tail says more."""
+LARGEST: Final = 1e100
+"""Statistics beyond this are taken as infinite: sums over the pool stay finite."""
+_FORMAT: Final = 1
+_GROWTH: Final = 0.1
+_STEP: Final = 30
+_UNKNOWN: Final = 3
+_ALIKE: Final = 20
+_ROW: Final = np.dtype([("statistic", "<f8"), ("noise", "<f8"), ("workload", "<u8"), ("size", "u1"), ("learned", "?")])
+_SIZE_NAMES: Final = ("1-9 executions", "10-99 executions", "100 and more executions")
+_NOISE_NAMES: Final = ("quiet", "middling", "noisy", "without a median")
+
+
+@dataclass(frozen=True, slots=True)
+class _Class:
+    """Windows that are alike: their statistics in ascending order, and their tail."""
+
+    ascending: np.ndarray
+    tail: tail.Tail
+    coarse: str
+
+    def p_values(self, statistic: np.ndarray) -> np.ndarray:
+        n = len(self.ascending)
+        # Equal up to rounding is equal, and counts as at least as unusual.
+        statistic = statistic - 1e-9 * np.maximum(1.0, np.abs(statistic))
+        below = np.searchsorted(self.ascending, statistic)
+        p = (n - below + 1) / (n + 1)
+        if self.tail.refused:
+            return p
+        beyond = statistic > self.tail.threshold
+        mass = (self.tail.exceedances + 1) / (n + 1)
+        fitted = mass * self.tail.survival(statistic[beyond])
+        # Never lighter than the data: where something as unusual was seen, the fit says at least as much as that.
+        seen = np.where(below[beyond] < n, p[beyond], 0.0)
+        p[beyond] = np.clip(np.maximum(fitted, seen), P_MIN, mass)
+        return p
+
+
+class Reference:
+    """Statistics of windows that were judged before: what a new one is compared with. One instance a model.
+
+    Windows are alike by size (1-9, 10-99, 100 and more executions), by how noisy their workload is (thirds of the workloads' own medians), and always by
+    whether the workload has left Learning. A class of fewer than `minimum` windows uses a coarser one: without size, without noise, without both; but
+    not one that its own windows contradict. Where none is left, calibration is insufficient, which is said and not guessed.
+
+    p is (k + 1) / (n + 1) with the k of n windows that are at least as unusual; in the tail it is what was fitted to it, if the fit was validated.
+    It follows from the windows of the last `refresh` alone: a window's p is the same alone and among others.
+    """
+
+    def __init__(self, capacity: int = 20_000, minimum: int = 300) -> None:
+        """An empty pool.
+
+        Args:
+            capacity: Windows kept for workloads in Learning, and again for the others; a third of them for each class of sizes.
+            minimum: Windows without which a class does not speak.
+        """
+        self.capacity = capacity
+        self.minimum = minimum
+        self._rows = np.zeros(0, _ROW)
+        self._pending: list[np.ndarray] = []
+        self._waiting = 0
+        self._edges = np.full((2, 2), np.nan)
+        self._cells: dict[tuple[int, int, int], _Class | str] = {}
+        self._not_finite = 0
+
+    def p_values(self, statistic: np.ndarray, size: np.ndarray, noise: np.ndarray, learned: np.ndarray) -> np.ndarray:
+        """Probability that a usual window is at least this unusual.
+
+        Args:
+            statistic: float64, shape (n,): larger is more unusual; infinite is more than anything.
+            size: Executions in the window, int, shape (n,).
+            noise: The workload's own running median of the statistic, float64, shape (n,); NaN where it has none yet.
+            learned: Whether the workload has left Learning, bool, shape (n,).
+
+        Returns:
+            float64, shape (n,), in (0, 1]; NaN where calibration is insufficient or the statistic is NaN.
+        """
+        out = np.full(len(statistic), np.nan)
+        cells = self._cell(size_class(size), noise, learned)
+        known = ~np.isnan(statistic)
+        for cell in np.unique(cells[known]):
+            found = self._cells.get((int(cell) // 12, int(cell) // 4 % 3, int(cell) % 4))
+            if isinstance(found, _Class):
+                mine = known & (cells == cell)
+                out[mine] = found.p_values(np.clip(statistic[mine], -LARGEST, LARGEST))
+        return out
+
+    def add(
+        self,
+        statistic: np.ndarray,
+        size: np.ndarray,
+        noise: np.ndarray,
+        learned: np.ndarray,
+        workload: np.ndarray,
+    ) -> None:
+        """Take in windows after they were judged; they count from the next fit on.
+
+        Args:
+            statistic: As for `p_values`, as are `size`, `noise` and `learned`. What is not finite, or larger than `LARGEST`, is left out and counted.
+            size: See there.
+            noise: See there.
+            learned: See there.
+            workload: u64, shape (n,): the workload, of which the pool keeps the newest windows up to its share.
+        """
+        finite = np.abs(statistic) <= LARGEST
+        self._not_finite += int(np.count_nonzero(~finite))
+        rows = np.empty(int(np.count_nonzero(finite)), _ROW)
+        rows["statistic"] = statistic[finite]
+        rows["noise"] = noise[finite]
+        rows["workload"] = workload[finite]
+        rows["size"] = size_class(size)[finite]
+        rows["learned"] = learned[finite]
+        if not len(rows):
+            return
+        self._pending.append(rows)
+        self._waiting += len(rows)
+        if self._waiting > 2 * self.capacity:
+            # Nobody refreshes: bounded all the same.
+            self._pending = [self._kept(np.concatenate(self._pending))]
+            self._waiting = len(self._pending[0])
+
+    def refresh(self) -> None:
+        """Fit anew when the pool grew by a tenth since; otherwise nothing happens. Some 70 ms for full pools."""
+        if self._waiting >= max(_STEP, _GROWTH * len(self._rows)):
+            self._rows = self._kept(np.concatenate((self._rows, *self._pending)))
+            self._pending, self._waiting = [], 0
+            self._fit()
+
+    def state(self) -> dict[str, Any]:
+        """What `restore` needs: the windows of the last fit, and those that came since."""
+        return {
+            "format": _FORMAT,
+            "rows": self._rows.copy(),
+            "pending": np.concatenate((np.zeros(0, _ROW), *self._pending)),
+            "not_finite": self._not_finite,
+        }
+
+    def restore(self, state: dict[str, Any]) -> None:
+        """Take over what `state` gave.
+
+        Raises:
+            ValueError: It is of another form; nothing changed.
+        """
+        if state.get("format") != _FORMAT or not isinstance(state.get("not_finite"), int):
+            msg = f"not a reference, or one of another format than {_FORMAT}: {state.get('format')!r}"
+            raise ValueError(msg)
+        rows, pending = _checked(state, "rows"), _checked(state, "pending")
+        # Of a larger capacity, the newest stay.
+        self._rows, self._pending, self._waiting = self._kept(rows), [pending], len(pending)
+        self._not_finite = int(state["not_finite"])
+        self._fit()
+
+    def summary(self) -> dict[str, int]:
+        """Windows held, classes that are calibrated, and classes that are not: short, for what is said often."""
+        calibrated = sum(isinstance(found, _Class) for found in self._cells.values())
+        return {"windows": len(self._rows), "calibrated": calibrated, "insufficient": len(self._cells) - calibrated}
+
+    def status(self) -> dict[str, Any]:
+        """Windows held and waiting, and by class whether it is calibrated, with which windows and which tail; JSON."""
+        classes = []
+        for (learned, size, noise), found in sorted(self._cells.items(), reverse=True):
+            named = f"{'learned' if learned else 'learning'}, {_SIZE_NAMES[size]}, {_NOISE_NAMES[noise]}"
+            if isinstance(found, str):
+                classes.append({"class": named, "calibration": "insufficient", "reason": found})
+                continue
+            told: dict[str, Any] = {"class": named, "calibration": "calibrated", "windows": len(found.ascending)}
+            if found.coarse:
+                told["compared"] = found.coarse
+            if found.tail.refused:
+                told["tail"] = f"none: {found.tail.refused}"
+            else:
+                told["tail"] = {name: round(float(getattr(found.tail, name)), 4) for name in _TOLD}
+            classes.append(told)
+        return {
+            **self.summary(),
+            "waiting": self._waiting,
+            "not_finite": self._not_finite,
+            "classes": classes,
+        }
+
+    def _kept(self, rows: np.ndarray) -> np.ndarray:
+        """The newest of each workload up to its share, of these the newest of each stratum; in order. Done in parts, it gives the same."""
+        stratum = rows["learned"].astype(np.int64) * 3 + rows["size"]
+        room = max(self.minimum, self.capacity // 3)
+        # Not less than one class needs: a machine with one workload is calibrated too.
+        share = max(self.minimum, room // SHARE)
+        rows, stratum = (a[_newest((stratum, rows["workload"]), share)] for a in (rows, stratum))
+        return rows[_newest((stratum,), room)]
+
+    def _cell(self, size: np.ndarray, noise: np.ndarray, learned: np.ndarray) -> np.ndarray:
+        """Number of the class, (learned * 3 + size) * 4 + noise, of each window."""
+        edges = self._edges[learned.astype(np.int64)]
+        # Comparisons with NaN are false: without edges nothing is noisy.
+        level = (noise > edges[:, 0]).astype(np.int64) + (noise > edges[:, 1])
+        level[~np.isfinite(noise)] = _UNKNOWN
+        return (learned.astype(np.int64) * 3 + size) * 4 + level
+
+    def _fit(self) -> None:
+        rows = self._rows
+        for learned in (0, 1):
+            known = rows["noise"][(rows["learned"] == learned) & np.isfinite(rows["noise"])]
+            self._edges[learned] = np.quantile(known, (1 / 3, 2 / 3)) if len(known) else np.nan
+        cells = self._cell(rows["size"].astype(np.int64), rows["noise"], rows["learned"])
+        self._cells = {}
+        for learned in (0, 1):
+            fitted: dict[tuple[int, ...], _Class | None] = {}
+            here = cells // 12 == learned
+            for cell in range(12 * learned, 12 * learned + 12):
+                size, noise = cell // 4 % 3, cell % 4
+                own = rows["statistic"][cells == cell]
+                self._cells[learned, size, noise] = f"{np.count_nonzero(here)} windows, {self.minimum} are needed"
+                for coarse, s, z in (
+                    ("", size, noise),
+                    ("of all sizes", -1, noise),
+                    ("of every noise", size, -1),
+                    ("of all sizes and every noise", -1, -1),
+                ):
+                    if (s, z) not in fitted:
+                        mine = here & ((cells // 4 % 3 == s) | (s < 0)) & ((cells % 4 == z) | (z < 0))
+                        fitted[s, z] = self._class(rows["statistic"][mine], coarse)
+                    found = fitted[s, z]
+                    if found is None:
+                        continue
+                    if not coarse or _alike(own, found.ascending):
+                        self._cells[learned, size, noise] = found
+                        break
+                    self._cells[learned, size, noise] = f"{len(own)} windows, and they are unlike the others"
+
+    def _class(self, statistic: np.ndarray, coarse: str) -> _Class | None:
+        if len(statistic) < self.minimum:
+            return None
+        return _Class(np.sort(statistic), tail.fit(statistic), coarse)
+
+
+_TOLD: Final = ("threshold", "exceedances", "mean", "shape", "distance", "limit")
+
+
+def _checked(state: dict[str, Any], name: str) -> np.ndarray:
+    array = state.get(name)
+    if not isinstance(array, np.ndarray) or array.dtype != _ROW or array.ndim != 1:
+        msg = f"a reference whose {name} are no windows"
+        raise ValueError(msg)
+    if not (np.abs(array["statistic"]) <= LARGEST).all() or (array["size"] > len(SIZES)).any():
+        msg = f"a reference whose {name} hold values that no window has"
+        raise ValueError(msg)
+    return array
+
+
+def size_class(size: np.ndarray) -> np.ndarray:
+    """Class 0, 1 or 2 of windows of so many executions, int64."""
+    return np.searchsorted(SIZES, size, side="right")
+
+
+def _alike(own: np.ndarray, ascending: np.ndarray) -> bool:
+    """Whether a class's few windows do not show that a coarser class is lighter: not too many lie in its upper tenth."""
+    if len(own) < _ALIKE:
+        return True
+    usual = 0.1 * len(own)
+    above = np.count_nonzero(own > ascending[int(0.9 * (len(ascending) - 1))])
+    return bool(above <= usual + 3 * np.sqrt(0.9 * usual))
+
+
+def _newest(keys: tuple[np.ndarray, ...], number: int) -> np.ndarray:
+    """Indices, ascending, of the last `number` of each group of equal keys; shape (k,)."""
+    index = np.arange(len(keys[0]))
+    order = np.lexsort((-index, *keys))
+    head = np.ones(len(order), bool)
+    if len(order) > 1:
+        head[1:] = np.logical_or.reduce([key[order][1:] != key[order][:-1] for key in keys])
+    begin = np.maximum.accumulate(np.where(head, index, 0))
+    return np.sort(order[index - begin < number])

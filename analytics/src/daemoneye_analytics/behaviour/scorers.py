@@ -1,0 +1,82 @@
+"""The models of processes: what each says of an execution, and when they are trained.
+
+Responsible for handing features to them; a model that is fitted is `daemoneye_analytics.behaviour.shape`'s, one that is not adds its features.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any, Final
+
+import numpy as np
+
+from daemoneye_analytics.behaviour import canaries
+from daemoneye_analytics.behaviour.features import Measured
+from daemoneye_analytics.behaviour.models import Spec
+
+if TYPE_CHECKING:
+    from daemoneye_analytics.behaviour.shape import ShapeModel
+
+_LOG: Final = logging.getLogger(__name__)
+
+
+class Scorers:
+    """The models of processes, in their order."""
+
+    def __init__(self, specs: Sequence[Spec], update_seconds: int) -> None:
+        self._specs = tuple(specs)
+        self._fitted: dict[str, ShapeModel] = {}
+        for spec in specs:
+            if spec.learned:
+                from daemoneye_analytics.behaviour.shape import ShapeModel
+
+                self._fitted[spec.name] = ShapeModel(
+                    spec.name, spec.features, spec.detector, spec.parameters, interval_s=update_seconds, canaries=canaries.rows(spec.features)
+                )  # fmt: skip
+
+    def score(self, measured: Measured) -> np.ndarray:
+        """What each says of n executions, float64, shape (n, models); larger is more unusual, NaN where one was not fitted yet."""
+        out = np.full((len(measured.new), len(self._specs)), np.nan)
+        for at, spec in enumerate(self._specs):
+            rows = _columns(measured, spec)
+            out[:, at] = self._fitted[spec.name].score(rows) if spec.learned else rows.sum(axis=1)
+        return out
+
+    def offer(self, measured: Measured) -> None:
+        """Executions that may be learned from."""
+        for spec in self._specs:
+            if spec.learned:
+                self._fitted[spec.name].offer(_columns(measured, spec))
+
+    def advance(self, now_ns: int) -> bool:
+        """Train what is due and promote what was trained, by the events' time; whether one was promoted."""
+        promoted = False
+        for model in self._fitted.values():
+            promoted |= model.promote(now_ns)
+            if model.due(now_ns):
+                model.begin(now_ns)
+        return promoted
+
+    def status(self) -> dict[str, Any]:
+        """Each fitted model's figures by name; `counted` of them are since this process began."""
+        return {name: {**model.status(), "counted": dict(model.counted)} for name, model in self._fitted.items()}
+
+    def state(self) -> dict[str, Any]:
+        """For a checkpoint."""
+        return {f"{name}.{key}": value for name, model in self._fitted.items() for key, value in model.state().items()}
+
+    def restore(self, state: dict[str, Any]) -> None:
+        """Take over what `state` gave, of those models that there still are."""
+        for name, model in self._fitted.items():
+            mine = {key.removeprefix(f"{name}."): value for key, value in state.items() if key.startswith(f"{name}.")}
+            if not mine:
+                continue
+            try:
+                model.restore(mine)
+            except ValueError as error:  # declared otherwise than it was
+                _LOG.warning("model %s begins anew: %s", name, error)
+
+
+def _columns(measured: Measured, spec: Spec) -> np.ndarray:
+    return np.column_stack([measured.column(name) for name in spec.features])

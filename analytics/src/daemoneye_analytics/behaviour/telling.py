@@ -1,0 +1,223 @@
+"""A window that alarmed, told to a person: which process stands out, by how many bits, and how often such a thing was seen here and elsewhere.
+
+Responsible for turning a window into a `Finding` and into a score record; used for the few windows that alarm, so plain Python is right here.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any, Final
+
+import numpy as np
+
+from daemoneye.events.jsonform import rfc3339, split_argv
+from daemoneye.findings import EventReference, Finding, Process, Subject, Technique, finding_id
+from daemoneye_analytics import evidence
+from daemoneye_analytics.behaviour.counts import Counts
+from daemoneye_analytics.behaviour.executions import FLEET
+from daemoneye_analytics.behaviour.features import EXE, PARENT, USER
+from daemoneye_analytics.behaviour.lives import Life, Phase
+from daemoneye_analytics.behaviour.windows import Windows
+from daemoneye_analytics.detectors.base import Declaration
+from daemoneye_analytics.frame import Frame, text_hash
+from daemoneye_analytics.pods import NOBODY, Pod
+
+INTERPRETER: Final = Technique("T1059", "Command and Scripting Interpreter")
+_HIGH: Final = 0.95
+_FEW: Final = 5000
+
+
+@dataclass(frozen=True, slots=True)
+class Place:
+    """Whose a window's executions are."""
+
+    workload: str
+    container_id: str = ""
+    pod_uid: str = ""
+    pod: Pod = NOBODY
+
+
+@dataclass(frozen=True, slots=True)
+class Alarm:
+    """What a finding is made of: a window, what was judged, and whose it is."""
+
+    windows: Windows
+    window: int
+    life: Life
+    phase: Phase
+    place: Place
+    score: float
+    p: float
+    models: Mapping[str, float]
+
+
+class Teller:
+    """Knows the names behind the hashes of executables; the newest 65,536 of them."""
+
+    def __init__(self) -> None:
+        self._names: dict[int, str] = {}
+
+    def hear(self, frame: Frame) -> None:
+        """Learn the names of a batch's executables."""
+        self._names.update((text_hash(text), text) for text in frame.exe.values)
+        while len(self._names) > 65_536:
+            del self._names[next(iter(self._names))]
+
+    def name(self, key: int) -> str:
+        """The executable of a hash, in a sentence."""
+        return self._names.get(key, "a program whose name is not kept") if key else "an unknown program"
+
+    def finding(
+        self, alarm: Alarm, node: tuple[str, int, str], counts: Counts, frame: Frame | None, declaration: Declaration
+    ) -> Finding:
+        """The finding about a window.
+
+        Args:
+            alarm: What alarmed.
+            node: Name, epoch and lane.
+            counts: What was seen before, for the explanation.
+            frame: The batch that is looked at, where the window's rarest process may be.
+            declaration: The detector's.
+        """
+        rows = alarm.windows.rows
+        top = alarm.windows.top(alarm.window)
+        row = int(top[0])
+        e = rows.executions
+        start, pid, exe = int(e.start[row]), int(e.pid[row]), self._names.get(int(e.exe[row]), "")
+        process, tree = _processes(frame, node, int(e.sequence[row]), pid, exe)
+        model, where = _model(alarm), _where(alarm)
+        pod = alarm.place.pod
+        parent = self.name(int(e.parent[row]))
+        return Finding(
+            id=finding_id(
+                detector=declaration.name, version=declaration.version, node=node[0], pid=0, start_ns=int(alarm.windows.start[alarm.window]),
+                event_ns=0, key=f"{model}:{where}",
+            ),
+            time=rfc3339(np.array([e.time[row]]))[0],
+            severity="high" if alarm.score >= _HIGH and alarm.phase is Phase.ACTIVE else "medium",
+            score=math.floor(alarm.score * 1000) / 1000,  # never more than was judged: a policy's threshold holds for it
+            detector=declaration.name,
+            title=f"{where} behaves unlike itself: {exe or 'a program'} below {parent}",
+            subject=Subject(
+                node=node[0], workload=alarm.place.workload, container_id=alarm.place.container_id, pod_uid=alarm.place.pod_uid, pid=pid,
+                start_time=rfc3339(np.array([start]))[0], exe=exe, argv=process.argv, process_uid=f"{int(e.process[row]):016x}",
+                namespace=pod.namespace, pod=pod.name, container=pod.container, image=pod.image, labels=dict(pod.labels), owner_kind=pod.owner_kind,
+                owner_name=pod.owner_name,
+            ),
+            key=self.key(alarm),
+            techniques=(INTERPRETER,),
+            explanation=(self._meaning(alarm, model), *self._contributions(alarm, counts, top)),
+            confidence=0.8 if alarm.phase is Phase.ACTIVE else 0.5,
+            confidence_reasons=tuple(_doubts(alarm)),
+            events=tuple(EventReference(node[0], node[1], node[2], int(e.sequence[i]), "process_exec") for i in top),
+            process_tree=tree,
+            policies=pod.policies,
+        )  # fmt: skip
+
+    def key(self, alarm: Alarm) -> str:
+        """What an alarm's finding is about: the model that says most, the workload, and the program of its rarest process."""
+        exe = int(alarm.windows.rows.executions.exe[alarm.windows.top(alarm.window)[0]])
+        return f"{_model(alarm)}:{_where(alarm)}:{self._names.get(exe, '')}"
+
+    def _meaning(self, alarm: Alarm, model: str) -> str:
+        others = ", ".join(f"{name} {_p(p)}" for name, p in alarm.models.items())
+        size = int(alarm.windows.size[alarm.window])
+        return (
+            f"A window of {size} {'execution' if size == 1 else 'executions'} that is as unusual as this one has p = {_p(alarm.p)} by the windows "
+            f"of like workloads seen before (score {alarm.score:.2f}; by model: {others}); {model} says most."
+        )
+
+    def _contributions(self, alarm: Alarm, counts: Counts, top: np.ndarray) -> list[str]:
+        """A sentence for each of the rarest processes: its bits, and how often it was seen here and in the fleet."""
+        e, measured = alarm.windows.rows.executions, alarm.windows.rows.measured
+        out = []
+        for row in top.tolist():
+            bits = {name: float(measured.column(f"{name}_bits")[row]) for name in ("exe", "pair", "user", "args")}
+            if sum(bits.values()) < 1:
+                continue
+            level = int(next(h for h in e.levels[row].tolist() if h))
+            exe, parent = int(e.exe[row]), int(e.parent[row])
+            name = self.name(exe)
+            here, all_here = counts.seen(level, EXE.number, 0, exe)
+            fleet, _ = counts.seen(FLEET, EXE.number, 0, exe)
+            below, _ = counts.seen(level, PARENT.number, exe, parent)
+            as_user, _ = counts.seen(level, USER.number, exe, int(e.user[row]))
+            ran = "never ran" if here == 0 else f"ran {_times(here)}"
+            said = [
+                f"{name} {ran} in this workload in {_number(all_here)} executions, {_times(fleet)} in all watched workloads ({bits['exe']:.1f} bits)"
+            ]
+            if bits["pair"] >= 1:
+                said.append(
+                    f"{'never' if below == 0 else _times(below)} below {self.name(parent)} ({bits['pair']:.1f} bits)"
+                )
+            if bits["user"] >= 1:
+                said.append(f"{'never' if as_user == 0 else _times(as_user)} as this user ({bits['user']:.1f} bits)")
+            if bits["args"] >= 1:
+                said.append(f"its arguments hold unusual words ({bits['args']:.1f} bits)")
+            out.append(f"{'; '.join(said)}.")
+        return out
+
+
+def record(alarm: Alarm, node: str, *, calibrated: bool) -> dict[str, Any]:
+    """The score of a closed window, as the command line's contract has it; `score` and `p` are null where calibration is insufficient."""
+    w = alarm.windows
+    start, end = rfc3339(np.array([w.start[alarm.window], w.end[alarm.window]]))
+    return {
+        "kind": "score", "workload": alarm.place.workload, "node": node, "start": start, "end": end, "executions": int(w.size[alarm.window]),
+        "score": round(alarm.score, 4) if calibrated else None, "p": float(f"{alarm.p:.3g}") if calibrated else None, "state": str(alarm.phase),
+        "models": {name: None if math.isnan(p) else float(f"{p:.3g}") for name, p in alarm.models.items()},
+    }  # fmt: skip
+
+
+def _processes(
+    frame: Frame | None, node: tuple[str, int, str], sequence: int, pid: int, exe: str
+) -> tuple[Process, tuple[Process, ...]]:
+    """The process with its arguments, and the tree above it, as far as the batch that is looked at holds it."""
+    at = np.zeros(0, np.int64)
+    if frame is not None and (frame.envelope.node, frame.envelope.epoch, frame.envelope.lane) == node:
+        at = np.flatnonzero(frame.exec_sequence == np.uint64(sequence))
+    if frame is None or not len(at):
+        process = Process(pid, exe)
+        return process, (process,)
+    image = int(frame.exec_image[at[0]])
+    begin, length = (int(column[image]) for column in frame.images.section.column("argv"))
+    process = Process(pid, exe, tuple(split_argv(frame.images.section.heap[begin : begin + length].tobytes())))
+    return process, (*evidence.ancestry(frame, image), process)
+
+
+def _model(alarm: Alarm) -> str:
+    return min(alarm.models, key=lambda name: math.inf if math.isnan(alarm.models[name]) else alarm.models[name])
+
+
+def _where(alarm: Alarm) -> str:
+    return alarm.place.workload or "an unknown workload"
+
+
+def _doubts(alarm: Alarm) -> list[str]:
+    life = alarm.life
+    doubts = []
+    if alarm.phase is Phase.LEARNING:
+        doubts.append(
+            f"The workload is still being learned ({life.executions:,} executions): it was held against others in that phase."
+        )
+    elif life.executions < _FEW:
+        doubts.append(f"The workload has shown only {life.executions:,} executions.")
+    if alarm.phase is Phase.DRIFTED:
+        doubts.append(
+            "The workload's windows have been unusual for a while: what is usual has changed, and it has not been trained anew yet."
+        )
+    return doubts
+
+
+def _p(p: float) -> str:
+    return "unknown" if math.isnan(p) else f"{p:.1e}"
+
+
+def _times(weight: float) -> str:
+    return "never" if weight == 0 else "once" if round(weight) <= 1 else f"{_number(weight)} times"
+
+
+def _number(weight: float) -> str:
+    return f"{round(weight):,}"

