@@ -34,7 +34,7 @@ def test_files_are_those_that_are_declared():
     assert (
         {path.stem for path in FILES}
         == {dashboard.name for dashboard in DASHBOARDS}
-        == {"overview", "nodes", "network", "findings"}
+        == {"overview", "nodes", "network", "findings", "analytics"}
     )
     assert {(name, expr) for name, _, expr in queries()} == {
         (path.stem, expr) for path in FILES for expr in expressions(json.loads(path.read_text()))
@@ -49,6 +49,7 @@ def test_uids_and_titles_are_unique_and_stable():
         "daemoneye-nodes": "DaemonEye / Nodes",
         "daemoneye-network": "DaemonEye / Network",
         "daemoneye-findings": "DaemonEye / Findings",
+        "daemoneye-analytics": "DaemonEye / Analytics",
     }
 
 

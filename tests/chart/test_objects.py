@@ -39,7 +39,7 @@ def test_kinds_and_names():
     assert set(render()) == {
         *(f"ServiceAccount/{F}-{x}" for x in ("operator", "identity", "callout", "analytics", "nats", "sensor", "uninstall")),
         *(f"ConfigMap/{F}-{x}" for x in ("operator", "analytics")),
-        *(f"ConfigMap/{F}-dashboard-{x}" for x in ("overview", "nodes", "network", "findings")),
+        *(f"ConfigMap/{F}-dashboard-{x}" for x in ("overview", "nodes", "network", "findings", "analytics")),
         *(f"Service/{F}-{x}" for x in ("operator", "identity", "callout", "analytics", "nats", "nats-headless")),
         *(f"Deployment/{F}-{x}" for x in ("operator", "identity", "callout", "analytics")),
         f"StatefulSet/{F}-nats",

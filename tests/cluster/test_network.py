@@ -1,9 +1,12 @@
-"""Packets on a real cluster: a policy starts, changes and ends their capture, and what two pods say to each other names both of them."""
+"""Packets on a real cluster: a policy starts, changes and ends their capture, what two pods say to each other names both of them, and a finding's packets are
+fetched by who may have them.
+"""
 
 from __future__ import annotations
 
 import datetime as dt
 import json
+import subprocess
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -11,6 +14,8 @@ from typing import Any
 
 import pytest
 
+from daemoneye.events.addresses import packed
+from daemoneye.events.community import community_id
 from tests.cluster.cli import Cli
 from tests.cluster.release import Release, pids, wait
 from tests.support.issuing import Issuer
@@ -57,6 +62,16 @@ while True:
         print(error, flush=True)
     time.sleep(0.5)
 """
+
+# Asks once, as by way of a proxy, for what only the cloud's metadata service has.
+ASKS_METADATA = """
+import socket, sys
+with socket.create_connection((sys.argv[1], 8080), 5) as one:
+    one.sendall(b'GET /latest/meta-data/ HTTP/1.1\\r\\nHost: 169.254.169.254\\r\\nConnection: close\\r\\n\\r\\n')
+    while one.recv(4096): pass
+"""
+CAPTURE = {"enablePacketCapture": True, "captureInterface": "auto"}
+EVIDENCE = {**CAPTURE, "evidence": {"enabled": True, "seconds": 5, "maxSizeMb": 4}}
 
 
 @contextmanager
@@ -187,6 +202,16 @@ def test_a_policy_changes_and_ends_the_capture_without_a_restart(release: Releas
     wait("hellos that go on", lambda: latest("tls_client_hello") > max(hello, last), 30)
     assert latest("http_request") == last, "what the filter leaves out is not inspected"
 
+    release.policy("plain", networkMonitoring={**capture, "captureFilter": "tcp port 8080"})
+    release.wait_ready("plain")
+    wait("requests again", lambda: latest("http_request") > last, 30)
+    since = lambda event: event.get("pod") == "caller" and event["time"] > last  # noqa: E731
+    for kind, whose in (("http_request", ["plain"]), ("tls_client_hello", ["watch"])):
+        assert all(event["policies"] == whose for event in events(cli, kind, since)), (
+            "each has what its own filter took"
+        )
+    release.cluster.kubectl("delete", "depol", "plain", "--wait=true", "--timeout=30s")
+
     release.policy("watch", networkMonitoring={"enablePacketCapture": True, "captureInterface": "nope0"})
     lacking = wait("the reason", lambda: _reason(release, "NoSuchInterface"), 30)
     assert "nope0" in lacking["message"]
@@ -195,6 +220,108 @@ def test_a_policy_changes_and_ends_the_capture_without_a_restart(release: Releas
     assert release.condition("watch", "CaptureHealthy")["reason"] == "CaptureOff"
     wait("the sockets' end", lambda: packet_sockets() == 0, 10)
     assert sensor(release) == before
+
+
+def test_packets_of_a_finding_go_to_who_may_have_them_and_to_nobody_else(
+    release: Release, pods: Any, cli: Cli, tmp_path: Path
+):
+    release.policy("watch", networkMonitoring=EVIDENCE)
+    release.wait_ready("watch")
+    inactive = lambda: release.cluster.get("daemoneyepolicy", "watch")["status"]["inactiveSettings"]  # noqa: E731
+    (unused,) = wait("what is inactive", inactive, 30)
+    assert unused["path"].endswith("networkMonitoring.evidence")
+    assert "evidence.enabled of the chart" in unused["reason"]
+    assert "daemoneye-evidence" not in release.cluster.kubectl("get", "clusterroles", "-o", "name")
+    before = sensor(release)
+
+    release.upgrade("evidence.enabled=true", f"evidence.maxBytes={32 << 20}")
+    wait("evidence allowed", lambda: not inactive())
+    release.wait_ready("watch")
+    assert sensor(release) == before, "a release that allows evidence starts no sensor anew"
+    shop, caller = (pod["status"]["podIP"] for pod in pods)
+    ask = ("exec", "-n", NAMESPACE, "caller", "--", PYTHON, "-c", ASKS_METADATA, shop)
+    release.cluster.kubectl(*ask)
+    asked = lambda: [f for f in release.findings(NAMESPACE, pod="caller") if f["spec"]["detector"] == "cloud_metadata"]  # noqa: E731
+    (finding,) = wait("Finding", asked, 60)
+    assert finding["status"]["lastFindingID"]
+
+    name, path = f"{NAMESPACE}/{finding['metadata']['name']}", tmp_path / "out.pcapng"
+    reader, other = (_user(release, tmp_path, user, evidence=user == "reader") for user in ("reader", "other"))
+    fetch = lambda who: cli("evidence", name, "-o", str(path), "--kubeconfig", str(who), "-n", release.namespace)  # noqa: E731
+    status, _, said = fetch(other)
+    assert status != 0
+    assert f"may not get findings/evidence of daemoneye.io in namespace {NAMESPACE}" in said
+    assert not path.exists()
+
+    def fetched() -> bool:
+        status, _, said = fetch(reader)
+        assert status == 0, said
+        return True
+
+    wait("its packets", fetched, 60, every=1)
+
+    id_of = finding["status"]["lastFindingID"]
+    assert id_of in subprocess.run(["capinfos", path], check=True, capture_output=True, text=True).stdout
+    rows = _tshark(path, "ip.src", "tcp.srcport", "http.host", "frame.comment")
+    requests = [row for row in rows if row[2] == "169.254.169.254"]
+    assert requests, rows
+    for source, port, _, comment in requests:
+        assert source == caller
+        assert comment == f"community id {community_id(packed(caller), packed(shop), int(port), 8080, 6)}"
+    assert all(
+        caller in (row[0], target) for row, (target,) in zip(rows, _tshark(path, "ip.dst"), strict=True) if row[0]
+    )
+    others = {row[1] for row in rows if row[0] == caller} - {row[1] for row in requests}
+    assert others, "the whole pod was armed, and it went on asking"
+
+    lines = release.cluster.kubectl(
+        "logs", "-n", release.namespace, f"deployment/{release.name}-analytics"
+    ).splitlines()
+    audit = [json.loads(line[line.index("{") :]) for line in lines if '"audit": "evidence"' in line]
+    ours = [(one["user"].rpartition(":")[2], one["allowed"], one["status"]) for one in audit if one["finding"] == id_of]
+    assert ours[0] == ("other", False, 403)
+    assert ours[-1] == ("reader", True, 200)
+    assert {one["namespace"] for one in audit} == {NAMESPACE}
+
+
+def _user(release: Release, directory: Path, name: str, *, evidence: bool) -> Path:
+    """kubectl's configuration of somebody with a token of his own, who sees findings, and may have their packets."""
+    cluster, rbac = release.cluster, "rbac.authorization.k8s.io"
+    cluster.kubectl("create", "serviceaccount", name, "-n", NAMESPACE)
+
+    def bind(namespace: str, kind: str, role: str) -> None:
+        binding = {
+            "apiVersion": f"{rbac}/v1", "kind": "RoleBinding", "metadata": {"name": f"{name}-{role}", "namespace": namespace},
+            "roleRef": {"apiGroup": rbac, "kind": kind, "name": role},
+            "subjects": [{"kind": "ServiceAccount", "name": name, "namespace": NAMESPACE}],
+        }  # fmt: skip
+        cluster.apply(json.dumps(binding))
+
+    rules = [
+        {"apiGroups": ["apps"], "resources": ["deployments"], "verbs": ["get", "list"]},
+        {"apiGroups": [""], "resources": ["pods"], "verbs": ["get", "list"]},
+        {"apiGroups": [""], "resources": ["pods/portforward"], "verbs": ["create"]},
+    ]
+    where = {"name": "fetch", "namespace": release.namespace}
+    cluster.apply(json.dumps({"apiVersion": f"{rbac}/v1", "kind": "Role", "metadata": where, "rules": rules}))
+    bind(release.namespace, "Role", "fetch")
+    bind(NAMESPACE, "ClusterRole", "daemoneye-view")
+    if evidence:
+        bind(NAMESPACE, "ClusterRole", "daemoneye-evidence")
+    config = json.loads(cluster.kubectl("config", "view", "--raw", "--flatten", "-o", "json"))
+    token = cluster.kubectl("create", "token", name, "-n", NAMESPACE).strip()
+    config["users"] = [{"name": config["contexts"][0]["context"]["user"], "user": {"token": token}}]
+    path = directory / f"{name}.kubeconfig"
+    path.touch(mode=0o600)
+    path.write_text(json.dumps(config))
+    return path
+
+
+def _tshark(path: Path, *fields: str) -> list[list[str]]:
+    """Fields of every packet of a file."""
+    words = [word for field in fields for word in ("-e", field)]
+    done = subprocess.run(["tshark", "-r", path, "-T", "fields", *words], check=True, capture_output=True, text=True)
+    return [line.split("\t") for line in done.stdout.splitlines()]
 
 
 def _reason(release: Release, reason: str) -> dict[str, Any]:

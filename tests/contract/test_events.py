@@ -45,7 +45,7 @@ def test_ids_are_append_only() -> None:
 
 def test_every_kernel_event_has_its_program_and_nothing_else_is_there() -> None:
     programs = {path.name.removesuffix(".bpf.c") for path in (REPOSITORY / "bpf/programs").glob("*.bpf.c")}
-    others = {"cgroup_announce", "process_snapshot", "packets", *SOCKET_PROGRAMS}
+    others = {"cgroup_announce", "process_snapshot", "packets", "xdp", *SOCKET_PROGRAMS}
     assert programs == {r.name for r in EVENTS.values() if r.tracepoint} | others
 
 

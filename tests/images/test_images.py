@@ -42,18 +42,22 @@ programs.close()
 DISSECT = """
 import importlib.util, json, struct, subprocess, sys
 from daemoneye_sensor.dissector import COMMAND
-frame = bytes.fromhex(
+question = bytes.fromhex(
     "02000000000202000000000108004500003900010000401166b10a0000010a000002138800350025787d00070100000100000000000001610162076578616d706c650000010001"
 )
+request = bytes.fromhex(
+    "02000000000202000000000108004500003a00010000400666bb0a0000010a00000213880050000000000000000050182000893f0000474554202f20485454502f312e310d0a0d0a"
+)
 head = json.dumps({"do": "dissect", "link": 1}).encode()
-done = subprocess.run(COMMAND, input=struct.pack(">II", len(head), len(frame)) + head + frame, capture_output=True, check=True)
+asked = b"".join(struct.pack(">II", len(head), len(frame)) + head + frame for frame in (question, request))
+done = subprocess.run(COMMAND, input=asked, capture_output=True, check=True)
 answers, at = [], 0
 while at < len(done.stdout):
     header, body = struct.unpack_from(">II", done.stdout, at)
     answers.append(json.loads(done.stdout[at + 8 : at + 8 + header]))
     at += 8 + header + body
-print(answers[0]["user"], answers[1]["ok"], [layer["name"] for layer in answers[1]["layers"]])
-print(importlib.util.find_spec("scapy.contrib"))
+print(answers[0]["user"], answers[1]["ok"], [layer["name"] for layer in answers[1]["layers"]], answers[2]["layers"][-1]["name"])
+print(importlib.util.find_spec("scapy.contrib.bgp"))
 """
 DETECT = """
 import numpy, polars, pyarrow, pyarrow.ipc
@@ -219,7 +223,7 @@ def test_sensor_knows_how_to_compile_capture_filters(image):
 
 def test_sensor_dissects_in_a_process_without_privileges(image):
     said = image("sensor").python(DISSECT)
-    assert said.splitlines() == ["65534 True ['Ethernet', 'IP', 'UDP', 'DNS']", "None"]
+    assert said.splitlines() == ["65534 True ['Ethernet', 'IP', 'UDP', 'DNS'] HTTP Request", "None"]
     licences = {c["name"]: str(c["licenses"]) for c in image("sensor").sbom["components"] if c.get("licenses")}
     assert "GPL-2.0-only" in licences["scapy"]
     assert "GPL-2.0-only" in licences["daemoneye-dissect"]

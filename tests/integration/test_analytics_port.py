@@ -28,6 +28,7 @@ from tests.unit.operator.factory import policy
 pytestmark = pytest.mark.integration
 DETECTORS = {
     "suspicious_exec", "first_seen", "cloud_metadata", "network_scan", "dns_tunnel", "beacon", "mining_pool", "tls_without_name",
+    "behavioral_anomaly",
 }  # fmt: skip
 AGE_S = 3.0
 
@@ -109,6 +110,11 @@ async def test_what_prometheus_and_the_kubelet_get(bench: Bench) -> None:
     assert all(0 < seconds < DEADLINE_S for seconds in seen.by(m.ANALYTICS_DETECTOR_SECONDS).values())
     assert not any(seen.by(m.ANALYTICS_DETECTOR_ERRORS).values())
     assert (seen.of(m.ANALYTICS_CORRUPT), seen.of(m.ANALYTICS_IGNORED), seen.of(m.ANALYTICS_NODES)) == (1, 0, 1)
+    assert seen.of(m.ANALYTICS_EXECUTIONS) == 2
+    assert seen.by(m.ANALYTICS_WINDOWS) == {"sufficient": 0, "insufficient": 0}, "a window of ten minutes is open"
+    assert set(seen.by(m.ANALYTICS_WORKLOADS)) == {"Learning", "Calibrating", "Active", "Drifted"}
+    assert (seen.of(m.ANALYTICS_MODEL, "process_shape"), seen.of(m.ANALYTICS_MODEL_AGE, "process_shape")) == (0, 0)
+    assert seen.of(m.ANALYTICS_MODEL_OUTCOMES, "process_shape", "refused") == 0
     assert seen.of(m.ANALYTICS_PROBLEMS) == 1
     assert seen.of(m.BROKER_CONNECTED, "analytics") == 1
     assert seen.of(m.ANALYTICS_LAG) == seen.of(m.ANALYTICS_BEHIND) == 0
@@ -120,7 +126,7 @@ async def test_what_prometheus_and_the_kubelet_get(bench: Bench) -> None:
     await started(bench)
     await bench.publish(memfd(9))
     seen = await page(bench, lambda seen: "daemoneye_analytics_events" in seen.families and seen.of(m.ANALYTICS_EVENTS))
-    assert seen.of(m.ANALYTICS_EVENTS) == 1
+    assert seen.of(m.ANALYTICS_EVENTS) == seen.of(m.ANALYTICS_EXECUTIONS) == 1
     assert not any(seen.by(m.ANALYTICS_LOST).values())
     await bench.eventually(lambda: bench.status[-1]["events"] == 6)
 

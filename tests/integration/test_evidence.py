@@ -293,10 +293,10 @@ async def test_from_a_finding_to_packets_of_before_and_after_it(evidence, servin
 
 
 async def test_why_a_node_keeps_nothing_reaches_who_asks(evidence, serving, api):
-    service, kept = serving
+    _, kept = serving
     kept.follow(None)
     found = await evidence.find("no capture")
-    await until("it is refused", lambda: service.failed)
+    await until("it is refused", lambda: kept.refused)
     token = api.token(SHOP, "reader")
 
     async def told() -> str:

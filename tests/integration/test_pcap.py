@@ -124,7 +124,7 @@ def test_a_file_that_breaks_off_gives_what_is_whole_and_then_says_so(runs: Calla
     assert [e["query"] for e in run.events("dns_query")] == ["one.example"]
     assert run.events("packet_flow")[0]["src_packets"] == 2
     assert "cut short" in run.stderr()
-    assert [(line["stage"], line["count"]) for line in run.of("loss")] == [("decode", 1)]
+    assert [(line["stage"], line["count"]) for line in run.of("loss")] == [("capture", 1)]
 
 
 def test_pcapng_names_its_interfaces(runs: Callable[..., Run], tmp_path: Path) -> None:
@@ -138,6 +138,27 @@ def test_pcapng_names_its_interfaces(runs: Callable[..., Run], tmp_path: Path) -
     writer.close()
     run = read(runs, "--pcap", path)
     assert {e["interface"]: e["src_packets"] for e in run.events("packet_flow")} == {"eth0": 2, "cni0": 1}
+
+
+def test_a_policys_filter_and_switches_mean_for_a_file_what_they_mean_live(
+    runs: Callable[..., Run], captured: tuple[Path, dict[str, Any]], tmp_path: Path
+) -> None:
+    path, about = captured
+    policy = tmp_path / "policy.json"
+    network = {"captureFilter": f"tcp port {about['old']}", "enableFlowEvents": False}
+    policy.write_text(
+        json.dumps({"apiVersion": "daemoneye.io/v1alpha1", "kind": "DaemonEyePolicy", "metadata": {"name": "p"}, "spec": {"networkMonitoring": network}})
+    )  # fmt: skip
+    run = runs("--pcap", str(path), "--policy", str(policy), "--events")
+    assert run.finish(90) == 0, run.stderr()
+    assert {(e["event"], e["dst_port"]) for e in run.of("event")} == {
+        ("tls_client_hello", about["old"]),
+        ("dns_query", 53),
+    }
+    policy.write_text(policy.read_text().replace("tcp port", "tcp prot"))
+    refused = runs("--pcap", str(path), "--policy", str(policy), "--events")
+    assert refused.finish(90) == 2
+    assert "syntax error" in refused.stderr()
 
 
 def test_a_missing_file_is_wrong_usage(runs: Callable[..., Run], tmp_path: Path) -> None:

@@ -216,3 +216,25 @@ def test_without_privileges_it_says_what_is_missing_and_offers_the_replay(tmp_pa
     assert done.returncode == 3, done.stderr
     assert "root" in done.stderr
     assert "--replay" in done.stderr
+
+
+def test_scores_of_windows_are_written_when_they_are_asked_for(runs: Callable[..., Run], tmp_path: Path) -> None:
+    """250 executions of one workload, a second apart: two full windows, of a workload that is still being learned."""
+    shipped = (REPOSITORY / "examples/one-machine/recording.jsonl").read_text().splitlines()
+    event = next(e for e in map(json.loads, shipped) if e["event"] == "process_exec")
+    path = tmp_path / "recording.jsonl"
+    lines = []
+    for number in range(250):
+        moment = f"2026-11-22T22:{20 + number // 60:02}:{number % 60:02}.000000000Z"
+        lines.append(
+            json.dumps({**event, "pid": 20_000 + number, "tid": 20_000 + number, "time": moment, "start_time": moment})
+        )
+    path.write_text("\n".join(lines) + "\n")
+    run = runs("--replay", str(path), "--scores")
+    assert run.finish(90) == 0, run.stderr()
+    scores = run.of("score")
+    assert [(s["workload"], s["executions"], s["state"]) for s in scores] == [(event["workload"], 100, "Learning")] * 2
+    assert [(s["score"], s["p"]) for s in scores] == [(None, None)] * 2, "too few windows were seen to judge any"
+    assert scores[0]["start"].startswith("2026-11-22T22:20:00")
+    assert scores[0]["end"] <= scores[1]["start"]
+    assert set(scores[0]["models"]) == {"process_rarity", "process_shift", "process_shape"}

@@ -249,6 +249,12 @@ async def test_a_sensor_without_anything_to_do_says_so_and_answers_within_a_seco
                 (generation, "Refused", "BadFilter")
             ]
             assert "syntax error" in answer.policies[0].message
+        capturing = {"enable_packet_capture": True}
+        config = config_of(policy("lost", pod_selector={"matchExpressions": "none"}, network=capturing, **quiet))
+        await broker.configure(config)
+        (lost,) = (await broker.answered(config)).policies
+        assert (lost.state, lost.reason) == ("Refused", "InvalidSpec")
+        assert "its selectors cannot be used here" in lost.message
         await broker.put(subjects.NODES_BUCKET, subjects.node_config(NODE), b"nonsense")
         await until(lambda: broker.answer.problem[0] == "BadConfiguration", "the problem")
         assert broker.answer.hash == config.hash

@@ -37,7 +37,8 @@ def ready(consumer: Consumer | None) -> dict[str, Any]:
         reason = "it has no connection to the broker"
     elif not consumer.placed:
         reason = f"it has no consumer on stream {consumer.stream} yet"
-    return {"ok": not reason, "reason": reason, **_about(consumer)}
+    # Classes of references and the like are for who looks here; a heartbeat goes to everybody, every few seconds.
+    return {"ok": not reason, "reason": reason, **_about(consumer), "details": consumer.pipeline.details()}
 
 
 def describe(consumer: Consumer) -> dict[str, Any]:
@@ -54,6 +55,7 @@ def describe(consumer: Consumer) -> dict[str, Any]:
         "ignored": pipeline.ignored,
         "refused": consumer.store.refused,
         "detectors": pipeline.status(),
+        "suppressed": pipeline.budget.status(),
         "time": time.time_ns(),
         "pid": os.getpid(),
         "self": asdict(usage.now()),

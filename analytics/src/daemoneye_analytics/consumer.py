@@ -213,7 +213,7 @@ class Consumer:
         if changed:
             self._status.changed()
         if changed and now:
-            self.pipeline.configure(now.chosen, now.wants)
+            self.pipeline.configure(now.chosen, now.wants, now.thresholds, now.budgets, now.exemptions)
             names = ", ".join(sorted(now.wants)) or "no detector"
             _LOG.info("runs configuration %s: %d policies, %s", now.hash, len(now.policies), names)
         return now is not None
@@ -254,8 +254,10 @@ class Consumer:
             if self.pipeline.counts.events > before and batch.envelope.lane != "loss":
                 self.progress.process(batch.envelope)
             await self.store.findings(findings)
-            if self._arming and self.follower and self.follower.configuration:
-                self._arming.offer(findings, self.follower.configuration.evidence)
+            await self.store.scores(self.pipeline.scores(), place)
+            configuration = self.follower.configuration if self.follower else None
+            if self._arming:
+                self._arming.offer(findings, configuration.evidence if configuration else {})
             self._unacknowledged.append(message)
         self._position = place
         self._consistent = True

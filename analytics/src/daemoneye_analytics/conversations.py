@@ -22,6 +22,7 @@ from daemoneye.findings import EventReference, Finding, Process, finding_id
 from daemoneye_analytics.detectors.base import Declaration
 from daemoneye_analytics.evidence import SCORES, Verdict, ancestry, place, shown, subject
 from daemoneye_analytics.frame import Frame
+from daemoneye_analytics.pods import Pod
 
 
 class Networks:
@@ -120,9 +121,17 @@ def finding(frame: Frame, record: str, index: int, declaration: Declaration, ver
         confidence_reasons=tuple(reasons),
         events=(EventReference(frame.envelope.node, frame.envelope.epoch, frame.envelope.lane, row["sequence"], record),),
         process_tree=ancestry(frame, image) if image >= 0 else (),
-        # Whose other side it is, it concerns as well.
-        policies=tuple(dict.fromkeys((*pod.policies, *(frame.pods.of(peer["cgroup_id"], peer["cgroup_v1_id"]).policies if peer else ())))),
+        policies=_policies(frame, row, pod, peer),
     )  # fmt: skip
+
+
+def _policies(frame: Frame, row: dict[str, Any], pod: Pod, peer: dict[str, Any]) -> tuple[str, ...]:
+    """Names of the policies that a row belongs to: its own where it has some (packets), else those of its pods; whose other side it is, it concerns, too."""
+    own = frame.pods.sets.get(row.get("policy_set", 0))
+    if own is not None:
+        return own
+    others = frame.pods.of(peer["cgroup_id"], peer["cgroup_v1_id"]).policies if peer else ()
+    return tuple(dict.fromkeys((*pod.policies, *others)))
 
 
 def _peer(frame: Frame, row: dict[str, Any]) -> dict[str, Any]:

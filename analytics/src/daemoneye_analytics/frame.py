@@ -72,6 +72,7 @@ class Frame:
         batch: The decoded batch.
         skip: Event rows at its beginning that were processed before; they explain others but are not looked at again.
         loss_spans: Spans of wall time (ns) in which rows of this node were lost, int64, shape (k, 2).
+        flagged: Keys of processes in which detectors found something so far; those that run later read it.
 
     A row's sequence is the batch's first one plus its position among the event rows, sections in order of the body.
     Below, m is the number of process images in the batch and n that of its new executions.
@@ -81,6 +82,7 @@ class Frame:
         self.batch = batch
         self.skip = skip
         self.loss_spans = loss_spans
+        self.flagged: list[int] = []
 
     @property
     def envelope(self) -> Envelope:
@@ -152,6 +154,16 @@ class Frame:
         """Row of each new execution in `images`, int64, shape (n,)."""
         section = self.batch.section("process_exec")
         return self._new(section) + self.context if section else np.zeros(0, np.int64)
+
+    @cached_property
+    def exec_sequence(self) -> np.ndarray:
+        """Place of the new executions in the node's lane, u64, shape (n,)."""
+        section = self.batch.section("process_exec")
+        if section is None:
+            return np.zeros(0, np.uint64)
+        return (self._position(section) + self._new(section)).astype(np.uint64) + np.uint64(
+            self.envelope.first_sequence
+        )
 
     @cached_property
     def exec_rows(self) -> np.ndarray:

@@ -23,11 +23,13 @@ from daemoneye.ending import end
 from daemoneye.errors import ConfigError, DaemonEyeError
 from daemoneye.exposition import Exposition
 from daemoneye_analytics import answers, measures, registry
+from daemoneye_analytics.behaviour import signing
+from daemoneye_analytics.budget import MACHINE
 from daemoneye_analytics.consumer import Consumer
 from daemoneye_analytics.pipeline import Pipeline
 from daemoneye_analytics.progress import Progress
 from daemoneye_analytics.settings import BROKER, Settings, load
-from daemoneye_analytics.vault.arming import Arming
+from daemoneye_analytics.vault.arming import Arming, wanted
 from daemoneye_analytics.vault.bucket import Bucket
 from daemoneye_analytics.vault.door import Door
 from daemoneye_analytics.vault.reviews import Reviews
@@ -53,14 +55,22 @@ _STALE_EVERY_S: Final = 5.0
 
 async def serve(settings: Settings) -> None:
     """Connect, consume until a signal comes, disconnect."""
+    # What signs stored models must outlast the process and be nobody else's: the password is both; a new one costs a training.
+    if secret := str(settings.broker.options().get("password") or ""):
+        signing.use(secret.encode())
     known = None
     pipeline, progress = Pipeline(), Progress()
     if settings.configuration == BROKER:
         known = registry.available()
         names = tuple(known)
     else:
-        chosen = registry.build(settings.detectors, behavioral=settings.behavioral)
-        pipeline.configure(chosen)
+        chosen = registry.build(
+            settings.detectors,
+            behavioral=settings.behavioral,
+            machine_learning=settings.machine_learning,
+            analysis=settings.analysis,
+        )
+        pipeline.configure(chosen, budgets={MACHINE: settings.alert_budget})
         names = tuple(detector.declaration.name for detector, _ in chosen)
     reviews = Reviews.of_pod(settings.evidence.service_account) if settings.evidence else None
     stop = asyncio.Event()
@@ -68,11 +78,13 @@ async def serve(settings: Settings) -> None:
     for number in (signal.SIGTERM, signal.SIGINT):
         loop.add_signal_handler(number, stop.set)
     consumer: Consumer | None = None
+    arming: Arming | None = None
+    door: Door | None = None
 
     page = Exposition(
         "analytics",
         answers.VERSION,
-        lambda: measures.samples(consumer, names),
+        lambda: measures.samples(consumer, names, arming, door),
         [progress.event_delay, progress.finding_delay],
     ).page
     async with AsyncExitStack() as stack:
@@ -91,16 +103,22 @@ async def serve(settings: Settings) -> None:
         client = await link.connect()
         if client is None:
             return
-        arming = None
         if settings.evidence and reviews:
             bucket = Bucket(client)
             await bucket.listen()
             arming = Arming(client, bucket, settings.evidence.namespace)
             stack.push_async_callback(end, [asyncio.create_task(arming.run())])
             try:
-                await stack.enter_async_context(Door(bucket, reviews).open(settings.evidence.port))
+                door = Door(bucket, reviews)
+                await stack.enter_async_context(door.open(settings.evidence.port))
             except OSError as error:
                 raise ConfigError(f"cannot give out evidence on port {settings.evidence.port}: {error}") from error
+        if settings.keep:
+            bucket = Bucket(client)
+            await bucket.listen()
+            (every,) = wanted([{"evidence": settings.keep}]).values() or (None,)
+            arming = Arming(client, bucket, "", every=every)
+            stack.push_async_callback(end, [asyncio.create_task(arming.run())])
         consumer = Consumer(
             client,
             shard=settings.shard,

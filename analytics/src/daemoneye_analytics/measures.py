@@ -5,18 +5,27 @@ Responsible for which counter is which metric; their names are declared in `daem
 
 from __future__ import annotations
 
+import time
 from collections import Counter
-from collections.abc import Collection, Iterator
+from collections.abc import Collection, Iterator, Mapping
+from typing import Any
 
 from daemoneye import metrics
 from daemoneye.metrics import Sample
 from daemoneye.subjects import SEVERITIES
+from daemoneye_analytics.behaviour.detector import BehavioralAnomaly
+from daemoneye_analytics.behaviour.lives import Phase
+from daemoneye_analytics.behaviour.shape import OUTCOMES as FITTED
 from daemoneye_analytics.consumer import Consumer
 from daemoneye_analytics.pipeline import OTHER
+from daemoneye_analytics.vault.arming import Arming
+from daemoneye_analytics.vault.door import OUTCOMES, Door
 
 
-def samples(consumer: Consumer | None, detectors: Collection[str]) -> Iterator[Sample]:
-    """Everything but the histograms; nothing is counted before there is a consumer.
+def samples(
+    consumer: Consumer | None, detectors: Collection[str], arming: Arming | None = None, door: Door | None = None
+) -> Iterator[Sample]:
+    """Everything but the histograms; nothing is counted before there is a consumer. Without evidence `arming` and `door` are None.
 
     `detectors` are those that there are, for whom series exist from the start; findings that name another one count as `other`'s, for the name
     of a finding's detector is what its code says.
@@ -33,6 +42,8 @@ def samples(consumer: Consumer | None, detectors: Collection[str]) -> Iterator[S
     for (name, severity), count in found.items():
         yield metrics.ANALYTICS_FINDINGS(count, name, severity)
     yield metrics.ANALYTICS_UNWANTED(counts.unwanted)
+    yield metrics.ANALYTICS_SUPPRESSED(pipeline.budget.total, "budget")
+    yield metrics.ANALYTICS_SUPPRESSED(pipeline.cooled, "cooldown")
     yield metrics.ANALYTICS_REFUSED(consumer.store.refused)
     yield metrics.ANALYTICS_CORRUPT(progress.corrupt)
     yield metrics.ANALYTICS_IGNORED(pipeline.ignored)
@@ -43,7 +54,34 @@ def samples(consumer: Consumer | None, detectors: Collection[str]) -> Iterator[S
     for name in detectors:
         yield metrics.ANALYTICS_DETECTOR_SECONDS(counts.seconds[name], name)
         yield metrics.ANALYTICS_DETECTOR_ERRORS(counts.errors[name], name)
+    yield from _behaviour(pipeline.status().get(BehavioralAnomaly.declaration.name, {}), time.time())
+    for outcome in ("asked", "shared", "skipped"):
+        yield metrics.ANALYTICS_EVIDENCE(getattr(arming, outcome, 0), outcome)
+    for outcome in dict.fromkeys((*OUTCOMES.values(), "failed")):
+        yield metrics.ANALYTICS_EVIDENCE_ANSWERS(door.answers[outcome] if door else 0, outcome)
     yield metrics.ANALYTICS_NODES(pipeline.watermarks.nodes)
     yield metrics.ANALYTICS_CHECKPOINT(progress.unsaved_s)
     configuration = consumer.follower.configuration if consumer.follower else None
     yield metrics.ANALYTICS_PROBLEMS(len(configuration.problems) if configuration else 0)
+
+
+def _behaviour(status: Mapping[str, Any], now: float) -> Iterator[Sample]:
+    """Of the behavioural analyser's status; all 0, and no model, where it does not run."""
+    counted = status.get("counted", {})
+    yield metrics.ANALYTICS_EXECUTIONS(counted.get("executions", 0))
+    yield metrics.ANALYTICS_WINDOWS(counted.get("judged", 0), "sufficient")
+    yield metrics.ANALYTICS_WINDOWS(counted.get("insufficient", 0), "insufficient")
+    yield metrics.ANALYTICS_ALARMS(counted.get("alarms", 0))
+    yield metrics.ANALYTICS_NOMINAL(counted.get("nominal", 0))
+    for phase in Phase:
+        yield metrics.ANALYTICS_WORKLOADS(status.get("phases", {}).get(phase, 0), phase)
+    references = status.get("references", {}).values()
+    yield metrics.ANALYTICS_REFERENCES(sum(r["calibrated"] for r in references), "sufficient")
+    yield metrics.ANALYTICS_REFERENCES(sum(r["insufficient"] for r in references), "insufficient")
+    for table in ("items", "contexts"):
+        yield metrics.ANALYTICS_ITEMS(status.get(table, 0), table)
+    for name, model in status.get("models", {}).items():
+        yield metrics.ANALYTICS_MODEL(model["model"], name)
+        yield metrics.ANALYTICS_MODEL_AGE(max(0.0, now - model["trained_ns"] / 1e9) if model["trained_ns"] else 0, name)
+        for outcome in FITTED:
+            yield metrics.ANALYTICS_MODEL_OUTCOMES(model["counted"][outcome], name, outcome)

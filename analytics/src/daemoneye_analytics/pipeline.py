@@ -21,8 +21,10 @@ from daemoneye.errors import CorruptData
 from daemoneye.escape import decode
 from daemoneye.events.loss import STAGES
 from daemoneye.findings import Finding
-from daemoneye.subjects import LANES
+from daemoneye.subjects import LANES, SEVERITIES
+from daemoneye_analytics.budget import MACHINE, Budget
 from daemoneye_analytics.detectors.base import Detector, State
+from daemoneye_analytics.exemptions import Exemption
 from daemoneye_analytics.frame import Frame
 from daemoneye_analytics.registry import Chosen
 from daemoneye_analytics.watermarks import Watermarks
@@ -36,6 +38,7 @@ _NODES: Final = 10_000
 _NODE_BYTES: Final = 253
 _LIMIT: Final = 1 << 62
 _MINUTE: Final = 60.0
+_GRAVE: Final = SEVERITIES[SEVERITIES.index("medium") :]
 
 
 @dataclass(slots=True)
@@ -75,6 +78,7 @@ class Pipeline:
         findings: Findings that were made.
         ignored: Batches of lanes that this version does not know.
         unwanted: Findings that were dropped, for no policy that the subject belongs to wants them.
+        budget: How many findings of detectors that score were told, and what was beyond that.
         counts: What this process counted.
     """
 
@@ -84,6 +88,7 @@ class Pipeline:
         self.findings = 0
         self.ignored = 0
         self.unwanted = 0
+        self.budget = Budget()
         self.counts = Counts()
         self._running: dict[str, _Running] = {}
         # What detectors that do not run at the moment have learned: a policy that comes back finds it.
@@ -92,7 +97,14 @@ class Pipeline:
         self._loss_spans: dict[str, deque[tuple[int, int]]] = {}
         self.configure(chosen)
 
-    def configure(self, chosen: Sequence[Chosen], wants: Mapping[str, frozenset[str]] | None = None) -> None:
+    def configure(
+        self,
+        chosen: Sequence[Chosen],
+        wants: Mapping[str, frozenset[str]] | None = None,
+        thresholds: Mapping[str, float] | None = None,
+        budgets: Mapping[str, int] | None = None,
+        exemptions: Sequence[Exemption] = (),
+    ) -> None:
         """Run these detectors from the next batch on.
 
         One that runs already with the same parameters goes on; with others, its successor takes over what it learned.
@@ -101,6 +113,9 @@ class Pipeline:
             chosen: The detectors.
             wants: Detector name → names of the policies that want it: a finding names those of them that its subject belongs to, and is
                 dropped without any. None on one machine, where everything is told.
+            thresholds: Name of a policy → score from which on it wants findings of detectors that score.
+            budgets: Name of a policy, or `budget.MACHINE`, → findings of such detectors that it is told a day; 0 for all.
+            exemptions: Verdicts that say what is wanted behaviour, for detectors that learn from them.
         """
         before, self._running = self._running, {}
         for detector, parameters in chosen:
@@ -116,7 +131,12 @@ class Pipeline:
             state = self._state(running)
             if state is not None:
                 self._resting[name] = state
-        self._wants = wants
+        self._wants, self._thresholds = wants, thresholds or {}
+        self.budget.limits = budgets or {}
+        for running in self._running.values():
+            forgive = getattr(running.detector, "forgive", None)
+            if forgive:
+                forgive(exemptions)
 
     def process(self, batch: Batch) -> list[Finding]:
         """Findings of one batch; none for rows that were processed before. A detector that raises is counted and logged, no more.
@@ -139,11 +159,34 @@ class Pipeline:
             return []
         spans = self._loss_spans.get(envelope.node, ())
         frame = Frame(batch, skip=skip, loss_spans=np.array(spans, np.int64).reshape(-1, 2))
-        found = [finding for running in self._running.values() for finding in self._run(running, frame)]
+        found = []
+        for running in self._running.values():
+            told = self._run(running, frame)
+            found += told
+            if not running.detector.declaration.behavioral:
+                frame.flagged += [
+                    int(f.subject.process_uid, 16) for f in told if f.subject.process_uid and f.severity in _GRAVE
+                ]
         if self._wants is not None:
             found = self._wanted(found, self._wants)
+        found = self._within(found)
         self.findings += len(found)
         return found
+
+    def scores(self) -> list[dict[str, Any]]:
+        """Scores of windows that closed since the last call, from all detectors that score."""
+        out: list[dict[str, Any]] = []
+        for running in self._running.values():
+            kept = getattr(running.detector, "scores", None)
+            if kept:
+                out += kept
+                kept.clear()
+        return out
+
+    @property
+    def cooled(self) -> int:
+        """Alarms that repeated what was told within a detector's cool-down."""
+        return sum(int(getattr(running.detector, "suppressed", 0)) for running in self._running.values())
 
     def status(self) -> dict[str, dict[str, Any]]:
         """Every detector's phase, figures and errors."""
@@ -156,6 +199,18 @@ class Pipeline:
             out[name] = {**figures, "errors": running.errors, "last_error": running.last_error}
         return out
 
+    def details(self) -> dict[str, dict[str, Any]]:
+        """What detectors say beyond their status, for who asks: more than a heartbeat should carry."""
+        out = {}
+        for name, running in self._running.items():
+            tell = getattr(running.detector, "details", None)
+            if tell:
+                try:
+                    out[name] = tell()
+                except Exception as error:  # noqa: BLE001 - somebody else's code
+                    out[name] = {"error": repr(error)[:200]}
+        return out
+
     def facts(self) -> dict[str, Any]:
         """JSON for a checkpoint, without the detectors."""
         return {
@@ -164,6 +219,7 @@ class Pipeline:
             "findings": self.findings,
             "unwanted": self.unwanted,
             "loss_spans": {node: list(spans) for node, spans in self._loss_spans.items()},
+            "budget": self.budget.state(),
         }
 
     def states(self) -> dict[str, State]:
@@ -185,10 +241,12 @@ class Pipeline:
             }
             events, findings = int(facts["events"]), int(facts["findings"])
             unwanted = int(facts.get("unwanted", 0))  # the release before did not count them
+            budget = Budget.restored(facts["budget"]) if "budget" in facts else Budget()
         except (KeyError, TypeError, AttributeError) as error:
             msg = f"not a pipeline's facts: {error!r}"
             raise ValueError(msg) from error
         self.watermarks, self._loss_spans = watermarks, spans
+        budget.limits, self.budget = self.budget.limits, budget
         self.events, self.findings, self.unwanted = events, findings, unwanted
         self._resting = {name: dict(state) for name, state in states.items()}
         for name, running in self._running.items():
@@ -200,12 +258,34 @@ class Pipeline:
         """The findings that a policy of their subject wants, with the names of these policies."""
         out = []
         for finding in found:
-            policies = tuple(name for name in finding.policies if name in wants.get(finding.detector, ()))
+            policies = tuple(
+                name
+                for name in finding.policies
+                if name in wants.get(finding.detector, ()) and finding.score >= self._least(finding.detector, name)
+            )
             if policies:
                 out.append(replace(finding, policies=policies))
         self.unwanted += len(found) - len(out)
         self.counts.unwanted += len(found) - len(out)
         return out
+
+    def _within(self, found: Sequence[Finding]) -> list[Finding]:
+        """The findings that somebody's budget has room for, with the names of those policies; rules have no budget."""
+        out = []
+        for finding in found:
+            policies = finding.policies if self._wants is not None else (MACHINE,)
+            told = self.budget.admit(finding, policies) if self._scored(finding.detector) else policies
+            if told:
+                out.append(finding if told == policies else replace(finding, policies=told))
+        return out
+
+    def _least(self, detector: str, policy: str) -> float:
+        """Score from which on a policy wants a detector's findings."""
+        return self._thresholds.get(policy, 0.0) if self._scored(detector) else 0.0
+
+    def _scored(self, detector: str) -> bool:
+        running = self._running.get(detector)
+        return running is not None and running.detector.declaration.scored
 
     def _state(self, running: _Running) -> State | None:
         try:

@@ -1,7 +1,7 @@
 """Which pod a cgroup of a batch belongs to, and which policies.
 
-Responsible for reading the context rows of `pod_identity`, in words only for the few rows that become findings. Batches of one machine,
-and those that an older sensor made, have none: nothing is known then, and nothing is wrong.
+Responsible for reading the context rows of `pod_identity` and `policy_set`, in words only for the few rows that become findings. Batches of one
+machine, and those that an older sensor made, have none: nothing is known then, and nothing is wrong.
 """
 
 from __future__ import annotations
@@ -15,6 +15,7 @@ from daemoneye.envelope import Batch
 from daemoneye.escape import decode
 from daemoneye.events.ancestry import cgroup_pairs
 from daemoneye.events.jsonform import split_argv
+from daemoneye.events.policy_set import sets_of
 
 _U64: Final = (1 << 64) - 1
 
@@ -40,6 +41,7 @@ class Pods:
 
     def __init__(self, batch: Batch) -> None:
         self._section = batch.section("pod_identity", context=True)
+        self._named = batch.section("policy_set", context=True)
 
     def row(self, cgroup_id: int, cgroup_v1_id: int) -> int:
         """Row of a cgroup; -1 where nothing is known."""
@@ -61,6 +63,11 @@ class Pods:
         labels = (item.partition("=") for item in split_argv(self._bytes("labels", row)))
         pairs = tuple((key, value) for key, equals, value in labels if equals)
         return Pod(namespace, pod, container, image, owner_kind, owner_name, pairs, self.policies[row])
+
+    @cached_property
+    def sets(self) -> dict[int, tuple[str, ...]]:
+        """Names of each set of policies that rows about packets belong to, by its number; an older sensor's rows have none."""
+        return {number: tuple(split_argv(names)) for number, names in sets_of(self._named).items()}
 
     @cached_property
     def policies(self) -> list[tuple[str, ...]]:

@@ -12,6 +12,7 @@ from importlib.metadata import entry_points
 from typing import Any, Final, NamedTuple
 
 from daemoneye.errors import ConfigError
+from daemoneye_analytics.behaviour.detector import BehavioralAnomaly
 from daemoneye_analytics.detectors.base import Declaration, Detector
 from daemoneye_analytics.detectors.beacon import Beacon
 from daemoneye_analytics.detectors.cloud_metadata import CloudMetadata
@@ -23,8 +24,9 @@ from daemoneye_analytics.detectors.suspicious_exec import SuspiciousExec
 from daemoneye_analytics.detectors.tls_without_name import TlsWithoutName
 
 GROUP: Final = "daemoneye.detectors"
+# In this order they run: what learns comes after what knows, so that it does not learn what was found.
 BUILT_IN: Final[tuple[type[Detector], ...]] = (
-    SuspiciousExec, FirstSeen, CloudMetadata, NetworkScan, DnsTunnel, Beacon, MiningPool, TlsWithoutName,
+    SuspiciousExec, FirstSeen, CloudMetadata, NetworkScan, DnsTunnel, Beacon, MiningPool, TlsWithoutName, BehavioralAnomaly,
 )  # fmt: skip
 _LOG = logging.getLogger(__name__)
 
@@ -66,12 +68,20 @@ def _classes(loaded: object) -> list[type[Detector]]:
     return [c for c in candidates if isinstance(c, type) and isinstance(vars(c).get("declaration"), Declaration)]
 
 
-def build(settings: Sequence[Mapping[str, Any]] = (), *, behavioral: bool = True) -> list[Chosen]:
+def build(
+    settings: Sequence[Mapping[str, Any]] = (),
+    *,
+    behavioral: bool = True,
+    machine_learning: bool = True,
+    analysis: Mapping[str, Any] | None = None,
+) -> list[Chosen]:
     """The detectors that run: all that there are, but for those that the settings switch off.
 
     Args:
         settings: `{"name", "enabled", "parameters"}` each; the last two may be missing.
         behavioral: Whether detectors that learn what is normal run.
+        machine_learning: Whether those of them that score run.
+        analysis: Settings of the analyser; see `scoring`.
 
     Raises:
         ConfigError: A name or parameter is unknown (with the choices), or a value does not fit.
@@ -88,7 +98,14 @@ def build(settings: Sequence[Mapping[str, Any]] = (), *, behavioral: bool = True
     detectors = []
     for name, cls in known.items():
         setting = chosen.get(name, {})
-        parameters = cls.declaration.resolve(setting.get("parameters") or {})
-        if setting.get("enabled", True) and (behavioral or not cls.declaration.behavioral):
+        declaration = cls.declaration
+        parameters = declaration.resolve({**scoring(declaration, analysis or {}), **(setting.get("parameters") or {})})
+        if setting.get("enabled", True) and declaration.runs(behavioral=behavioral, machine_learning=machine_learning):
             detectors.append(Chosen(cls(parameters), parameters))
     return detectors
+
+
+def scoring(declaration: Declaration, analysis: Mapping[str, Any]) -> dict[str, Any]:
+    """What of the analyser's settings (`threshold`, `models`, `update_seconds`) is a parameter of a detector that scores."""
+    known = {parameter.name for parameter in declaration.parameters}
+    return {name: value for name, value in analysis.items() if declaration.scored and name in known}

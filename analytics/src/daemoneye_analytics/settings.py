@@ -8,12 +8,13 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Final, TypeVar
 
 from daemoneye.broker.access import Access
 from daemoneye.errors import ConfigError
+from daemoneye_analytics import budget
 
 T = TypeVar("T")
 FILE: Final = "file"
@@ -47,20 +48,28 @@ class Settings:
         shard: Which event stream is read.
         configuration: Where detectors are configured: in this `file`, or on the `broker` by a cluster's policies.
         behavioral: Whether detectors that learn run; the file's.
+        machine_learning: Whether those that score run; the file's.
+        analysis: The analyser's `threshold`, `models` and `update_seconds`; the file's.
+        alert_budget: Findings of detectors that score which are told a day, 0 for all; the file's.
         detectors: Settings of detectors; the file's.
         status_interval: Between heartbeats.
         health_port: Port of /healthz, /readyz and /metrics, 0 for none.
-        evidence: None where no packets are kept.
+        evidence: How a cluster's installation gives packets out; None where it keeps none.
+        keep: What is kept of packets because of the file's findings, on one machine: an entry of a policy (`daemoneye_analytics.vault.arming`).
     """
 
     broker: Access
     shard: int = 0
     configuration: str = FILE
     behavioral: bool = True
+    machine_learning: bool = True
+    analysis: Mapping[str, Any] = field(default_factory=dict)
+    alert_budget: int = budget.DEFAULT
     detectors: tuple[Mapping[str, Any], ...] = ()
     status_interval: float = 10.0
     health_port: int = 0
     evidence: Evidence | None = None
+    keep: Mapping[str, Any] | None = None
 
 
 def load(path: Path) -> Settings:
@@ -93,11 +102,24 @@ def parse(document: object) -> Settings:
         shard=_get(root, "shard", int, 0),
         configuration=configuration,
         behavioral=_get(analytics, "enable_behavioral_analysis", bool, default=True),
+        machine_learning=_get(analytics, "enable_machine_learning", bool, default=True),
+        analysis={
+            "threshold": float(_get(analytics, "anomaly_threshold", (int, float), 0.8)),
+            "update_seconds": _get(analytics, "model_update_interval", int, 86_400),
+            "models": declared(_get(analytics, "models", list, [])),
+        },
+        alert_budget=_get(analytics, "alert_budget_per_day", int, budget.DEFAULT),
         detectors=tuple(_typed(d, dict, "analytics.detectors") for d in _get(analytics, "detectors", list, [])),
         status_interval=float(_get(root, "status_interval_s", (int, float), 10)),
         health_port=port,
         evidence=_evidence(evidence) if evidence else None,
+        keep=_get(root, "keep", dict, {}) or None,
     )
+
+
+def declared(models: list[Any]) -> tuple[str, ...]:
+    """Declared models in the form that a detector's parameter has: JSON each."""
+    return tuple(json.dumps(model, sort_keys=True) for model in models)
 
 
 def _evidence(table: Mapping[str, Any]) -> Evidence:

@@ -7,11 +7,12 @@ publish waits for its own acknowledgement with a deadline. What is stored is oth
 from __future__ import annotations
 
 import asyncio
+import json
 import logging
 import time
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from functools import partial
-from typing import Final, TypeVar
+from typing import Any, Final, TypeVar
 
 from nats.js import JetStreamContext
 from nats.js.errors import APIError, BadObjectMetaError, DigestMismatchError, ObjectNotFoundError
@@ -62,6 +63,19 @@ class Store:
         """
         for at in range(0, len(findings), _AT_ONCE):
             await asyncio.gather(*(self._finding(finding) for finding in findings[at : at + _AT_ONCE]))
+
+    async def scores(self, scores: Sequence[Mapping[str, Any]], place: int) -> None:
+        """Publish scores of windows, made of the message at `place` of the stream; what the broker does not take now is not repeated.
+
+        A score is for whoever watches: everything that follows from it is a finding or in a checkpoint.
+        """
+        for at in range(0, len(scores), _AT_ONCE):
+            part = scores[at : at + _AT_ONCE]
+            payload = "\n".join(json.dumps(score, separators=(",", ":")) for score in part).encode()
+            try:
+                await self._publish(subjects.scores(self._shard), payload, f"scores-{self._shard}-{place}-{at}")
+            except TRANSIENT as error:
+                self.complain(f"cannot publish scores: {error!r}")
 
     async def loss(self, node: str, payload: bytes, message_id: str) -> bool:
         """Publish a loss batch; False if the broker did not take it now."""

@@ -30,6 +30,7 @@ MODULES: Final = ("daemoneye_sensor", "daemoneye_analytics")
 
 _BTF: Final = "/sys/kernel/btf/vmlinux"
 _BTF_MAGICS: Final = (b"\x9f\xeb", b"\xeb\x9f")
+_XDP_KERNEL: Final = (5, 18)
 _FREE_BYTES: Final = 2 << 30
 _MEMLOCK_BYTES: Final = 64 << 20
 _AS_ROOT: Final = "run daemoneye as root (sudo), or in a pod with these capabilities"
@@ -63,6 +64,8 @@ def examine(machine: Machine, wanted: Wanted) -> Iterator[Check]:
         yield check(machine)
     yield interface(machine, wanted.network)
     yield network_privileges(machine, wanted.network)
+    if wanted.network.flow_counter == "Xdp":
+        yield xdp(machine)
     yield broker()
     yield port(wanted.port)
     yield from state(wanted.state)
@@ -104,7 +107,7 @@ def socket_tracepoints(machine: Machine) -> Check:
     means = (
         "no socket is seen"
         if "inet_sock_set_state" in missing
-        else "accepted connections lack their process, UDP is not seen in full"
+        else "system calls are watched in their place, which costs every call of the machine a little"
     )
     detail = f"missing: {', '.join(missing)}: {means}"
     return Check(
@@ -220,6 +223,17 @@ def network_privileges(machine: Machine, network: NetworkMonitoring) -> Check:
     detail = f"missing: {', '.join(missing)}" if missing else "CAP_NET_ADMIN, CAP_NET_RAW"
     needed = network.enable_packet_capture
     return Check("capture privileges", not missing, detail, _AS_ROOT if missing else "", needed)
+
+
+def xdp(machine: Machine) -> Check:
+    """XDP can count what arrives; where it cannot, the packet socket does."""
+    loading = machine.capabilities() & {"CAP_NET_ADMIN", "CAP_SYS_ADMIN"}
+    new = machine.kernel_version() >= _XDP_KERNEL
+    detail = f"Linux {machine.kernel() or 'of unknown release'}, 5.18 or later is needed"
+    fix = "" if new else "boot a kernel of 5.18 or later, or set flowCounter to Socket"
+    if new and not loading:
+        detail, fix = "neither CAP_NET_ADMIN nor CAP_SYS_ADMIN", _AS_ROOT
+    return Check("XDP", new and bool(loading), detail, fix, needed=False)
 
 
 def broker() -> Check:

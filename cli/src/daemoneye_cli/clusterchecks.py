@@ -15,6 +15,7 @@ from daemoneye_cli import survey
 from daemoneye_cli.check import MIN_KERNEL, Check
 from daemoneye_cli.kube import Kubectl, Object
 from daemoneye_cli.release import Release, find
+from daemoneye_cli.show.text import workloads
 from daemoneye_cli.survey import Component, Survey
 
 MIN_KUBERNETES: Final = (1, 30)
@@ -197,7 +198,8 @@ def analytics(seen: Survey) -> Check:
         return Check("analytics heard", ok=False, detail="no policy says so yet", fix=_FIRST_POLICY, needed=False)
     bad = next((condition for condition in told if condition.get("reason") not in _HEARD), None)
     if bad is None:
-        return Check("analytics heard", ok=True, detail="the operator hears its heartbeats")
+        known = f"; {workloads(seen.phases)}" if any(seen.phases.values()) else ""
+        return Check("analytics heard", ok=True, detail=f"the operator hears its heartbeats{known}")
     detail = f"{bad.get('reason')}: {bad.get('message') or 'not known yet'}"
     return Check("analytics heard", ok=False, detail=detail, fix=_logs("analytics"))
 

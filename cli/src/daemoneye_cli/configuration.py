@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any, Final
 
 from daemoneye.api.policyfile import LoadedPolicy
+from daemoneye.api.v1alpha1.policy import Evidence
 from daemoneye.errors import MachineError
 from daemoneye_cli.broker import Broker
 from daemoneye_cli.state import State
@@ -49,6 +50,13 @@ class Plan:
     """The source that reads it."""
     port: int = 0
     sizes: Sizes = field(default_factory=Sizes)
+
+    @property
+    def evidence(self) -> Evidence | None:
+        """What is kept of packets because of findings; None where nothing is."""
+        network = self.policy.policy.spec.network_monitoring
+        kept = network.enable_packet_capture and network.evidence.enabled and self.replay is None
+        return network.evidence if kept else None
 
     @property
     def status_interval_s(self) -> float:
@@ -117,11 +125,13 @@ def sensor(plan: Plan, broker: Broker) -> dict[str, Any]:
 
 def analytics(plan: Plan, broker: Broker) -> dict[str, Any]:
     """Give analytics' configuration."""
+    kept = plan.evidence
     return {
         "cluster": CLUSTER,
         "state_dir": str(plan.state.path / "analytics"),
         "nats": {**access(broker, "analytics"), "tls": None},
         "shard": 0,
         "analytics": plan.policy.policy.spec.analytics.model_dump(mode="json"),
+        "keep": {} if kept is None else {"seconds": kept.seconds, "max_size_mb": kept.max_size_mb},
         "status_interval_s": plan.status_interval_s,
     }

@@ -33,9 +33,10 @@ _REMEMBERED = 10_000
 
 
 class View(Protocol):
-    """Something that shows a run. ``wants_batches`` says whether it needs events decoded, which costs time."""
+    """Something that shows a run. ``wants_batches`` says whether it needs events decoded, which costs time, ``wants_scores`` whether it shows scores."""
 
     wants_batches: bool
+    wants_scores: bool
 
     async def on_batch(self, batch: Batch) -> None:
         """Show a batch's events."""
@@ -45,6 +46,9 @@ class View(Protocol):
 
     async def on_loss(self, loss: dict[str, Any]) -> None:
         """Show that something was lost."""
+
+    async def on_score(self, score: dict[str, Any]) -> None:
+        """Show the score of a workload's window."""
 
 
 class Feed:
@@ -64,7 +68,8 @@ class Feed:
 
     async def start(self) -> None:
         """Take the place from which on everything is shown; to be called before the sensor starts."""
-        for stream in (self._events_stream, subjects.FINDINGS):
+        scores = (subjects.SCORES,) if self._view.wants_scores else ()
+        for stream in (self._events_stream, subjects.FINDINGS, *scores):
             self._readers[stream] = StreamReader(self._client, stream, await last_sequence(self._client, stream) + 1)
         await self._client.subscribe(f"{subjects.PREFIX}.status.*", cb=self._node)
         await self._client.subscribe(f"{subjects.PREFIX}.component.*", cb=self._component)
@@ -77,6 +82,11 @@ class Feed:
     async def findings(self) -> None:
         """Hand findings on, until the connection is closed."""
         await self._readers[subjects.FINDINGS].run(self._finding)
+
+    async def scores(self) -> None:
+        """Hand scores on, until the connection is closed; returns at once where nobody wants them."""
+        if reader := self._readers.get(subjects.SCORES):
+            await reader.run(self._score)
 
     async def settle(self, *, patient: bool) -> bool:
         """Wait until all that the streams hold now has been shown; False if that took too long.
@@ -120,6 +130,16 @@ class Feed:
         if isinstance(finding, dict) and self._is_new(finding):
             self._tally.add_finding(finding)
             await self._view.on_finding(finding)
+
+    async def _score(self, message: Msg) -> None:
+        for line in message.data.splitlines():
+            try:
+                score = json.loads(line)
+            except ValueError as error:
+                await self._loss(unreadable("score", message, error))
+                continue
+            if isinstance(score, dict):
+                await self._view.on_score(score)
 
     def _is_new(self, finding: dict[str, Any]) -> bool:
         """Whether this id comes for the first time: what analytics judged again after a crash has the same."""

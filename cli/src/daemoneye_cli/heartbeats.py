@@ -63,6 +63,7 @@ class Cost:
         lost: Records lost since its start, by stage.
         unsent: Batches in the spool that the broker has not taken yet, ``unsent_bytes`` their size.
         age_s: Seconds since its last heartbeat.
+        phases: The behavioural analyser's workloads by phase; None of who has none.
     """
 
     component: str
@@ -77,6 +78,7 @@ class Cost:
     unsent: int | None = None
     unsent_bytes: int | None = None
     age_s: float | None = None
+    phases: Mapping[str, int] | None = None
 
     @property
     def lost_total(self) -> int | None:
@@ -183,6 +185,14 @@ class Heartbeats:
         return heard is not None and (times < 2 or heard.measured)
 
 
+def phases(content: Mapping[str, Any]) -> dict[str, int]:
+    """Give the behavioural analyser's workloads by phase as analytics' heartbeat has them; empty where none are scored."""
+    told = _mapping(_mapping(_mapping(content.get("detectors")).get("behavioral_anomaly")).get("phases"))
+    return {
+        str(phase)[:_TEXT]: count for phase, each in list(told.items())[:_STAGES] if (count := _count(each)) is not None
+    }
+
+
 def _speaking(processes: Iterable[Process]) -> list[Process]:
     return [(origin, name) for origin, name in processes if origin == "node" or name in SPEAKERS]
 
@@ -227,6 +237,7 @@ def _cost(process: Process, heard: Heard, now: float) -> Cost:
         unsent=_count(spool.get("unsent")),
         unsent_bytes=_count(spool.get("unsent_bytes")),
         age_s=max(0.0, now - heard.received),
+        phases=phases(content) or None if origin == "component" else None,
     )
 
 

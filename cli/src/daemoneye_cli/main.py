@@ -27,14 +27,13 @@ LATER: Final = {
     "rules": "the command rules arrives with Sigma rules, which this release does not have",
 }
 COMMANDS: Final = {
-    False: ("run", "doctor", "events", "findings", "top", "bugtool", "version"),
+    False: ("run", "doctor", "events", "findings", "evidence", "top", "bugtool", "version"),
     True: ("status", "findings", "events", "evidence", "policy", "top", "doctor", "bugtool", "version"),
 }
 """Modules of the commands, by whether a cluster is asked; only those of one are imported."""
 ELSEWHERE: Final = {
     False: {
         "status": "the command status asks a cluster: kubectl daemoneye status, or daemoneye -k status",
-        "evidence": "the command evidence is the cluster's: kubectl daemoneye evidence, or daemoneye -k evidence",
         "policy": "the command policy is the cluster's: kubectl daemoneye policy, or daemoneye -k policy",
     },
     True: {"run": "the command run watches one machine: daemoneye run"},

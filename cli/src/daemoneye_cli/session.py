@@ -39,6 +39,7 @@ class RunView(Protocol):
     """What a session needs of the view that shows it."""
 
     wants_batches: bool
+    wants_scores: bool
 
     async def on_batch(self, batch: Batch) -> None:
         """Show a batch's events."""
@@ -48,6 +49,9 @@ class RunView(Protocol):
 
     async def on_loss(self, loss: dict[str, Any]) -> None:
         """Show that something was lost."""
+
+    async def on_score(self, score: dict[str, Any]) -> None:
+        """Show the score of a workload's window."""
 
     async def status(self) -> None:
         """Show the run's state."""
@@ -122,6 +126,7 @@ class Session:
         # Only now, so that `ready` comes first; what was published before is read, too: the feed has its place.
         self._spawn("events", self._feed.events())
         self._spawn("findings", self._feed.findings())
+        self._spawn("scores", self._feed.scores())
         self._spawn("status", self._report(view))
         if self._plan.replay is not None:
             self._spawn("replay", self._follow_replay())

@@ -39,6 +39,8 @@ class Supervisor:
         self._on_line = on_line
         self._backoff = backoff or Backoff()
         self._declared = streams.declared(events_max_bytes=plan.sizes.events_stream)
+        if plan.evidence:
+            self._declared += (streams.evidence(),)
         self._stopping = asyncio.Event()
         self.broker_restarts = 0
         self.broker = Broker(

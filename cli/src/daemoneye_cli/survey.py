@@ -22,6 +22,8 @@ FINDINGS: Final = "findings.daemoneye.io"
 COMPONENTS: Final = ("operator", "identity", "analytics", "nats", "callout")
 _OF_OUR_BROKER: Final = ("nats", "callout")
 
+PHASES: Final = ("learning", "calibrating", "active", "drifted")
+
 _KINDS: Final = "deployments.apps,statefulsets.apps,daemonsets.apps,pods"
 _COUNTS: Final = '{range .items[*]}{.spec.severity}{" "}{.status.count}{"\\n"}{end}'
 
@@ -69,7 +71,7 @@ class NodeState:
 
 @dataclass(frozen=True, slots=True)
 class Survey:
-    """All of it. ``notes`` say what the user may not see."""
+    """All of it. ``phases`` counts the behavioural analyser's workloads, ``notes`` say what the user may not see."""
 
     release: Release
     components: tuple[Component, ...] = ()
@@ -78,6 +80,7 @@ class Survey:
     findings: Mapping[str, int] = field(default_factory=dict)
     occurrences: int = 0
     notes: tuple[str, ...] = ()
+    phases: Mapping[str, int] = field(default_factory=dict)
 
     @property
     def troubles(self) -> list[str]:
@@ -111,6 +114,7 @@ def look(kube: Kubectl, release: Release) -> Survey:
         by_severity,
         occurrences,
         tuple(notes),
+        phases(policies),
     )
 
 
@@ -154,6 +158,13 @@ def policy_state(policy: Object) -> PolicyState:
         tuple((str(gap.get("path")), str(gap.get("reason"))) for gap in status.get("inactiveSettings") or ()),
         conditions,
     )
+
+
+def phases(policies: Iterable[Object]) -> dict[str, int]:
+    """Workloads of the behavioural analyser by phase; every policy's status counts all of them, the largest is the newest that knows."""
+    told = [(policy.get("status") or {}).get("analytics") or {} for policy in policies]
+    counts = [{phase: int(one.get(phase) or 0) for phase in PHASES} for one in told]
+    return max(counts, key=lambda one: sum(one.values()), default=dict.fromkeys(PHASES, 0))
 
 
 def node_states(nodes: Iterable[Object], objects: Sequence[Object]) -> list[NodeState]:

@@ -17,6 +17,7 @@ import numpy as np
 from daemoneye.envelope import Batch, Envelope
 from daemoneye.escape import decode
 from daemoneye.events.ancestry import identity_rows
+from daemoneye_cli import heartbeats
 from daemoneye_cli.logfile import LogLine
 
 SPARK_SECONDS: Final = 60
@@ -111,6 +112,10 @@ class Tally:
         """Give what each process last said of itself by its name; a node that bears a component's is ``node/<name>``."""
         nodes = {f"node/{name}" if name in self.components else name: said for name, said in self.nodes.items()}
         return {**nodes, **self.components}
+
+    def phases(self) -> dict[str, int]:
+        """Give the behavioural analyser's workloads by phase, as analytics last said; empty where none are scored."""
+        return heartbeats.phases(self.components.get("analytics", {}))
 
     def rates(self, seconds: int = SPARK_SECONDS) -> list[int]:
         """Give events per second of the last so many whole seconds, oldest first."""

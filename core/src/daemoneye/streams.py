@@ -80,6 +80,13 @@ def declared(
             description="Explained findings",
         ),
         Stream(
+            name=subjects.SCORES,
+            subjects=(f"{subjects.PREFIX}.scores.>",),
+            max_bytes=32 * _MIB,
+            max_age=7 * _DAY_S,
+            description="Scores of workloads' windows",
+        ),
+        Stream(
             name=subjects.SCHEMAS,
             subjects=(f"{subjects.PREFIX}.schemas.>",),
             max_bytes=8 * _MIB,

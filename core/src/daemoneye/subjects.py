@@ -18,6 +18,7 @@ LANES: Final = ("urgent", "bulk", "rollup", "loss")
 SEVERITIES: Final = ("informational", "low", "medium", "high", "critical")
 
 FINDINGS: Final = "DAEMONEYE_FINDINGS"
+SCORES: Final = "DAEMONEYE_SCORES"
 SCHEMAS: Final = "DAEMONEYE_SCHEMAS"
 ANALYTICS_BUCKET: Final = "daemoneye_analytics"
 NODES_BUCKET: Final = "daemoneye_nodes"
@@ -94,6 +95,11 @@ def findings(severity: str) -> str:
         message = f"severity {severity!r} is none of {', '.join(SEVERITIES)}"
         raise ConfigError(message)
     return f"{PREFIX}.findings.{severity}"
+
+
+def scores(shard: int) -> str:
+    """Subject of the scores of windows that the analytics of one shard judged: JSON objects, one a line."""
+    return f"{PREFIX}.scores.{shard}"
 
 
 def schemas(schema_hash: str) -> str:

@@ -11,7 +11,7 @@ import json
 import logging
 import time
 from collections.abc import Callable, Mapping
-from typing import Final
+from typing import Any, Final
 
 from nats.aio.client import Client
 from nats.aio.msg import Msg
@@ -23,12 +23,14 @@ from daemoneye.broker.bucket import Bucket
 from daemoneye.broker.link import TRANSIENT, Link
 from daemoneye.errors import CorruptData, DaemonEyeError
 from daemoneye_operator.reconcile.nodes import Heartbeats, NodeReport
+from daemoneye_operator.reconcile.status import PHASES
 from daemoneye_operator.settings import OperatorSettings
 
 _ANALYTICS: Final = "analytics"
 _ACK_S: Final = 5.0
 _RETRY_S: Final = 2.0
 _MINUTE: Final = 60.0
+_MOST: Final = 1 << 31
 # What waits to be looked at: a hundred of the largest, thousands of common ones. nats-py drops what comes beyond.
 _PENDING_BYTES: Final = 32 << 20
 
@@ -44,6 +46,7 @@ class Bus:
         listening_since: Since when heartbeats are heard, seconds since 1970.
         analytics_heard: When analytics was last heard of; None when never.
         analytics_problems: What it then said that it left out of which policy.
+        phases: Workloads by the analyser's phase, as it then said.
         connections: How often the broker was found ready: another number means that it may have lost what it held.
         trouble: Why the bus is not ready, one sentence.
     """
@@ -54,6 +57,7 @@ class Bus:
         self.listening_since = time.time()
         self.analytics_heard: float | None = None
         self.analytics_problems: Mapping[str, str] = {}
+        self.phases: Mapping[str, int] = {}
         self.connections = 0
         self.trouble = "not connected to the broker yet"
         self._settings = settings
@@ -167,7 +171,7 @@ class Bus:
         found = said.get("problems") if isinstance(said, dict) else None
         problems = {str(k)[:253]: str(v)[:1024] for k, v in found.items()} if isinstance(found, dict) else {}
         news = self.analytics_heard is None or problems != self.analytics_problems
-        self.analytics_heard, self.analytics_problems = time.time(), problems
+        self.analytics_heard, self.analytics_problems, self.phases = time.time(), problems, _phases(said)
         if news:
             self._changed()
 
@@ -176,3 +180,11 @@ class Bus:
         if time.monotonic() - self._complained >= _MINUTE:
             self._complained = time.monotonic()
             _log.warning("%s", text)
+
+
+def _phases(said: Any) -> dict[str, int]:
+    """Workloads by phase in analytics' heartbeat; none where it does not say."""
+    for key in ("detectors", "behavioral_anomaly", "phases"):
+        said = said.get(key) if isinstance(said, dict) else None
+    counts = said if isinstance(said, dict) else {}
+    return {phase: count for phase in PHASES if isinstance(count := counts.get(phase), int) and 0 <= count < _MOST}

@@ -208,7 +208,7 @@ class Controller:
         trouble: list[Exception] = []
         # A broker that is away must keep neither children nor statuses from being right.
         if self._bus.connected:
-            await _tried(self._configs.publish(plan, self._analytics(read)), trouble)
+            await _tried(self._configs.publish(plan, self._analytics(read, now)), trouble)
         if wanted:
             await _tried(self._sensors.apply(tolerations, self._watches.owner(), there, self._controlled()), trouble)
         elif there is not None:
@@ -259,8 +259,9 @@ class Controller:
         if await self._sensors.leave(emptied=emptied or not plan.nodes):
             self._heartbeats.keep(())
 
-    def _analytics(self, read: Policies) -> bytes:
-        return analytics.encode(analytics.document(read.valid, cluster_conflicts(read.valid).keys()))
+    def _analytics(self, read: Policies, now: float) -> bytes:
+        benign = self._exceptions.benign(now, self._settings.namespace)
+        return analytics.encode(analytics.document(read.valid, cluster_conflicts(read.valid).keys(), benign))
 
     def _world(self, there: Mapping[str, Any] | None) -> World:
         return World(
@@ -270,6 +271,7 @@ class Controller:
             listening_since=self._bus.listening_since,
             interval=float(self._settings.sensor.status_interval_seconds),
             analytics_problems=self._bus.analytics_problems,
+            phases=self._bus.phases,
             uninstalling=self._watches.uninstalling(),
             evidence=self._settings.evidence.enabled,
         )

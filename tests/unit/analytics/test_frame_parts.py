@@ -175,8 +175,9 @@ def names(*args, **kwargs):
 
 
 def test_all_detectors_run_unless_switched_off():
-    assert names() == ["suspicious_exec", "first_seen", *NETWORK]
-    assert names([{"name": "first_seen", "enabled": False}]) == ["suspicious_exec", *NETWORK]
+    assert names() == ["suspicious_exec", "first_seen", *NETWORK, "behavioral_anomaly"]
+    assert names([{"name": "first_seen", "enabled": False}]) == ["suspicious_exec", *NETWORK, "behavioral_anomaly"]
+    assert names(machine_learning=False) == ["suspicious_exec", "first_seen", *NETWORK]
     assert names(behavioral=False) == ["suspicious_exec", *NETWORK]
 
 
@@ -219,7 +220,7 @@ def test_entry_points(monkeypatch, caplog):
     ]
     monkeypatch.setattr(registry, "entry_points", lambda group: points)
     with caplog.at_level(logging.ERROR):
-        assert names() == ["suspicious_exec", "first_seen", *NETWORK, "mine"]
+        assert names() == ["suspicious_exec", "first_seen", *NETWORK, "behavioral_anomaly", "mine"]
     assert all(name in caplog.text for name in ("broken", "other", "name of another"))
     assert names(behavioral=True)[1] == "first_seen"
 

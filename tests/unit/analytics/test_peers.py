@@ -9,7 +9,8 @@ import numpy as np
 from daemoneye.envelope import Batch
 from daemoneye.events.addresses import packed
 from daemoneye.events.base import derive
-from daemoneye.events.codec import section_of
+from daemoneye.events.codec import Section, section_of
+from daemoneye.events.policy_set import set_number, sets_section
 from daemoneye.events.registry import BY_NAME
 from daemoneye.events.sockets import Direction
 from daemoneye.findings import Finding
@@ -33,7 +34,7 @@ PODS: dict[int, dict[str, Any]] = {
 VERDICT = Verdict("key", "low", "title", (), ["One."], 0.9)
 
 
-def batch(**columns: object) -> Batch:
+def batch(*more: Section, **columns: object) -> Batch:
     record = BY_NAME["dns_query"]
     row: dict[str, object] = {
         "time": 5 * SECOND, "event": record.id, "src_ip": packed("10.0.0.1"), "dst_ip": packed("10.0.0.2"), "src_port": 40_000, "dst_port": 53, "proto": 17,
@@ -43,7 +44,7 @@ def batch(**columns: object) -> Batch:
     derive(record, rows.rows)
     workloads = {0: b"", 1: WORKLOAD, 2: b"kube-system/Deployment/coredns/coredns"}
     return factory.batch(
-        [], context=[factory.INIT, CLIENT, SERVER], workloads=workloads, sections=[rows, factory.pods(PODS)]
+        [], context=[factory.INIT, CLIENT, SERVER], workloads=workloads, sections=[rows, factory.pods(PODS), *more]
     )
 
 
@@ -76,6 +77,15 @@ def test_a_process_that_was_spoken_to_is_not_taken_for_the_one_that_spoke() -> N
 def test_a_row_without_a_process_belongs_to_whoever_captures() -> None:
     found = finding(batch(pid=0, start_time=0, cgroup_id=0, direction=0, attribution=0))
     assert (found.policies, found.explanation, found.subject.pod) == (("capturing",), ("One.",), "")
+
+
+def test_a_row_that_names_its_policies_belongs_to_these_and_not_to_all_of_its_pods() -> None:
+    names = b"shop\0names\0"
+    sets = sets_section({set_number(names): names, 7: b"somebody\0"})
+    assert finding(batch(sets, **PEER, policy_set=set_number(names))).policies == ("shop", "names")
+    nobody = {"pid": 0, "start_time": 0, "cgroup_id": 0, "direction": 0, "attribution": 0}
+    assert finding(batch(sets, **nobody, policy_set=7)).policies == ("somebody",)
+    assert finding(batch(sets, **nobody, policy_set=8)).policies == ("capturing",), "a set that the batch does not name"
 
 
 def test_the_table_has_what_the_other_side_runs() -> None:

@@ -83,7 +83,7 @@ def test_the_operators_document_is_read():
     got = policies.read(data, KNOWN)
     assert got.hash == analytics.config_hash(data)
     assert got.policies == {"shop"}
-    assert got.wants == {"first_seen": {"shop"}} | by({"shop"}, *ALWAYS)
+    assert got.wants == by({"shop"}, "first_seen", "behavioral_anomaly", *ALWAYS)
     (chosen,) = (one for one in got.chosen if one.detector.declaration.name == "first_seen")
     assert chosen.parameters["learning_events"] == 7
     assert chosen.parameters["exclude_workloads"] == ("host/*",)
@@ -106,7 +106,7 @@ def test_a_detector_runs_if_one_policy_wants_it():
 @pytest.mark.parametrize(
     ("setting", "sentence", "wanted"),
     [
-        ({"name": "nope"}, "There is no detector 'nope', its entry is left out; there are beacon, cloud_metadata, dns_tunnel,", True),
+        ({"name": "nope"}, "There is no detector 'nope', its entry is left out; there are beacon, behavioral_anomaly, cloud_metadata,", True),
         ({"name": "first_seen", "parameters": {"learning": 3}}, "unknown parameter 'learning'; it has learning_events", True),
         ({"name": "first_seen", "parameters": {"learning_events": "x"}}, "Detector first_seen.learning_events: 'x' is not of type int", True),
         ({"name": "first_seen", "parameters": {"max_items": 1}}, "1 is less than 100; its parameters are left out.", True),
@@ -282,3 +282,33 @@ def test_rules_are_remembered_by_themselves_whatever_is_excluded():
     excluding = {**once, "exclude": ["memfd"]}
     configured(one, entry("shop", {"name": "suspicious_exec", "parameters": excluding}))
     assert process(one, rows, pods, first=1) == [], "told already"
+
+
+# ── the behavioural analyser ────────────────────────────────────────────────────────────────────────────────────────
+
+
+def scored(name: str, **more: Any) -> dict[str, Any]:
+    return {**entry(name), "machine_learning": True, **more}
+
+
+def test_the_smallest_threshold_is_judged_by_and_each_policy_keeps_its_own():
+    got = read(scored("a", anomaly_threshold=0.9), scored("b", anomaly_threshold=0.7), entry("c"))
+    (chosen,) = (one for one in got.chosen if one.detector.declaration.name == "behavioral_anomaly")
+    assert chosen.parameters["threshold"] == 0.7
+    assert got.thresholds == {"a": 0.9, "b": 0.7}
+    assert got.wants["behavioral_anomaly"] == {"a", "b"}
+
+
+def test_the_oldest_policys_models_hold_and_bad_ones_are_told_with_the_choices():
+    first = {"name": "rare", "features": ["rarest", "shift"]}
+    got = read(scored("a", models=[first]), scored("b", models=[{"name": "sequence"}]))
+    (chosen,) = (one for one in got.chosen if one.detector.declaration.name == "behavioral_anomaly")
+    assert [json.loads(model) for model in chosen.parameters["models"]] == [first]
+    got = read(scored("a", models=[{"name": "x", "features": ["nope"]}]))
+    assert (
+        "there is no feature 'nope'; there are of window: rarest, suspicion, shift, new_distinct; of process: exe_bits"
+        in got.problems["a"]
+    )
+    assert got.problems["a"].endswith("the built-in models run.")
+    (chosen,) = (one for one in got.chosen if one.detector.declaration.name == "behavioral_anomaly")
+    assert chosen.parameters["models"] == ()

@@ -93,6 +93,12 @@ def test_a_file_that_is_there_is_not_replaced(kubectl, tmp_path: Path, capsys):
     assert (path.read_text(), kubectl.calls) == ("mine", [])
 
 
-def test_it_is_the_clusters_command(capsys):
-    assert main(["evidence", "x"]) == 2
+def test_this_machines_findings_have_no_names(tmp_path: Path, capsys):
+    assert main(["evidence", "shop/x", "-o", str(tmp_path / "out.pcapng")]) == 2
     assert "kubectl daemoneye evidence" in capsys.readouterr().err
+
+
+def test_without_a_run_there_is_nobody_to_ask(tmp_path: Path, capsys):
+    command = ["evidence", "0" * 32, "-o", str(tmp_path / "out.pcapng"), "--state", str(tmp_path)]
+    assert main(command) == 3
+    assert "no daemoneye runs with" in capsys.readouterr().err

@@ -128,7 +128,7 @@ def test_a_file_needs_no_cluster(tmp_path, monkeypatch, capsys):
     monkeypatch.setenv("PATH", str(tmp_path))
     path = tmp_path / "p.yaml"
     network = {"enablePacketCapture": True, "maxPacketSize": 200}
-    spec = {"networkMonitoring": network, "analytics": {"enableMachineLearning": True}}
+    spec = {"networkMonitoring": network, "analytics": {"enableMachineLearning": False, "anomalyThreshold": 0.9}}
     path.write_text(json.dumps(document("p", "DaemonEyePolicy", spec)))
     assert main(["-k", "policy", "explain", "-f", str(path)]) == 0
     shown = " ".join(capsys.readouterr().out.split())
@@ -136,9 +136,7 @@ def test_a_file_needs_no_cluster(tmp_path, monkeypatch, capsys):
     assert (
         "spec.networkMonitoring.maxPacketSize: 200 Bytes kept of each packet; the rest of a longer one is cut." in shown
     )
-    assert (
-        "INACTIVE: scoring by trained models arrives with a later release; rules and learned allow-lists run." in shown
-    )
+    assert "INACTIVE: no windows are scored: enableBehavioralAnalysis and enableMachineLearning are needed" in shown
     path.write_text("enterprise: {network_monitoring: {max_packet_size: 200}}")
     assert main(["-k", "policy", "explain", "--config", str(path), "-o", "json"]) == 0
     found = {line["path"]: line for line in map(json.loads, capsys.readouterr().out.splitlines())}
@@ -159,6 +157,6 @@ def test_what_the_api_server_refuses_is_refused_here(name, spec, tmp_path, capsy
 
 def test_every_setting_of_the_model_is_explained():
     found = settings({})
-    assert len(found) == 35
+    assert len(found) == 38
     assert all(setting.description and setting.merge for setting in found)
     assert not any(setting.given for setting in found)

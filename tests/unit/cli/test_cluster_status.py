@@ -122,6 +122,19 @@ def test_what_one_may_not_see_is_a_note(installed, capsys):
     assert "Note: nodes are not shown: kubectl: nodes is forbidden" in capsys.readouterr().out
 
 
+def test_the_analysers_phases_are_shown_once_for_all_policies(installed, capsys):
+    told = {"workloads": 42, "learning": 2, "calibrating": 0, "active": 39, "drifted": 1}
+    new, old = policy("new"), policy("old")
+    old["status"]["analytics"] = told
+    installed.lists("get daemoneyepolicies*", new, old)
+    assert main(["-k", "status"]) == 0
+    assert "Analyser: 42 workloads: learning 2, active 39, drifted 1\n" in capsys.readouterr().out
+    assert main(["-k", "status", "-o", "json"]) == 0
+    assert lines(capsys)[0]["workloads"] == {"learning": 2, "calibrating": 0, "active": 39, "drifted": 1}
+    main(["-k", "doctor"])
+    assert "the operator hears its heartbeats; 42 workloads" in " ".join(capsys.readouterr().out.split())
+
+
 def test_objects_for_programs(installed, capsys):
     assert main(["-k", "status", "-o", "json"]) == 0
     found = lines(capsys)

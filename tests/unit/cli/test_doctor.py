@@ -63,7 +63,7 @@ def test_a_machine_that_has_everything(machine, tmp_path):
         ("btf", {"sys__kernel__btf__vmlinux": None}, "No such file", "CONFIG_DEBUG_INFO_BTF"),
         ("btf", {"sys__kernel__btf__vmlinux": b"ELF"}, "is no BTF", "kernel"),
         ("tracepoints", {"sys__kernel__btf__vmlinux": BTF.replace(b"signal_generate", b"x")}, "missing: signal_generate", "CONF"),
-        ("socket_tracepoints", {"sys__kernel__btf__vmlinux": BTF.replace(b"sock_recv_length", b"x")}, "sock_recv_length: accepted connections lack", "6.18"),
+        ("socket_tracepoints", {"sys__kernel__btf__vmlinux": BTF.replace(b"sock_recv_length", b"x")}, "sock_recv_length: system calls", "6.18"),
         ("socket_tracepoints", {"sys__kernel__btf__vmlinux": None}, "no socket is seen", "6.18"),
         ("tracefs", {"proc__self__mounts": ""}, "not mounted", "mount -t tracefs"),
         ("tracefs", {"proc__self__mounts": "", "proc__filesystems": ""}, "not known", "CONFIG_FTRACE"),
@@ -72,6 +72,8 @@ def test_a_machine_that_has_everything(machine, tmp_path):
         ("bcc", {"usr__bin__python3": "#!/bin/sh\necho 'No module named bcc' >&2; exit 1\n"}, "No module", "python3-bpfcc"),
         ("privileges", {"proc__self__status": "CapEff:\t0000000000000000\n"}, "CAP_BPF, CAP_PERFMON, CAP_SYS_PTRACE", "root"),
         ("privileges", {"proc__self__status": ""}, "CAP_BPF", "root"),
+        ("xdp", {"proc__sys__kernel__osrelease": "5.15.0\n"}, "Linux 5.15.0, 5.18 or later", "flowCounter to Socket"),
+        ("xdp", {"proc__self__status": "CapEff:\t0000000000002000\n"}, "neither CAP_NET_ADMIN nor CAP_SYS_ADMIN", "root"),
     ],
 )  # fmt: skip
 def test_what_is_missing_is_named_with_its_fix(machine, check, changes, detail, fix):
@@ -148,6 +150,14 @@ def test_a_policys_interface_is_checked(machine, tmp_path, capsys):
     path.write_text("enterprise: {network_monitoring: {enable_packet_capture: true, capture_interface: nope0}}")
     assert main(["doctor", "--config", str(path), "--root", str(machine().root), "--state", str(tmp_path)]) == 3
     assert "nope0 (the policy's)" in capsys.readouterr().out
+
+
+def test_xdp_is_checked_where_the_policy_wants_it_and_needed_nowhere(machine, tmp_path):
+    network = NetworkMonitoring.model_validate({"flowCounter": "Xdp"})
+    (found,) = [check for check in examine(machine(), Wanted(tmp_path, network)) if check.name == "XDP"]
+    assert found.ok
+    assert not found.needed
+    assert "XDP" not in [check.name for check in examine(machine(), Wanted(tmp_path))]
 
 
 def test_an_empty_machine_gives_no_error_of_ours(tmp_path):

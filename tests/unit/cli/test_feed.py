@@ -16,11 +16,15 @@ from daemoneye_cli.tally import Tally
 
 class Nothing:
     wants_batches = False
+    wants_scores = False
 
     async def on_batch(self, batch: Any) -> None:
         pass
 
     async def on_finding(self, finding: dict[str, Any]) -> None:
+        pass
+
+    async def on_score(self, score: dict[str, Any]) -> None:
         pass
 
     async def on_loss(self, loss: dict[str, Any]) -> None:

@@ -70,6 +70,19 @@ def test_the_live_view_shows_what_matters():
     assert "1 init" in shown
 
 
+def test_the_live_view_shows_the_analysers_phases_as_far_as_they_are_known():
+    made = tally()
+    assert "analyser" not in draw(made)
+    phases = {"Learning": 2, "Calibrating": 0, "Active": 1200, HOSTILE: 1, "Drifted": HOSTILE}
+    made.add_component("analytics", {"detectors": {"behavioral_anomaly": {"phases": phases}}})
+    shown = draw(made, width=160)
+    assert "analyser: 1,203 workloads: Learning 2, Active 1,200" in shown
+    assert_harmless(shown)
+    for other in ({"detectors": {"behavioral_anomaly": "x"}}, {"detectors": [1]}, {}):
+        made.add_component("analytics", other)
+        assert "analyser" not in draw(made)
+
+
 def test_markup_in_a_name_is_shown_as_it_is():
     made = tally()
     made.add_finding({**FINDING, "title": "[red]x[/red] [/]"})

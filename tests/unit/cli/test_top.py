@@ -133,6 +133,16 @@ def test_the_widest_table_has_less_than_100_columns():
     assert max(map(len, top_lines([widest, Cost("sensor", "\x1b\u202e" * 40)]))) < 100
 
 
+def test_the_analysers_workloads_are_told_by_analytics_alone():
+    said = {"detectors": {"behavioral_anomaly": {"phases": {"Learning": 2, "Calibrating": 0, "Active": 40, "x": "y"}}}}
+    beats = Heartbeats()
+    for subject in (subjects.component("analytics"), subjects.status("node-1")):
+        assert beats.put(subject, json.dumps(heartbeat(0) | said).encode(), 0.0)
+    lines = list(top_lines(ordered(beats.costs(), "name")))
+    assert [line for line in lines if "workload" in line] == ["analytics: 42 workloads: Learning 2, Active 40"]
+    assert [top_object(one)["phases"] for one in beats.costs() if one.component == "sensor"] == [None]
+
+
 def test_a_node_that_bears_a_components_name():
     lines = list(top_lines([Cost("sensor", "analytics"), Cost("analytics", "analytics")]))
     assert lines[1].startswith("node/analytics ")

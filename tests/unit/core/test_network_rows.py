@@ -21,6 +21,7 @@ from daemoneye.events.dns_query import DNS_QUERY
 from daemoneye.events.flags import Flag
 from daemoneye.events.jsonform import events_json
 from daemoneye.events.pod_identity import POD_IDENTITY
+from daemoneye.events.policy_set import set_number, sets_section
 from daemoneye.events.process_exec import PROCESS_EXEC
 from daemoneye.events.registry import EVENTS
 from daemoneye.events.tls_client_hello import TLS_CLIENT_HELLO
@@ -152,6 +153,28 @@ def test_both_sides_processes_are_told_and_read_back() -> None:
     sections, context, known = jsonread.sections_of(read)
     again = told(*sections, Section(context.record, context.rows, context.heap, context=True), known, pods)
     assert again == [first, second]
+
+
+def test_the_policies_of_a_row_are_named_with_and_without_a_process() -> None:
+    names = b"web\0all\0"
+    number = set_number(names)
+    values = {
+        "pid": [7, 0],
+        "start_time": [5, 0],
+        "cgroup_id": [30, 0],
+        "policy_set": np.array([number] * 2, np.uint64),
+    }
+    rows = section_of(DNS_QUERY, {"event": DNS_QUERY.id, **SIDES, **DNS, **values}, 2)
+    pods = section_of(
+        POD_IDENTITY, {"cgroup_id": [30], "policies": [b"web\0all\0other\0"], "pod": [b"p"]}, 1, context=True
+    )
+    about = Envelope("node", "boot", 1, "bulk", 0, 2, 0, positions={})
+    sections = (rows, pods, sets_section({number: names}))
+    first, second = events_json(envelope.decode(envelope.encode(about, sections)))
+    assert (first["pod"], first["policies"], second["policies"]) == ("p", ["web", "all"], ["web", "all"])
+    assert "policy_set" not in first
+    alone, _ = events_json(batch(DNS_QUERY, **DNS))
+    assert "policies" not in alone, "one machine has none"
 
 
 def test_without_a_process_there_is_no_direction() -> None:

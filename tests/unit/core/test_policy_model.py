@@ -5,8 +5,9 @@ import json
 import pytest
 from pydantic import BaseModel, JsonValue, ValidationError
 
+from daemoneye.api.v1alpha1.analytics import DetectorSettings
 from daemoneye.api.v1alpha1.common import MERGE_KEY
-from daemoneye.api.v1alpha1.policy import DaemonEyePolicy, DetectorSettings, KernelMonitoring, PolicySpec
+from daemoneye.api.v1alpha1.policy import DaemonEyePolicy, KernelMonitoring, PolicySpec
 
 RULES = {"or", "max", "union", "scoped", "singleton"}
 
@@ -52,7 +53,7 @@ def test_defaults_are_safe():
     assert not spec.network_monitoring.enable_packet_capture
     assert not spec.federation.enable_federation
     assert not spec.stix_taxii.enable_integration
-    assert not spec.analytics.enable_machine_learning
+    assert spec.analytics.enable_machine_learning
     assert spec.federation.primary_endpoint is None
     assert spec.federation.regional_endpoints == ()
     assert spec.stix_taxii.taxii_endpoint is None

@@ -89,6 +89,12 @@ def test_conflict_resolution_in_snake_case(file, written, meant):
     assert load_config(path).policy.spec.federation.conflict_resolution == meant
 
 
+@pytest.mark.parametrize(("written", "meant"), [("socket", "Socket"), ("xdp", "Xdp"), ("Xdp", "Xdp")])
+def test_the_counter_of_flows_in_snake_case(file, written, meant):
+    path = file(f"enterprise: {{network_monitoring: {{flow_counter: {written}}}}}")
+    assert load_config(path).policy.spec.network_monitoring.flow_counter == meant
+
+
 def test_keys_outside_enterprise_are_ignored_with_a_note(file):
     loaded = load_config(file("database: {path: /x, path: /y}\nenterprise:\n"))
     assert len(loaded.notes) == 1
@@ -135,6 +141,7 @@ spec:
         ("analytics: {anomalyThreshold: 1}", "3:15: enterprise.analytics.anomalyThreshold is no setting: did you mean"),
         ("analytics: {zzz: 1}", "3:15: enterprise.analytics.zzz is no setting: remove it, or write one of enable_beha"),
         ("federation: {conflict_resolution: primary}", '3:16: enterprise.federation.conflict_resolution is "primary": '),
+        ("network_monitoring: {flow_counter: tc}", '3:24: enterprise.network_monitoring.flow_counter is "tc": write one of socket, xdp'),
         ("stix_taxii: 5", "3:3: enterprise.stix_taxii is 5: write a mapping with keys such as enable_integration, "),
         ("network_monitoring: {max_packet_size: 1.5}", "3:24: enterprise.network_monitoring.max_packet_size is 1.5: write a"),
         ("network_monitoring: {buffer_size_mb: 0}", "3:24: enterprise.network_monitoring.buffer_size_mb is 0: write a number "),
@@ -224,7 +231,6 @@ def test_what_is_not_served_is_inactive_and_no_error(file):
         "enterprise.kernel_monitoring.enable_endpoint_security",
         "enterprise.federation.enable_federation",
         "enterprise.stix_taxii.enable_integration",
-        "enterprise.analytics.enable_machine_learning",
     ]
     elsewhere = [str(entry) for entry in inactive(loaded.policy, "win32")]
     reason = "packets are captured on Linux only, and this is Windows"

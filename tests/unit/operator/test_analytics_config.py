@@ -13,6 +13,9 @@ def test_the_document():
         analytics={
             "enableMachineLearning": True,
             "anomalyThreshold": 0.9,
+            "models": [
+                {"name": "shape", "features": ["exe_bits"], "detector": "IForest", "parameters": {"n_estimators": "50"}}
+            ],
             "detectors": [{"name": "d", "parameters": {"n": "4"}}],
         },
     )
@@ -27,13 +30,16 @@ def test_the_document():
     parameters = {"n": 3, "paths": ["/a"], "word": "x"}
     value = document([young, old])
     told = {"name": "d", "enabled": True, "parameters": parameters}
+    model = {"name": "shape", "features": ["exe_bits"], "detector": "IForest", "parameters": {"n_estimators": 50}}
     assert value == {
         "behavioral": True,
         "machine_learning": True,
         "model_update_interval": 86_400,
         "policies": [
-            {"name": "old", "uid": "uid-old", "behavioral": False, "anomaly_threshold": 0.8, "detectors": [{**told, "enabled": False}]},
-            {"name": "young", "uid": "uid-young", "behavioral": True, "anomaly_threshold": 0.9, "detectors": [told]},
+            {"name": "old", "uid": "uid-old", "behavioral": False, "machine_learning": True, "anomaly_threshold": 0.8,
+             "alert_budget_per_day": 50, "detectors": [{**told, "enabled": False}]},
+            {"name": "young", "uid": "uid-young", "behavioral": True, "machine_learning": True, "anomaly_threshold": 0.9,
+             "alert_budget_per_day": 50, "detectors": [told], "models": [model]},
         ],
     }  # fmt: skip
     assert encode(document([old, young])) == encode(value)

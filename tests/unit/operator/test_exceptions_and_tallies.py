@@ -8,7 +8,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from daemoneye_operator.reconcile.exception import Exceptions, glob
+from daemoneye.wildcards import fits
+from daemoneye_operator.reconcile.exception import Exceptions
 from daemoneye_operator.reconcile.findingobject import Ref
 from daemoneye_operator.reconcile.findings import Aggregation, Limits
 from daemoneye_operator.reconcile.peer import peer_status
@@ -91,17 +92,17 @@ def test_an_exceptions_status():
 
 
 @given(st.text("ab*?", max_size=8), st.text("ab", max_size=8))
-def test_glob_is_what_it_says(pattern, text):
+def test_a_pattern_is_what_it_says(pattern, text):
     expected = (
         re.fullmatch("".join({"*": ".*", "?": "."}.get(character, character) for character in pattern), text)
         is not None
     )
-    assert glob(pattern, text) is expected
+    assert fits(pattern, text) is expected
 
 
 def test_no_pattern_blows_up():
     begin = time.perf_counter()
-    assert not glob("*a" * 500 + "b", "a" * 1100)
+    assert not fits("*a" * 500 + "b", "a" * 1100)
     assert time.perf_counter() - begin < 1
 
 

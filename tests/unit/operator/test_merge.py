@@ -97,6 +97,16 @@ def test_whoever_captures_nothing_widens_nothing():
     assert merge([quiet, loud]).config.network["max_packet_size"] == 1500
 
 
+def test_xdp_counts_where_somebody_who_captures_wants_it():
+    idle = policy("idle", networkMonitoring={"flowCounter": "Xdp"})
+    plain = policy("plain", networkMonitoring={"enablePacketCapture": True, "flowCounter": "Socket"})
+    asking = policy("asking", networkMonitoring={"enablePacketCapture": True, "flowCounter": "Xdp"})
+    assert merge([idle, plain]).config.network["flow_counter"] == "Socket"
+    merged = merge([idle, plain, asking])
+    assert merged.config.network["flow_counter"] == "Xdp"
+    assert not merged.refused
+
+
 def test_sockets_are_told_where_somebody_who_watches_wants_them():
     off: dict[str, Any] = {"kernelMonitoring": {"enableEbpf": False}}
     quiet: dict[str, Any] = {"kernelMonitoring": {"enableSocketEvents": False}}

@@ -253,6 +253,15 @@ def test_what_analytics_left_out_is_told_to_its_policy_alone():
     assert told(status(policy("web"), world=silent))["Ready"] == ("False", "AnalyticsSilent"), "it says no more"
 
 
+def test_the_analysers_workloads_by_phase_are_a_count_and_no_news():
+    assert status(policy())["analytics"] == {"workloads": 0, "learning": 0, "calibrating": 0, "active": 0, "drifted": 0}
+    before = status(policy(), world=replace(WORLD, phases={"Learning": 3, "Active": 4}))
+    assert before["analytics"] == {"workloads": 7, "learning": 3, "calibrating": 0, "active": 4, "drifted": 0}
+    later = status(policy(), world=replace(WORLD, phases={"Active": 7}))
+    assert changed(before, later)
+    assert not important(before, later), "written once a minute at most"
+
+
 def test_an_uninstallation_is_told_as_one():
     value = status(policy(), world=replace(WORLD, uninstalling=True))
     assert told(value)["Ready"] == ("False", "Uninstalling")

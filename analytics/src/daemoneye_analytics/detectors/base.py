@@ -59,6 +59,7 @@ class Declaration:
         techniques: ATT&CK techniques that it can name.
         parameters: Its settings.
         behavioral: It learns what is normal; without behavioural analysis it does not run.
+        scored: It scores by what it learned; without machine learning it does not run, and a policy's threshold holds for its findings.
     """
 
     name: str
@@ -69,6 +70,11 @@ class Declaration:
     techniques: tuple[Technique, ...]
     parameters: tuple[Parameter, ...] = ()
     behavioral: bool = False
+    scored: bool = False
+
+    def runs(self, *, behavioral: bool, machine_learning: bool) -> bool:
+        """Whether it runs where these are on or off."""
+        return (behavioral or not self.behavioral) and (machine_learning or not self.scored)
 
     def resolve(self, given: Mapping[str, object]) -> dict[str, Any]:
         """All parameters with their values: those given, otherwise the defaults.
@@ -122,7 +128,7 @@ class Detector(Protocol):
 D = TypeVar("D", bound=type)
 
 
-def detector(
+def detector(  # noqa: PLR0913 - a declaration's fields by name
     *,
     name: str,
     version: int,
@@ -131,13 +137,14 @@ def detector(
     techniques: tuple[Technique, ...],
     parameters: tuple[Parameter, ...] = (),
     behavioral: bool = False,
+    scored: bool = False,
     docs: str = "",
 ) -> Callable[[D], D]:
     """Class decorator that gives a detector its declaration; `docs` defaults to the class's docstring."""
 
     def declare(cls: D) -> D:
         cls.declaration = Declaration(  # type: ignore[attr-defined]
-            name, version, title, docs or cls.__doc__ or "", severity, techniques, parameters, behavioral
+            name, version, title, docs or cls.__doc__ or "", severity, techniques, parameters, behavioral, scored
         )
         return cls
 

@@ -79,8 +79,16 @@ class Arming:
         skipped: Findings for which a policy wants packets and none were asked: too old, about nothing that has packets, too many, or the broker was away.
     """
 
-    def __init__(self, client: Client, bucket: Bucket, release: str, clock: Callable[[], float] = time.time) -> None:
-        """`release` is the namespace of the installation."""
+    def __init__(
+        self,
+        client: Client,
+        bucket: Bucket,
+        release: str,
+        clock: Callable[[], float] = time.time,
+        every: Wanted | None = None,
+    ) -> None:
+        """`release` is the namespace of the installation; `every` is what is kept for every finding, on one machine, where none names its policies."""
+        self._every = every
         self.asked = self.shared = self.skipped = 0
         self._client = client
         self._bucket = bucket
@@ -99,6 +107,7 @@ class Arming:
         """Take note of findings that were stored just now; what `run` does not get to is skipped."""
         for finding in findings:
             allowed = [policies[name] for name in finding.policies if name in policies]
+            allowed += [self._every] if self._every else []
             if allowed:
                 self.skipped += len(self._waiting) == _WAITING
                 self._waiting.append((finding, allowed))

@@ -14,6 +14,7 @@ import datetime as dt
 import json
 import logging
 import tempfile
+from collections import Counter
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, replace
@@ -54,13 +55,22 @@ class _Answer:
     allowed: bool = False
 
 
+OUTCOMES: Final = {200: "given", 401: "refused", 403: "refused", 404: "none", 409: "none", 410: "none"}
+"""What an answer comes to; any other one failed."""
+
+
 class Door:
-    """Answers who asks for evidence."""
+    """Answers who asks for evidence.
+
+    Attributes:
+        answers: Answers to who asked for a finding's packets, by outcome.
+    """
 
     def __init__(self, bucket: Bucket, reviews: Reviews) -> None:
         self._bucket = bucket
         self._reviews = reviews
         self._open = 0
+        self.answers = Counter(dict.fromkeys((*OUTCOMES.values(), "failed"), 0))
 
     @asynccontextmanager
     async def open(self, port: int) -> AsyncIterator[asyncio.Server]:
@@ -107,6 +117,7 @@ class Door:
                 answer = _Answer(410, str(error))
             # Before the first byte: what was given and not written down would be worse than the other way round.
             _audit(finding, answer)
+            self.answers[OUTCOMES.get(answer.status, "failed")] += 1
             if answer.status != 200:
                 await _tell(writer, answer)
                 return

@@ -40,7 +40,7 @@ LATER: Final = {
     "es": "macOS monitoring (Endpoint Security)",
 }
 _SUMMARY: Final = 20
-_NO_EVIDENCE: Final = "packets of findings are kept in clusters only"
+_NO_EVIDENCE: Final = "a file is read, which has its packets"
 
 
 def add(commands: Subparsers) -> None:
@@ -80,9 +80,12 @@ def run(options: argparse.Namespace) -> int:
         output = "plain"
     for note in policy.notes:
         _say(note)
-    if options.scores:
-        _say("--scores: scores arrive with behavioural models; this release writes none")
-    idle = tuple(str(entry) for entry in inactive(policy.policy, spelling=policy.spelling, no_evidence=_NO_EVIDENCE))
+    if options.scores and options.output != "json":
+        _say("--scores: scores are written with -o json alone")
+    idle = tuple(
+        str(entry)
+        for entry in inactive(policy.policy, spelling=policy.spelling, no_evidence=_NO_EVIDENCE if path else "")
+    )
     if output != "live":
         for entry in idle:
             _say(entry)
@@ -114,7 +117,7 @@ async def _run(plan: Plan, tally: Tally, output: str, options: argparse.Namespac
     view: RunView
     live: LiveView | None = None
     if output == "json":
-        view = JsonView(writer, tally, events=options.events)
+        view = JsonView(writer, tally, events=options.events, scores=options.scores)
     elif output == "plain":
         view = PlainView(writer, tally, events=options.events)
     else:

@@ -11,6 +11,7 @@ from collections.abc import Iterable, Iterator, Mapping
 from typing import Any, Final
 
 from daemoneye.escape import escape
+from daemoneye_cli.show.text import workloads
 from daemoneye_cli.survey import NodeState, PolicyState, Survey
 
 WIDTH: Final = 80
@@ -56,6 +57,8 @@ def status_lines(survey: Survey) -> Iterator[str]:
     objects = sum(survey.findings.values())
     seen = "once" if survey.occurrences == 1 else f"{survey.occurrences} times"
     yield wrap(f"Findings: {objects}{f' ({kinds}), seen {seen}' if objects else ''}", 0, 2)
+    if any(survey.phases.values()):
+        yield wrap(f"Analyser: {workloads(survey.phases)}", 0, 2)
     for note in survey.notes:
         yield wrap(f"Note: {note}", 0, 2)
     if troubles:
@@ -69,6 +72,7 @@ def status_objects(survey: Survey) -> Iterator[dict[str, Any]]:
         **dataclasses.asdict(survey.release),
         "ready": not survey.troubles,
         "troubles": survey.troubles,
+        "workloads": dict(survey.phases),
         "findings": {"objects": sum(survey.findings.values()), "occurrences": survey.occurrences, **survey.findings},
         "notes": list(survey.notes),
     }

@@ -24,8 +24,9 @@ def json_line(content: Mapping[str, Any]) -> str:
 class JsonView:
     """Writes JSON lines; log lines are the caller's affair (stderr)."""
 
-    def __init__(self, writer: LineWriter, tally: Tally, *, events: bool) -> None:
+    def __init__(self, writer: LineWriter, tally: Tally, *, events: bool, scores: bool = False) -> None:
         self.wants_batches = events
+        self.wants_scores = scores
         self._writer = writer
         self._tally = tally
 
@@ -40,6 +41,10 @@ class JsonView:
     async def on_loss(self, loss: dict[str, Any]) -> None:
         """Write a loss."""
         await self._writer.write(json_line(loss))
+
+    async def on_score(self, score: dict[str, Any]) -> None:
+        """Write a score."""
+        await self._writer.write(json_line({"kind": "score", **score}))
 
     async def status(self) -> None:
         """Write the run's status."""

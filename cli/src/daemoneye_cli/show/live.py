@@ -55,7 +55,7 @@ def render(tally: Tally, *, selected: int = 0, height: int = 40) -> RenderableTy
         Layout(_footer(tally), size=2),
     )
     layout["middle"].split_row(
-        Layout(Group(_workloads(tally, max(1, rows - 5)), _losses(tally)), ratio=2),
+        Layout(Group(_workloads(tally, max(1, rows - 6)), _losses(tally)), ratio=2),
         Layout(_findings(findings, selected, rows), ratio=3),
     )
     layout["detail"].update(_detail(findings[selected], rows) if findings else _notes(tally, rows))
@@ -91,10 +91,13 @@ def _losses(tally: Tally) -> RenderableType:
     lost = text.counts(tally.lost, "nothing")
     kinds = text.counts(dict(tally.kinds.most_common(4)), "none yet")
     style = "bold yellow" if any(tally.lost.values()) else "green"
-    return Group(
+    lines = [
         Text.assemble(" lost: ", (lost, style)),
         Text.assemble(" events: ", (kinds, "dim"), overflow="ellipsis", no_wrap=True),
-    )
+    ]
+    if any((phases := tally.phases()).values()):
+        lines.append(Text.assemble(" analyser: ", (text.workloads(phases), "dim"), overflow="ellipsis", no_wrap=True))
+    return Group(*lines)
 
 
 def _findings(findings: list[dict[str, Any]], selected: int, rows: int) -> RenderableType:
@@ -158,6 +161,7 @@ class LiveView:
     """Draws a run on a terminal; ``on_quit`` is called when the user asks for the end."""
 
     wants_batches = True
+    wants_scores = False
 
     def __init__(self, tally: Tally, *, on_quit: Callable[[], None], console: Console | None = None) -> None:
         self._tally = tally
@@ -197,6 +201,9 @@ class LiveView:
         if self._selected:
             self._selected += 1
         self._dirty.set()
+
+    async def on_score(self, score: dict[str, Any]) -> None:
+        """Scores are not shown."""
 
     async def on_loss(self, loss: dict[str, Any]) -> None:  # noqa: ARG002 - the tally has it
         """Count a loss."""

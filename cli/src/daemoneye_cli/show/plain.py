@@ -27,6 +27,7 @@ class PlainView:
 
     def __init__(self, writer: LineWriter, tally: Tally, *, events: bool) -> None:
         self.wants_batches = events
+        self.wants_scores = False
         self._writer = writer
         self._tally = tally
 
@@ -37,6 +38,9 @@ class PlainView:
     async def on_finding(self, finding: dict[str, Any]) -> None:
         """Write a finding."""
         await self._writer.write(finding_lines(finding))
+
+    async def on_score(self, score: dict[str, Any]) -> None:
+        """Scores are not shown."""
 
     async def on_loss(self, loss: dict[str, Any]) -> None:
         """Write a loss."""

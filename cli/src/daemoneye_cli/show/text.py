@@ -23,6 +23,7 @@ _SHOWN: Final = {
     "tls_client_hello": ("sni", "version", "ja4", "server_version", "certificate_subject"),
     "http_request": ("method", "host", "uri", "status", "user_agent"),
     "quic_initial": ("sni", "version", "ja4"),
+    "packet_anomaly": ("reason", "expected", "layers", "summary"),
 }
 """What a line says of an event of the network, beside its endpoints."""
 
@@ -150,6 +151,12 @@ def loss(content: Mapping[str, Any]) -> str:
 def counts(values: Mapping[str, int], nothing: str) -> str:
     """Give named counts in one line, or ``nothing``."""
     return ", ".join(f"{plain(name)} {count:,}" for name, count in values.items() if count) or nothing
+
+
+def workloads(phases: Mapping[str, int]) -> str:
+    """Give the behavioural analyser's workloads by phase: `12 workloads: Learning 2, Active 10`."""
+    total = sum(phases.values())
+    return f"{total:,} workload{'' if total == 1 else 's'}: {counts(phases, 'none')}"
 
 
 def _list(value: object) -> Iterable[Any]:

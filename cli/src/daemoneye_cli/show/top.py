@@ -12,7 +12,7 @@ from typing import Any, Final
 
 from daemoneye.escape import escape
 from daemoneye_cli.heartbeats import Cost
-from daemoneye_cli.show.text import shorten
+from daemoneye_cli.show.text import shorten, workloads
 
 ORDERS: Final[dict[str, Callable[[Cost], float | None]]] = {
     "cpu": lambda cost: cost.cpu_percent,
@@ -59,6 +59,9 @@ def top_lines(costs: Sequence[Cost]) -> Iterator[str]:
         yield shorten(f"  {_name(cost, clashing)} lost: {stages}", 98)
     if len(losing) > _SHOWN_LOSSES:
         yield f"  … and {len(losing) - _SHOWN_LOSSES} more lost something (-o json has all)"
+    for cost in costs:
+        if cost.phases and any(cost.phases.values()):
+            yield shorten(f"{_name(cost, clashing)}: {workloads(cost.phases)}", 98)
     yield _sum([cost for cost in costs if cost.component == "sensor"])
 
 

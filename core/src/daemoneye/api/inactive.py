@@ -12,7 +12,8 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final
 
 from daemoneye.api.explain import Spelling, dotted, keys
-from daemoneye.api.v1alpha1.policy import Analytics, DaemonEyePolicy, PolicySpec
+from daemoneye.api.v1alpha1.analytics import Analytics
+from daemoneye.api.v1alpha1.policy import DaemonEyePolicy, PolicySpec
 
 if TYPE_CHECKING:
     from pydantic import BaseModel
@@ -85,18 +86,14 @@ def _findings(spec: PolicySpec, platform: str) -> Iterator[tuple[str, str, str]]
     if spec.stix_taxii.enable_integration:
         yield "stix_taxii", "enable_integration", f"STIX/TAXII integration {_LATER}"
     default = Analytics.model_fields["anomaly_threshold"].default
-    if spec.analytics.anomaly_threshold != default:
-        yield (
-            "analytics",
-            "anomaly_threshold",
-            f"scoring of workloads' windows {_LATER}; nothing is compared with it yet",
-        )
-    if spec.analytics.enable_machine_learning:
-        yield (
-            "analytics",
-            "enable_machine_learning",
-            f"scoring by trained models {_LATER}; rules and learned allow-lists run",
-        )
+    scored = spec.analytics.enable_behavioral_analysis and spec.analytics.enable_machine_learning
+    off = "no windows are scored: enableBehavioralAnalysis and enableMachineLearning are needed for that"
+    if spec.analytics.anomaly_threshold != default and not scored:
+        yield "analytics", "anomaly_threshold", off
+    if spec.analytics.alert_budget_per_day != Analytics.model_fields["alert_budget_per_day"].default and not scored:
+        yield "analytics", "alert_budget_per_day", off
+    if spec.analytics.models and not scored:
+        yield "analytics", "models", off
 
 
 def _path(spec: PolicySpec, section: str, field: str, spelling: Spelling) -> str:

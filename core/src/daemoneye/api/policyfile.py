@@ -27,10 +27,13 @@ from daemoneye.escape import escape
 DETECTOR_GROUP: Final = "daemoneye.detectors"
 ENTERPRISE: Final = "enterprise"
 
-_RESOLUTIONS: Final = {
-    "primary_wins": "PrimaryWins",
-    "timestamp_wins": "TimestampWins",
-    "manual_review": "ManualReview",
+_SPELLED: Final = {
+    ("federation", "conflict_resolution"): {
+        "primary_wins": "PrimaryWins",
+        "timestamp_wins": "TimestampWins",
+        "manual_review": "ManualReview",
+    },
+    ("network_monitoring", "flow_counter"): {"socket": "Socket", "xdp": "Xdp"},
 }
 
 
@@ -140,11 +143,10 @@ def _mapping(path: Path, tree: Node, begin: str) -> Node:
 
 def _translate(content: JsonValue) -> None:
     """Turn the values that the specification spells in snake_case into the API's."""
-    federation = content.get("federation") if isinstance(content, dict) else None
-    if isinstance(federation, dict):
-        value = federation.get("conflict_resolution")
-        if isinstance(value, str):
-            federation["conflict_resolution"] = _RESOLUTIONS.get(value, value)
+    for (section, name), values in _SPELLED.items():
+        settings = content.get(section) if isinstance(content, dict) else None
+        if isinstance(settings, dict) and isinstance(value := settings.get(name), str):
+            settings[name] = values.get(value, value)
 
 
 def _check_detectors(

@@ -77,6 +77,7 @@ def _analytics(_: str) -> tuple[list[str], list[str]]:
     bucket, configs, evidence = subjects.ANALYTICS_BUCKET, subjects.CONFIGS_BUCKET, subjects.EVIDENCE_BUCKET
     publish = [
         f"{subjects.PREFIX}.findings.>",
+        f"{subjects.PREFIX}.scores.*",
         f"{subjects.PREFIX}.events.*.*.loss",
         subjects.component("analytics"),
         f"$O.{bucket}.>",

@@ -6,7 +6,7 @@ from daemoneye.events.flags import FLAG_DOCS, Flag
 from daemoneye.events.network import Attribution
 from daemoneye.events.registry import BY_RING, KERNEL_EVENTS, slot_size
 from daemoneye.events.schema import Record
-from daemoneye.events.sockets import Direction, Ending
+from daemoneye.events.sockets import Direction, DropReason, Ending
 
 _HEAD = """\
 /* SPDX-License-Identifier: GPL-2.0-only OR BSD-2-Clause */
@@ -24,7 +24,7 @@ def render() -> str:
     )
     parts.extend(
         f"#define DE_{words.__name__.upper()}_{word.name} {word}"
-        for words in (Attribution, Direction, Ending)
+        for words in (Attribution, Direction, Ending, DropReason)
         for word in words
     )
     parts.append("")

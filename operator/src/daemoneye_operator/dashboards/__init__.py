@@ -8,10 +8,16 @@ from __future__ import annotations
 
 from typing import Final
 
-from daemoneye_operator.dashboards import findings, network, nodes, overview
+from daemoneye_operator.dashboards import analytics, findings, network, nodes, overview
 from daemoneye_operator.dashboards.dashboard import Dashboard
 
-DASHBOARDS: Final[tuple[Dashboard, ...]] = (overview.DASHBOARD, nodes.DASHBOARD, network.DASHBOARD, findings.DASHBOARD)
+DASHBOARDS: Final[tuple[Dashboard, ...]] = (
+    overview.DASHBOARD,
+    nodes.DASHBOARD,
+    network.DASHBOARD,
+    findings.DASHBOARD,
+    analytics.DASHBOARD,
+)
 
 
 def queries() -> list[tuple[str, str, str]]:

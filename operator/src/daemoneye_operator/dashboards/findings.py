@@ -101,8 +101,10 @@ _BECAME: Final = Row(
         ),
         stat(
             "Unwanted",
-            "In the chosen time: no policy of their subject wants their detector. They were dropped, as asked.",
+            "In the chosen time: no policy of their subject wants their detector; or, of scored ones, beyond a policy's alertBudgetPerDay "
+            "(its status lists the newest) or repeating within an hour what was told.",
             Query(increase(m.ANALYTICS_UNWANTED), "unwanted"),
+            Query(increase(m.ANALYTICS_SUPPRESSED, by="reason"), "{{reason}}"),
             decimals=0,
             none="analytics down",
         ),

@@ -16,9 +16,11 @@ _ALL: Final = Row(
     (
         table(
             "Nodes",
-            "Healthy 0: runbook DaemonEyeCaptureDegraded. Level above 0: the CPU budget made the sensor look at less. Dropped: runbook DaemonEyeCaptureDrops.",
+            "Healthy 0: runbook DaemonEyeCaptureDegraded. By XDP: interfaces at which XDP counts. "
+            "Level above 0: the CPU budget made the sensor look at less. Dropped: runbook DaemonEyeCaptureDrops.",
             Query(gauge(m.SENSOR_CAPTURE, NODE, by="node", how="min"), "healthy"),
             Query(gauge(m.SENSOR_CAPTURE_INTERFACES, NODE, by="node"), "interfaces"),
+            Query(gauge(m.SENSOR_CAPTURE_INTERFACES, NODE, 'counter!="socket"', by="node"), "by XDP"),
             Query(rate(m.SENSOR_CAPTURE_PACKETS, NODE, by="node"), "packets/s"),
             Query(rate(m.SENSOR_CAPTURE_INSPECTED, NODE, by="node"), "inspected/s"),
             Query(increase(m.SENSOR_CAPTURE_DROPS, NODE, by="node"), "dropped"),
@@ -86,6 +88,13 @@ _LOST: Final = Row(
             unit="ops",
             stacked=True,
         ),
+        lines(
+            "Packets that the nodes' kernels dropped, a second",
+            "By reason, of all the node: packets for which nobody listens (no_socket), whose reader is too slow (receive_buffer), that a firewall refused.",
+            Query(rate(m.SENSOR_DROPPED, NODE, by="reason"), "{{reason}}"),
+            unit="ops",
+            stacked=True,
+        ),
     ),
 )
 
@@ -106,10 +115,56 @@ _COST: Final = Row(
     ),
 )
 
+_EVIDENCE: Final = Row(
+    "Evidence",
+    (
+        lines(
+            "Findings whose packets are kept",
+            "Now, by node; 16 at once at most. Evidence is off unless the release and a policy allow it: all of this row is 0 then.",
+            Query(gauge(m.SENSOR_EVIDENCE_ARMED, NODE, by="node"), "{{node}}"),
+        ),
+        lines(
+            "Outcomes",
+            "In the time range, of the chosen nodes together. Refused: nothing is captured there, or 16 are kept already. Failed: no packet was seen, or "
+            "the file could not be written or sent; kubectl daemoneye evidence says which.",
+            Query(increase(m.SENSOR_EVIDENCE, NODE, by="outcome"), "{{outcome}}"),
+            Query(increase(m.ANALYTICS_EVIDENCE, 'outcome!="asked"', by="outcome"), "analytics: {{outcome}}"),
+        ),
+        lines(
+            "Stored",
+            "Bytes of the object store; full, it gives up the oldest files: evidence.maxBytes and evidence.maxAge of the chart.",
+            Query(gauge(m.OPERATOR_STREAM, 'stream="OBJ_daemoneye_evidence"', by="stream"), "stored"),
+            Query(gauge(m.OPERATOR_STREAM_MAX, 'stream="OBJ_daemoneye_evidence"', by="stream"), "most"),
+            unit="bytes",
+            none="none",
+        ),
+        lines(
+            "Written and kept in memory",
+            "Bytes a second of files that the broker took; memory of the look-back and of what is not sent yet, at most 72 MiB a node.",
+            Query(rate(m.SENSOR_EVIDENCE_BYTES, NODE, by="node"), "{{node}} a second"),
+            Query(gauge(m.SENSOR_EVIDENCE_MEMORY, NODE, by="node"), "{{node}} in memory"),
+            unit="bytes",
+        ),
+        lines(
+            "Who asked",
+            "In the time range. Refused: somebody without the right, or without a token that the API server knows; analytics' log (daemoneye.audit) says who.",
+            Query(increase(m.ANALYTICS_EVIDENCE_ANSWERS, by="outcome"), "{{outcome}}"),
+        ),
+        lines(
+            "Odd packets and scapy's process",
+            "In the time range. Packets that nobody could read or knows (packet_anomaly), chosen for scapy or skipped beyond 20 a second; starts of its "
+            "process, and requests that it did not answer: whoever sends such packets decides how many.",
+            Query(increase(m.SENSOR_ANOMALIES, NODE, by="outcome"), "{{outcome}}"),
+            Query(increase(m.SENSOR_DISSECTOR_STARTS, NODE), "starts"),
+            Query(increase(m.SENSOR_DISSECTOR_FAILURES, NODE), "failures"),
+        ),
+    ),
+)
+
 DASHBOARD: Final = Dashboard(
     name="network",
     title="DaemonEye / Network",
     description="What is captured of packets, what is lost of them, and what it costs.",
-    rows=(_ALL, _SEEN, _LOST, _COST),
+    rows=(_ALL, _SEEN, _LOST, _COST, _EVIDENCE),
     chooses_nodes=True,
 )

@@ -7,20 +7,23 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from typing import Any
 
-from daemoneye.api.v1alpha1.policy import DetectorSettings
+from daemoneye.api.v1alpha1.analytics import BehavioralModel, DetectorSettings
 from daemoneye_operator.reconcile.merge import merge_section
 from daemoneye_operator.reconcile.policies import Policy
 
 
-def document(policies: Sequence[Policy], refused: Collection[str] = ()) -> dict[str, Any]:
+def document(
+    policies: Sequence[Policy], refused: Collection[str] = (), exceptions: Sequence[Mapping[str, Any]] = ()
+) -> dict[str, Any]:
     """The document, oldest policy first.
 
     Args:
         policies: All of them; their order does not matter.
         refused: UIDs of those that are refused everywhere (`daemoneye_operator.reconcile.merge.cluster_conflicts`): they are left out.
+        exceptions: Benign verdicts (`daemoneye_operator.reconcile.exception.Exceptions.benign`).
 
     A detector's parameters are a singleton of the cluster: those of the oldest policy that sets any hold for all.
     """
@@ -36,6 +39,7 @@ def document(policies: Sequence[Policy], refused: Collection[str] = ()) -> dict[
         "machine_learning": merged.get("enable_machine_learning", False),
         "model_update_interval": merged.get("model_update_interval", 0),
         "policies": [_policy(policy, parameters) for policy in effective],
+        **({"exceptions": list(exceptions)} if exceptions else {}),
     }
 
 
@@ -56,18 +60,31 @@ def _policy(policy: Policy, parameters: dict[str, dict[str, Any]]) -> dict[str, 
         "name": policy.name,
         "uid": policy.uid,
         "behavioral": asked.enable_behavioral_analysis,
+        "machine_learning": asked.enable_machine_learning,
         "anomaly_threshold": asked.anomaly_threshold,
+        "alert_budget_per_day": asked.alert_budget_per_day,
         "detectors": [
             {"name": detector.name, "enabled": detector.enabled, "parameters": parameters.get(detector.name, {})}
             for detector in asked.detectors
         ],
+        **({"models": [_model(model) for model in asked.models]} if asked.models else {}),
         **({"evidence": {"seconds": evidence.seconds, "max_size_mb": evidence.max_size_mb}} if evidence else {}),
     }
 
 
-def _parameters(detector: DetectorSettings) -> dict[str, Any]:
+def _model(model: BehavioralModel) -> dict[str, Any]:
+    parameters = _parameters(model)
+    return {
+        "name": model.name,
+        **({"features": list(model.features)} if model.features else {}),
+        **({"detector": model.detector} if model.detector else {}),
+        **({"parameters": parameters} if parameters else {}),
+    }
+
+
+def _parameters(of: DetectorSettings | BehavioralModel) -> dict[str, Any]:
     """In a cluster each value is text in JSON, for a structural schema knows no value of any type; text that is none stands for itself."""
-    return {name: _value(value) for name, value in sorted(detector.parameters.items())}
+    return {name: _value(value) for name, value in sorted(of.parameters.items())}
 
 
 def _value(value: Any) -> Any:

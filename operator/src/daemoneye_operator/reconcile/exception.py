@@ -6,6 +6,7 @@ An exception holds in its own namespace, and matches a finding by what the Findi
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any, Final, Self
@@ -15,14 +16,17 @@ from pydantic import ValidationError
 from daemoneye import conditions
 from daemoneye.api.v1alpha1.exception import DetectionExceptionSpec
 from daemoneye.errors import ConfigError
+from daemoneye.wildcards import fits
 from daemoneye_operator.reconcile import clock
 
 MAX_EXCEPTIONS: Final = 5000
+MAX_TAUGHT: Final = 256 * 1024
+"""Bytes of benign verdicts in analytics' configuration; those that do not fit keep findings silent all the same."""
 
 
 @dataclass(frozen=True, slots=True)
 class Silence:
-    """One exception that can be read; an empty pattern matches everything. `expires` is in seconds since 1970."""
+    """One exception that can be read; an empty pattern matches everything. `expires` is in seconds since 1970, `benign` its verdict."""
 
     uid: str
     namespace: str
@@ -32,6 +36,7 @@ class Silence:
     workload: str = ""
     image: str = ""
     key: str = ""
+    benign: bool = False
 
     @classmethod
     def of(cls, obj: Mapping[str, Any]) -> Self:
@@ -58,6 +63,7 @@ class Silence:
             scope.workload or "",
             scope.image or "",
             scope.key or "",
+            spec.verdict == "Benign",
         )
 
     def matches(self, spec: Mapping[str, Any]) -> bool:
@@ -66,8 +72,8 @@ class Silence:
         return (
             self.detector in ("", spec["detector"])
             and self.key in ("", spec["key"])
-            and (not self.workload or glob(self.workload, subject["workload"]))
-            and (not self.image or glob(self.image, subject["image"]))
+            and (not self.workload or fits(self.workload, subject["workload"]))
+            and (not self.image or fits(self.image, subject["image"]))
         )
 
 
@@ -106,6 +112,28 @@ class Exceptions:
                 return True
         return False
 
+    def benign(self, now: float, release_namespace: str) -> list[dict[str, Any]]:
+        """What analytics may learn: verdicts in force that say so, at most MAX_TAUGHT bytes of them, in the form of its configuration.
+
+        In the release's namespace they are about processes outside of pods, too: those have no namespace.
+        """
+        taught: list[dict[str, Any]] = []
+        room = MAX_TAUGHT
+        everything = (silence for silences in self._silences.values() for silence in silences)
+        for one in sorted(everything, key=lambda silence: (silence.namespace, silence.name)):
+            if not one.benign or now >= one.expires:
+                continue
+            for namespace in (one.namespace, "") if one.namespace == release_namespace else (one.namespace,):
+                entry = {
+                    "namespace": namespace, "detector": one.detector, "workload": one.workload, "image": one.image, "key": one.key,
+                    "expires": one.expires,
+                }  # fmt: skip
+                room -= len(json.dumps(entry))
+                if room < 0:
+                    return taught
+                taught.append(entry)
+        return taught
+
     def status(self, obj: Mapping[str, Any], now: float) -> dict[str, Any]:
         """The status of one of the objects."""
         previous = obj.get("status") or {}
@@ -128,22 +156,3 @@ class Exceptions:
             ),
             "suppressed": max(self._suppressed.get(obj["metadata"]["uid"], 0), previous.get("suppressed", 0)),
         }
-
-
-def glob(pattern: str, text: str) -> bool:
-    """Whether a text fits a pattern of ``*`` and ``?``, in time that no pattern can blow up: only the last ``*`` is ever widened."""
-    at = star = mark = 0
-    place = 0
-    found = False
-    while place < len(text):
-        if at < len(pattern) and pattern[at] == "*":
-            found, star, mark = True, at, place
-            at += 1
-        elif at < len(pattern) and pattern[at] in ("?", text[place]):
-            at, place = at + 1, place + 1
-        elif found:
-            mark += 1
-            at, place = star + 1, mark
-        else:
-            return False
-    return not pattern[at:].strip("*")

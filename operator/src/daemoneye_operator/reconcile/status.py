@@ -39,6 +39,9 @@ ANALYTICS_PATIENCE: Final = 30.0
 COUNTS_EVERY: Final = 60.0
 """Seconds between two writes of a policy's status that change only counts."""
 
+PHASES: Final = ("Learning", "Calibrating", "Active", "Drifted")
+"""Of the behavioural analyser's workloads, as analytics' heartbeat counts them."""
+
 _TYPES: Final = (READY, SENSORS_AVAILABLE, PROGRAMS_LOADED, CAPTURE_HEALTHY, ANALYTICS_AVAILABLE)
 _PULL: Final = frozenset(
     {
@@ -90,6 +93,7 @@ class World:
         listening_since: Since when it hears heartbeats: who just began to listen takes nobody for silent.
         interval: Seconds between heartbeats.
         analytics_problems: Policy's name → what analytics left out of it, as it says in its heartbeat.
+        phases: Workloads that the behavioural analyser knows by phase, of all policies.
         uninstalling: Whether the release is about to go.
         evidence: Whether the installation keeps packets because of findings.
     """
@@ -100,6 +104,7 @@ class World:
     listening_since: float = 0.0
     interval: float = 10.0
     analytics_problems: Mapping[str, str] = field(default_factory=dict)
+    phases: Mapping[str, int] = field(default_factory=dict)
     uninstalling: bool = False
     evidence: bool = False
 
@@ -154,6 +159,7 @@ def policy_status(
         "conditions": _put(before, new, policy.generation, now),
         "sensors": _counts(nodes),
         "findings": tally.to_json(),
+        "analytics": _workloads(world.phases),
         "inactiveSettings": gaps,
     }
 
@@ -171,6 +177,7 @@ def invalid_status(obj: Mapping[str, Any], message: str, now: float) -> dict[str
         "conditions": _put(before, new, generation, now),
         "sensors": _counts(Answers(())),
         "findings": before.get("findings") or Tally().to_json(),
+        "analytics": _workloads({}),
         "inactiveSettings": [],
     }
 
@@ -299,6 +306,12 @@ def _analytics(policy: Policy, world: World, now: float, *, settled: bool) -> di
     when = "not been heard of" if heard is None else f"last been heard of at {clock.rfc3339(heard)}"
     message = f"Analytics has {when}: no findings are made, events wait in the stream. Look at the pod of component analytics and its log"
     return condition(ANALYTICS_AVAILABLE, False, "AnalyticsSilent", message)
+
+
+def _workloads(phases: Mapping[str, int]) -> dict[str, int]:
+    """All fields, as in `_counts`."""
+    counts = {phase: phases.get(phase, 0) for phase in PHASES}
+    return {"workloads": sum(counts.values()), **{phase.lower(): count for phase, count in counts.items()}}
 
 
 def _ready(nodes: Answers, others: Sequence[Mapping[str, Any]], gaps: Sequence[Mapping[str, str]]) -> dict[str, Any]:

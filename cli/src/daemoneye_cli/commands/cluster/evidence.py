@@ -8,17 +8,14 @@ from __future__ import annotations
 
 import argparse
 import asyncio
-import contextlib
 import http.client
 import json
-import os
 import re
-import secrets
-import shutil
 from pathlib import Path
-from typing import TYPE_CHECKING, BinaryIO, Final
+from typing import TYPE_CHECKING, Final
 
 from daemoneye.errors import ConfigError, DaemonEyeError, MachineError
+from daemoneye_cli import wholefile
 from daemoneye_cli.commands.cluster.options import command, kubectl, release
 from daemoneye_cli.commands.options import Subparsers, say
 from daemoneye_cli.errors import Forbidden
@@ -112,38 +109,11 @@ def fetch(port: int, finding: str, token: str, path: Path) -> int:
         answer = connection.getresponse()
         if answer.status != http.client.OK:
             raise _refusal(answer.status, answer.read(_MAX_COMPLAINT))
-        return _write(path, answer)
+        return wholefile.write(path, answer, int(answer.headers.get("Content-Length") or 0))
     except (OSError, http.client.HTTPException) as error:
         raise MachineError(f"analytics did not answer: {error!r}", fix=_OFF) from None
     finally:
         connection.close()
-
-
-def _write(path: Path, answer: http.client.HTTPResponse) -> int:
-    wanted = int(answer.headers.get("Content-Length") or 0)
-    temporary = path.with_name(f".{path.name}.{secrets.token_hex(4)}")
-    try:
-        descriptor = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
-    except OSError as error:
-        raise ConfigError(f"-o {path}: cannot be written: {error.strerror}") from None
-    try:
-        with os.fdopen(descriptor, "wb") as file:
-            size = _copy(answer, file)
-        if size != wanted:
-            raise DaemonEyeError(f"the file ended after {size} of {wanted} bytes: try again")
-        # Not in the place of a file that somebody made meanwhile.
-        os.link(temporary, path)
-    except FileExistsError:
-        raise ConfigError(f"-o {path}: it exists already") from None
-    finally:
-        with contextlib.suppress(FileNotFoundError):
-            temporary.unlink()
-    return size
-
-
-def _copy(answer: http.client.HTTPResponse, file: BinaryIO) -> int:
-    shutil.copyfileobj(answer, file)
-    return file.tell()
 
 
 def _refusal(status: int, body: bytes) -> DaemonEyeError:

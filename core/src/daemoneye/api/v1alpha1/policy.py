@@ -4,17 +4,17 @@ Responsible for every setting of the specification with its unit, bounds, defaul
 reference pages and ``kubectl explain`` are drawn from here. Not for reading files, nor for which settings this build
 can serve already (:mod:`daemoneye.api.inactive`).
 
-Defaults are safe: process monitoring and its analysis are on; packet capture, federation, intelligence and machine
-learning are off until asked for, and no endpoint has a default.
+Defaults are safe: process monitoring and its analysis are on; packet capture, federation and intelligence are off
+until asked for, and no endpoint has a default.
 """
 
 from __future__ import annotations
 
-from collections import Counter
 from typing import Annotated, Final, Literal, Self
 
-from pydantic import ConfigDict, Field, JsonValue, StringConstraints, model_validator
+from pydantic import ConfigDict, Field, StringConstraints, model_validator
 
+from daemoneye.api.v1alpha1.analytics import Analytics
 from daemoneye.api.v1alpha1.common import Model, ObjectMeta, crd, merge, misfit, rules
 from daemoneye.api.v1alpha1.selector import Selector
 from daemoneye.evidence import MAX_SECONDS, MAX_SIZE_MB
@@ -31,6 +31,7 @@ _HAS_PEER: Final = (
 )
 
 ConflictResolution = Literal["PrimaryWins", "TimestampWins", "ManualReview"]
+FlowCounter = Literal["Socket", "Xdp"]
 
 Endpoint = Annotated[str, StringConstraints(pattern=r"^[a-z][a-z0-9+.-]*://[^\s/]\S*$", max_length=2048)]
 """An address with its scheme, such as ``https://primary.example.com``."""
@@ -169,6 +170,15 @@ class NetworkMonitoring(Model):
         description="Count conversations, also those that captureFilter leaves out. On by default, once packets are captured.",
         json_schema_extra=merge("or"),
     )
+    flow_counter: FlowCounter = Field(
+        default="Socket",
+        description=(
+            "Who counts the packets that arrive at an interface: the packet socket, or an XDP program before the kernel makes packets of "
+            "them (by the driver, or in generic mode where it cannot). What leaves is counted by the socket either way, and so are interfaces "
+            "of pods that are not named; where XDP cannot be had, the socket counts and CaptureHealthy says so. Socket by default."
+        ),
+        json_schema_extra=merge("singleton"),
+    )
     enable_dns_events: bool = Field(
         default=True,
         description="Read DNS, also where captureFilter leaves it out. On by default, once packets are captured.",
@@ -291,78 +301,6 @@ class StixTaxii(Model):
             raise misfit(
                 "enable_integration", "is on, but there is nothing to fetch: add a TAXII endpoint and a collection id"
             )
-        return self
-
-
-class DetectorSettings(Model):
-    """What one detector is told."""
-
-    name: str = Field(
-        description="Name of the detector as installed: one of the entry points of the group daemoneye.detectors.",
-        min_length=1,
-        max_length=63,
-        json_schema_extra=merge("scoped"),
-    )
-    enabled: bool = Field(
-        default=True,
-        description="Whether the detector runs. On by default.",
-        json_schema_extra=merge("scoped"),
-    )
-    parameters: dict[str, JsonValue] = Field(
-        default_factory=dict,
-        description=(
-            "The detector's own settings by name; its reference page names them with their units. In a cluster each is text in "
-            'JSON: "3", "0.5", "[\\"/usr/bin/nc\\"]". Empty by default, which means its defaults.'
-        ),
-        max_length=64,
-        # A structural schema knows no value of any type.
-        json_schema_extra=merge("scoped") | crd(additionalProperties={"type": "string", "maxLength": 4096}),
-    )
-
-
-class Analytics(Model):
-    """How events become findings."""
-
-    enable_behavioral_analysis: bool = Field(
-        default=True,
-        description=(
-            "Learn what each workload usually does and report what differs; deterministic rules run either way. "
-            "On by default."
-        ),
-        json_schema_extra=merge("or"),
-    )
-    anomaly_threshold: float = Field(
-        default=0.8,
-        description="Score from 0 to 1 from which on a window of a workload is reported as anomalous. 0.8 by default.",
-        ge=0,
-        le=1,
-        json_schema_extra=merge("scoped"),
-    )
-    model_update_interval: int = Field(
-        default=_DAY,
-        description="Seconds between two trainings of the models. 86400 by default, a day.",
-        ge=60,
-        le=30 * _DAY,
-        json_schema_extra=merge("singleton"),
-    )
-    enable_machine_learning: bool = Field(
-        default=False,
-        description="Score the windows of workloads with trained models, too. Off by default.",
-        json_schema_extra=merge("or"),
-    )
-    detectors: tuple[DetectorSettings, ...] = Field(
-        default=(),
-        description="Settings of single detectors; those not listed run with their defaults. Empty by default.",
-        max_length=64,
-        strict=False,
-        json_schema_extra=merge("scoped") | crd(x_kubernetes_list_type="map", x_kubernetes_list_map_keys=["name"]),
-    )
-
-    @model_validator(mode="after")
-    def _names_each_detector_once(self) -> Self:
-        twice = [name for name, count in Counter(entry.name for entry in self.detectors).items() if count > 1]
-        if twice:
-            raise misfit("detectors", f"names {', '.join(map(repr, twice))} more than once: keep one entry a detector")
         return self
 
 

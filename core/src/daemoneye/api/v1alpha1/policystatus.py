@@ -48,6 +48,20 @@ class FindingTally(Model):
     )  # fmt: skip
 
 
+class WorkloadTally(Model):
+    """Workloads that the behavioural analyser knows, those of all policies together: it learns each once, whoever asks."""
+
+    workloads: int = Field(default=0, ge=0, description="How many; 0 where no policy has windows scored.")
+    learning: int = Field(
+        default=0, ge=0, description="In phase Learning: seen too little to be judged by their own past."
+    )
+    calibrating: int = Field(
+        default=0, ge=0, description="In phase Calibrating: learned, and too few like windows to judge by."
+    )
+    active: int = Field(default=0, ge=0, description="In phase Active: judged.")
+    drifted: int = Field(default=0, ge=0, description="In phase Drifted: judged, and unlike before for a while.")
+
+
 class InactiveSetting(Model):
     """A setting that is asked for and not served."""
 
@@ -70,6 +84,9 @@ class PolicyStatus(Model):
     )  # fmt: skip
     sensors: SensorTally = Field(default=SensorTally(), description="How many nodes run the policy.")
     findings: FindingTally = Field(default=FindingTally(), description="Findings of the policy.")
+    analytics: WorkloadTally = Field(
+        default=WorkloadTally(), description="Phases of the behavioural analyser's workloads."
+    )
     inactive_settings: tuple[InactiveSetting, ...] = Field(
         default=(), description="Settings that are asked for and not served.", max_length=16, strict=False,
         json_schema_extra=crd(x_kubernetes_list_type="atomic"),
