@@ -2,7 +2,7 @@
 SHELL := /bin/bash
 .SHELLFLAGS := -euo pipefail -c
 .DEFAULT_GOAL := help
-.PHONY: help setup run test check format generate bench fuzz images cluster-up cluster-down lock clean
+.PHONY: help setup run test check format generate bench bench-analytics fuzz images cluster-up cluster-down lock clean
 
 BIN := .venv/bin
 AS_ROOT := scripts/as-root.sh
@@ -11,7 +11,7 @@ BPF_SOURCES = find bpf \( -name '*.c' -o -name '*.h' \) ! -name '*.gen.h' -print
 ARGS ?=
 
 help: ## what there is to make
-	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-12s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-16s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
 
 setup: ## install what is missing: apt packages (as root or by sudo) and .venv
 	@scripts/setup.sh
@@ -33,6 +33,7 @@ check: setup ## the static half: lint, format, types, layers, C format, generate
 	$(BPF_SOURCES) | xargs -0 -r $(BIN)/clang-format --dry-run -Werror
 	$(BIN)/python -m daemoneye.codegen --check
 	$(BIN)/python -m daemoneye_operator.codegen --check
+	$(BIN)/python -m daemoneye_analytics.codegen --check
 
 format: setup ## rewrite Python and C in the project's format
 	$(BIN)/ruff check --fix
@@ -42,9 +43,13 @@ format: setup ## rewrite Python and C in the project's format
 generate: setup ## rewrite the generated files (events.gen.h, reference docs)
 	$(BIN)/python -m daemoneye.codegen
 	$(BIN)/python -m daemoneye_operator.codegen
+	$(BIN)/python -m daemoneye_analytics.codegen
 
 bench: setup ## measure against other agents, see docs (ARGS go to tests/bench/run.py)
 	cd "$(CURDIR)" && $(AS_ROOT) $(BIN)/python tests/bench/run.py $(ARGS)
+
+bench-analytics: setup ## measure the behavioural analyser on the recorded corpus (ARGS="--only dev masquerade -o FILE")
+	@cd "$(CURDIR)" && $(BIN)/python -m tests.bench.behaviour $(ARGS)
 
 fuzz: setup ## the property tests at length, and atheris for ten minutes on every decoder (ARGS="--seconds 60 dns http")
 	@scripts/setup.sh fuzz

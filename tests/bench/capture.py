@@ -81,6 +81,7 @@ def _receivers(rate: int) -> Iterator[tuple[str, list[str]]]:
     if shutil.which("tcpdump"):
         yield "tcpdump -w /dev/null", ["tcpdump", "-i", _IN, "-n", "-w", "/dev/null"]
     yield "DaemonEye", [*client, "ours", _IN]
+    yield "DaemonEye, XDP", [*client, "xdp", _IN]
     if rate <= _SLOW:
         if shutil.which("tshark"):
             fields = ("tls.handshake.extensions_server_name", "dns.qry.name", "http.host")

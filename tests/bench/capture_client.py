@@ -9,6 +9,8 @@ import json
 import signal
 import sys
 import time
+from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from types import FrameType
 from typing import Any, Final
@@ -18,14 +20,15 @@ _PAUSE_S: Final = 0.3
 """Between two looks, as the sensor's pipeline does."""
 
 
-def ours(interface: str, over: list[int]) -> dict[str, Any]:
-    """The source `packets`."""
+def ours(interface: str, over: list[int], *, xdp: bool = False) -> dict[str, Any]:
+    """The source `packets`; with XDP as the counter of what arrives."""
     from daemoneye_sensor.packets.capturing import Capture
     from daemoneye_sensor.sources.packets import PacketSource
 
     # A budget that is never met: what is measured is the whole of it.
-    source = PacketSource(bpf_dir=_BPF, capture=Capture(interfaces=(interface,), cpu_percent=100.0))
+    source = PacketSource(bpf_dir=_BPF, capture=Capture(interfaces=(interface,), cpu_percent=100.0, xdp=xdp))
     source.open({}, None)
+    source.drain()  # whoever is to count does
     rows, packets = 0, 0
     began = _ready()
     while True:
@@ -43,6 +46,7 @@ def ours(interface: str, over: list[int]) -> dict[str, Any]:
         time.sleep(_PAUSE_S)
     cpu = time.process_time() - began
     status: dict[str, Any] = source.status()
+    counter = status["interfaces"][interface]["counter"]
     source.close(keep=False)
     lost = {loss.reason: loss.count for loss in source.lost()}
     return {
@@ -51,6 +55,7 @@ def ours(interface: str, over: list[int]) -> dict[str, Any]:
         "exported": status["exported"],
         "dropped": status["dropped"],
         "lost": lost,
+        "counter": counter,
         "cpu_s": cpu,
     }
 
@@ -87,8 +92,9 @@ def main() -> None:
     signal.signal(signal.SIGTERM, end)
     # Not this file's folder: it has an `encodings`, and so has the standard library.
     sys.path[0] = str(_BPF.parent)
-    receive = {"ours": ours, "scapy": scapy}[sys.argv[1]]
-    print(json.dumps(receive(sys.argv[2], over)), flush=True)
+    receivers: dict[str, Callable[[str, list[int]], dict[str, Any]]]
+    receivers = {"ours": ours, "xdp": partial(ours, xdp=True), "scapy": scapy}
+    print(json.dumps(receivers[sys.argv[1]](sys.argv[2], over)), flush=True)
 
 
 if __name__ == "__main__":
