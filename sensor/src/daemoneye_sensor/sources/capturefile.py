@@ -183,7 +183,7 @@ class CaptureFile:
             if not interfaces:
                 raise IndexError
             captured = min(size, length - 16)
-            if captured > MAX_FRAME:
+            if not 0 <= captured <= MAX_FRAME:
                 raise IndexError
             return 0, (at + 12, captured, size, 0)
         number, high, low, captured, size = struct.unpack_from(f"{order}IIIII", self._map, at + 8)
