@@ -45,6 +45,8 @@ ACK_WAIT_S: Final = 60.0
 MAX_ACK_PENDING: Final = 2048
 CHECKPOINT_MESSAGES: Final = 200
 CHECKPOINT_S: Final = 5.0
+CHECKPOINT_SHARE: Final = 0.05
+"""Of the time, at most, goes into checkpoints: what many workloads were learned by is tens of megabytes."""
 _IDLE_S: Final = 1.0
 _LOOK_S: Final = 10.0
 _AWAY_S: Final = 0.2
@@ -100,6 +102,7 @@ class Consumer:
         self._unacknowledged: list[Msg] = []
         self._unwritten = 0
         self._written = time.monotonic()
+        self._took = 0.0
         # False while detectors know of a message whose findings are not stored: no checkpoint may be written then.
         self._consistent = True
         self._looked = float("-inf")
@@ -176,7 +179,12 @@ class Consumer:
             await self._look()
         await self._losses.tell(self.pipeline.watermarks, self.store)
         idle = _IDLE_S if not messages else CHECKPOINT_S
-        if self._unwritten and (self._unwritten >= CHECKPOINT_MESSAGES or time.monotonic() - self._written >= idle):
+        elapsed = time.monotonic() - self._written
+        if (
+            self._unwritten
+            and (self._unwritten >= CHECKPOINT_MESSAGES or elapsed >= idle)
+            and elapsed >= self._took / CHECKPOINT_SHARE
+        ):
             await self._checkpoint()
 
     async def _get(self, puller: Puller) -> list[Msg]:
@@ -366,10 +374,13 @@ class Consumer:
 
     async def _checkpoint(self) -> None:
         """Write everything down, then acknowledge what it covers."""
-        self._written = time.monotonic()
+        begun = time.monotonic()
         number, place, covered = self._number + 1, self._position, list(self._unacknowledged)
         facts = {**self.pipeline.facts(), "consumer": self._losses.facts()}
-        if not await self.store.save(Checkpoint(number, place, facts, self.pipeline.states())):
+        stored = await self.store.save(Checkpoint(number, place, facts, self.pipeline.states()))
+        self._written = time.monotonic()
+        self._took = self._written - begun
+        if not stored:
             return
         self.progress.save()
         self._number, self._covered, self._unwritten = number, place, 0

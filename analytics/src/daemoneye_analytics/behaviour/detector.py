@@ -35,6 +35,7 @@ _SECOND: Final = 1_000_000_000
 _HOUR_NS: Final = 3600 * _SECOND
 _HALF_LIFE_S: Final = 14 * 86_400
 _MAX_FLAGGED: Final = 10_000
+_MAX_NODES: Final = 10_000
 _MAX_SCORES: Final = 10_000
 _NEWEST: Final = 20
 _NAME: Final = 256
@@ -105,6 +106,8 @@ class BehavioralAnomaly:
         node = self._nodes.get(envelope.node)
         if node is None:
             node = self._nodes[envelope.node] = Node(envelope.node)
+            while len(self._nodes) > _MAX_NODES:  # names are the nodes' own: there may be no end of them
+                del self._nodes[next(iter(self._nodes))]
         node.place = (envelope.node, envelope.epoch, envelope.lane)
         self._flag(frame.flagged)
         patterns = self._p["exclude_workloads"]
