@@ -162,8 +162,8 @@ async def test_what_is_wrong_is_told_and_the_rest_runs(bench: Bench) -> None:
     assert last["config_error"] == ""
     assert list(last["problems"]) == ["shop"]
     assert (
-        "There is no detector 'nope', its entry is left out; there are beacon, cloud_metadata, dns_tunnel, first_seen, mining_pool, network_scan, "
-        "suspicious_exec, tls_without_name." in last["problems"]["shop"]
+        "There is no detector 'nope', its entry is left out; there are beacon, behavioral_anomaly, cloud_metadata, dns_tunnel, first_seen, "
+        "mining_pool, network_scan, suspicious_exec, tls_without_name." in last["problems"]["shop"]
     )
     assert "first_seen.max_items: 1 is less than 100" in last["problems"]["shop"]
     await bench.configure(b"[]")
