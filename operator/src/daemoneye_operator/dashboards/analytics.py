@@ -45,7 +45,7 @@ _PROMISE: Final = Row(
             Query(f"{increase(m.ANALYTICS_ALARMS)} / ({increase(m.ANALYTICS_NOMINAL)} > 0)", "times"),
             decimals=1,
             thresholds=steps(GREEN, (20, ORANGE)),
-            none="nothing judged",
+            none="none",
         ),
         stat(
             "Suppressed findings",
@@ -106,7 +106,7 @@ _LIFE: Final = Row(
             ),
             unit="percentunit",
             width=12,
-            none="none is judged yet",
+            none="none",
         ),
         lines(
             "Windows an hour, by calibration",
