@@ -10,8 +10,13 @@ import pytest
 
 from daemoneye.errors import ConfigError
 from daemoneye_analytics.behaviour import models
+from daemoneye_analytics.behaviour.executions import FLEET
+from daemoneye_analytics.behaviour.features import EXE
 from daemoneye_analytics.checkpoint import Checkpoint, decode, encode
+from daemoneye_analytics.exemptions import Exemption
+from daemoneye_analytics.frame import Frame, text_hash
 from tests.unit.analytics.behaviour.traffic import WORKLOADS, analyser, execution, frames, run, usual
+from tests.unit.analytics.factory import Exec, batch
 
 HOURS = 16
 VICTIM = "shop/Deployment/app-2/main"
@@ -127,10 +132,6 @@ def test_what_others_found_is_not_learned(learned):
         quiet.process(frame)
     run(quiet, later(hours=0.1), first=200_000)
     known = quiet._counts.seen
-    from daemoneye_analytics.behaviour.executions import FLEET
-    from daemoneye_analytics.behaviour.features import EXE
-    from daemoneye_analytics.frame import text_hash
-
     assert known(FLEET, EXE.number, 0, text_hash("/usr/bin/nc"))[0] == 0
     assert known(FLEET, EXE.number, 0, text_hash("/usr/bin/date"))[0] > 100
 
@@ -162,9 +163,6 @@ def test_floods_constants_and_clock_jumps_are_survived(learned):
 
 def test_a_million_workloads_of_jobs_are_bounded():
     detector = analyser(max_workloads=50, max_items=1000)
-    from daemoneye_analytics.frame import Frame
-    from tests.unit.analytics.factory import Exec, batch
-
     for number in range(20):
         cgroups = {1000 * number + k: b"ci/Job/build-%d-%d/main" % (number, k) for k in range(1, 100)}
         rows = [
@@ -205,3 +203,30 @@ def test_models_that_cannot_be_are_refused_with_the_choices(given, message):
 def test_a_state_of_another_form_is_refused():
     with pytest.raises(ValueError, match="format"):
         analyser().restore({"format": 99})
+
+
+def benign(**more: Any) -> Exemption:
+    its: dict[str, Any] = {
+        "namespace": "",
+        "detector": "behavioral_anomaly",
+        "workload": VICTIM,
+        "image": "",
+        "key": "",
+        "expires": 2e9,
+    }
+    return Exemption(**(its | more))
+
+
+@pytest.mark.parametrize(
+    ("verdict", "learned_it"),
+    [(benign(), True), (benign(workload="shop/*/app-2/*"), True), (benign(expires=1.0), False), (benign(workload="shop/*/app-3/*"), False),
+     (benign(detector="beacon"), False), (benign(namespace="shop"), False), (benign(key="another"), False)],
+    ids=["its", "pattern", "expired", "another workload", "another detector", "another namespace", "another key"],
+)  # fmt: skip
+def test_what_somebody_called_benign_is_learned_although_it_alarms(learned, verdict, learned_it):
+    detector = again(learned)
+    detector.forgive([verdict])
+    findings, _ = run(detector, later(*attack(), hours=0.3), first=100_000)
+    assert len(findings) == 1, "it is found all the same: the operator keeps it silent"
+    weight, _ = detector._counts.seen(FLEET, EXE.number, 0, text_hash("/usr/bin/nc"))
+    assert (weight > 0) == learned_it
