@@ -60,19 +60,23 @@ class BehavioralAnalyzer:
         return scores, scores >= self.anomaly_threshold
 
 
-def aggregate(p_values: np.ndarray) -> np.ndarray:
-    """Bonferroni's minimum: min(1, k · min p), which holds however the models depend on each other.
+def aggregate(p_values: np.ndarray, weights: np.ndarray | None = None) -> np.ndarray:
+    """Bonferroni's minimum, weighted: min(1, min p_i · W / w_i), which holds however the models depend on each other.
+
+    Equal weights give k · min p. (Genovese, Roeder, Wasserman: False discovery control with p-value weighting, 2006.)
 
     Args:
-        p_values: float64, shape (n windows, m models); NaN where a model gives none, which is not counted in k.
+        p_values: float64, shape (n windows, m models); NaN where a model gives none, whose weight does not count then.
+        weights: float64, shape (m,), positive: how much of the alarms each may raise; equal by default.
 
     Returns:
         float64, shape (n,); NaN where every model's is.
     """
     known = ~np.isnan(p_values)
-    smallest = np.where(known, p_values, np.inf).min(axis=1, initial=np.inf)
-    k = known.sum(axis=1)
-    return np.where(k > 0, np.minimum(1.0, k * np.where(k > 0, smallest, 1.0)), np.nan)
+    weight = np.ones(p_values.shape[1]) if weights is None else np.asarray(weights, np.float64)
+    smallest = np.where(known, p_values / weight, np.inf).min(axis=1, initial=np.inf)
+    total = (known * weight).sum(axis=1)
+    return np.where(total > 0, np.minimum(1.0, total * np.where(total > 0, smallest, 1.0)), np.nan)
 
 
 def score(p: np.ndarray) -> np.ndarray:

@@ -129,6 +129,13 @@ def test_score_means_what_the_documentation_says():
     assert np.isnan(score(np.array([np.nan])))
 
 
+def test_a_weighted_model_pays_less_for_the_others():
+    p = np.array([[0.001, 0.5], [0.5, 0.001], [np.nan, 0.001], [np.nan, np.nan]])
+    got = aggregate(p, np.array([9.0, 1.0]))
+    assert got[:3] == pytest.approx([0.001 * 10 / 9, 0.01, 0.001])
+    assert np.isnan(got[3])
+
+
 @given(st.lists(st.lists(st.floats(1e-12, 1.0), min_size=3, max_size=3), min_size=1, max_size=5))
 def test_aggregate_is_bonferroni(rows):
     got = aggregate(np.array(rows))

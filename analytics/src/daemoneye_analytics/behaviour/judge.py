@@ -97,7 +97,7 @@ class Judge:
             sums.append(surprise.sum(axis=1))
             models.append(self._sums[spec.name].p_values(sums[-1], *alike.by(None)))
         each = np.column_stack(models)
-        p = aggregate(each)
+        p = aggregate(each, np.array([spec.weight for spec in self.specs]))
         return Judgement(p, score(p), each), np.column_stack(sums) if sums else np.zeros((len(p), 0))
 
     def add(self, windows: Windows, sums: np.ndarray, learned: np.ndarray, kept: np.ndarray) -> None:
