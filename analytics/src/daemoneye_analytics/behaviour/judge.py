@@ -88,7 +88,9 @@ class Judge:
             columns = [self._names.index(name) for name in (spec.features if spec.scope == WINDOW else (spec.name,))]
             if spec.name not in self._sums:
                 p = single[:, columns[0]]
-                models.append(np.where(windows.closed, p, np.nan) if columns == [_SHIFT] else p)
+                # What can still fall says nothing of an open window, and has its weight all the same: it will speak at the end.
+                silent = ~windows.closed & ~np.isnan(p) & (columns == [_SHIFT])
+                models.append(np.where(silent, 1.0, p))
                 continue
             with np.errstate(divide="ignore"):
                 surprise = -np.log10(single[:, columns])
