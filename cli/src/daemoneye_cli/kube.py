@@ -22,6 +22,7 @@ from daemoneye.errors import ConfigError, DaemonEyeError, MachineError
 from daemoneye_cli import tether
 from daemoneye_cli.errors import Forbidden, NoSuchKind, NotThere
 
+_MANAGER: Final = "daemoneye-cli"
 _REQUEST_S: Final = 30
 _PATIENCE_S: Final = 90.0
 """kubectl asks several times where the server does not answer; lists of a large cluster take several requests."""
@@ -40,8 +41,8 @@ class Kubectl:
         self.context = context
         self.kubeconfig = kubeconfig
 
-    def text(self, *arguments: str) -> str:
-        """Give what kubectl writes.
+    def text(self, *arguments: str, given: str = "") -> str:
+        """Give what kubectl writes, with ``given`` to read.
 
         Raises:
             ConfigError: The context or the configuration file is not there.
@@ -52,9 +53,7 @@ class Kubectl:
         """
         command = self._command("--request-timeout", f"{_REQUEST_S}s", *arguments)
         try:
-            done = subprocess.run(
-                command, stdin=subprocess.DEVNULL, capture_output=True, timeout=_PATIENCE_S, check=False
-            )
+            done = subprocess.run(command, input=given.encode(), capture_output=True, timeout=_PATIENCE_S, check=False)
         except subprocess.TimeoutExpired:
             message = f"kubectl {arguments[0]} did not end within {_PATIENCE_S:g} s"
             raise MachineError(message, fix="kubectl cluster-info shows whether the API server answers") from None
@@ -83,6 +82,12 @@ class Kubectl:
         chosen += ["--field-selector", field] if field else []
         found = self.json("get", kinds, *where, *chosen, "-o", "json")
         return list(found.get("items") or ())
+
+    def apply(self, content: Object, *, dry_run: bool = False) -> None:
+        """Have one object be as given, whatever it was before; with ``dry_run`` the API server only checks it."""
+        # Its name is ours: whoever changed a field of it by hand gives way to what is said now.
+        arguments = ["apply", "--server-side", "--force-conflicts", f"--field-manager={_MANAGER}", "--filename=-"]
+        self.text(*arguments, *(["--dry-run=server"] if dry_run else []), given=json.dumps(content))
 
     async def watch(self, kind: str, namespace: str | None = None) -> AsyncIterator[tuple[str, Object]]:
         """Give every object as it is and then as it changes, with ``ADDED``, ``MODIFIED`` or ``DELETED``, until the server ends it."""

@@ -28,13 +28,14 @@ LATER: Final = {
 }
 COMMANDS: Final = {
     False: ("run", "doctor", "events", "findings", "evidence", "top", "bugtool", "version"),
-    True: ("status", "findings", "events", "evidence", "policy", "top", "doctor", "bugtool", "version"),
+    True: ("status", "findings", "events", "evidence", "verdict", "policy", "top", "doctor", "bugtool", "version"),
 }
 """Modules of the commands, by whether a cluster is asked; only those of one are imported."""
 ELSEWHERE: Final = {
     False: {
         "status": "the command status asks a cluster: kubectl daemoneye status, or daemoneye -k status",
         "policy": "the command policy is the cluster's: kubectl daemoneye policy, or daemoneye -k policy",
+        "verdict": "the command verdict is the cluster's: kubectl daemoneye verdict, or daemoneye -k verdict",
     },
     True: {"run": "the command run watches one machine: daemoneye run"},
 }

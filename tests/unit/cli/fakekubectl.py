@@ -21,6 +21,9 @@ folder = os.path.dirname(os.path.abspath(__file__))
 arguments = sys.argv[1:]
 with open(folder + "/calls", "a") as file:
     file.write(json.dumps(arguments) + "\\n")
+if "--filename=-" in arguments:
+    with open(folder + "/given", "a") as file:
+        file.write(sys.stdin.read() + "\\n")
 with open(folder + "/answers.json") as file:
     answers = json.load(file)
 line = " ".join(arguments)
@@ -78,6 +81,12 @@ class Kubectl:
     def calls(self) -> list[list[str]]:
         """Arguments of every call so far."""
         path = self.folder / "calls"
+        return [json.loads(line) for line in path.read_text().splitlines()] if path.exists() else []
+
+    @property
+    def given(self) -> list[Any]:
+        """Objects that it was given to read so far."""
+        path = self.folder / "given"
         return [json.loads(line) for line in path.read_text().splitlines()] if path.exists() else []
 
     def running(self, word: str = "") -> list[psutil.Process]:

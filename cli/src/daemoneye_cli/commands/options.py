@@ -51,6 +51,13 @@ def add_range(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("-f", "--follow", action="store_true", help="go on with what comes")
 
 
+def add_suppressed(parser: argparse.ArgumentParser) -> None:
+    """Add ``--suppressed``."""
+    parser.add_argument(
+        "--suppressed", action="store_true", help="those beyond a policy's budget of the day, which nobody was told"
+    )
+
+
 def add_top(parser: argparse.ArgumentParser) -> None:
     """Add the options of ``top``."""
     orders = ("name", *ORDERS)

@@ -10,17 +10,15 @@ import argparse
 import asyncio
 import http.client
 import json
-import re
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
 from daemoneye.errors import ConfigError, DaemonEyeError, MachineError
-from daemoneye_cli import wholefile
+from daemoneye_cli import namedfinding, wholefile
 from daemoneye_cli.commands.cluster.options import command, kubectl, release
 from daemoneye_cli.commands.options import Subparsers, say
 from daemoneye_cli.errors import Forbidden
 from daemoneye_cli.kube import Kubectl
-from daemoneye_cli.survey import FINDINGS
 
 if TYPE_CHECKING:
     from daemoneye_cli.tunnel import Forward
@@ -28,8 +26,6 @@ if TYPE_CHECKING:
 PORT: Final = 8081
 _TIMEOUT_S: Final = 60.0
 _MAX_COMPLAINT: Final = 64 << 10
-_ID: Final = re.compile(r"[0-9a-f]{32}")
-_OBJECT: Final = re.compile(r"(?:([a-z0-9-]{1,63})/)?([a-z0-9.-]{1,253})")
 _OFF: Final = "evidence is kept where the release has evidence.enabled and a policy networkMonitoring.evidence.enabled: docs/evidence.md"
 
 
@@ -72,19 +68,10 @@ def finding_id(kube: Kubectl, text: str) -> str:
         ConfigError: That names no finding, or several.
         MachineError: It has been told of no finding yet.
     """
-    if _ID.fullmatch(text):
+    if namedfinding.ID.fullmatch(text):
         return text
-    named = _OBJECT.fullmatch(text)
-    if named is None:
-        raise ConfigError(f"{text}: write NAMESPACE/NAME of a Finding, its NAME, or a finding's id of 32 hex digits")
-    found = kube.items(FINDINGS, named[1], field=f"metadata.name={named[2]}")
-    if not found:
-        raise ConfigError(f"there is no Finding {text}: kubectl daemoneye findings shows those that there are")
-    if len(found) > 1:
-        places = ", ".join(sorted(str(one.get("metadata", {}).get("namespace")) for one in found))
-        raise ConfigError(f"there is a Finding {text} in several namespaces ({places}): write NAMESPACE/{text}")
-    last = str((found[0].get("status") or {}).get("lastFindingID") or "")
-    if not _ID.fullmatch(last):
+    last = namedfinding.last_id(namedfinding.by_name(kube, text))
+    if not namedfinding.ID.fullmatch(last):
         raise MachineError(f"the Finding {text} does not say yet which finding was its last")
     return last
 

@@ -11,10 +11,10 @@ import datetime as dt
 from collections.abc import Callable, Iterable
 from typing import Any, Final
 
-from daemoneye.errors import DaemonEyeError
+from daemoneye.errors import ConfigError, DaemonEyeError
 from daemoneye.subjects import SEVERITIES
-from daemoneye_cli.commands.cluster.options import command, kubectl, moment
-from daemoneye_cli.commands.options import Subparsers, add_output, add_range, say
+from daemoneye_cli.commands.cluster.options import command, kubectl, moment, release
+from daemoneye_cli.commands.options import Subparsers, add_output, add_range, add_suppressed, say
 from daemoneye_cli.commands.waiting import until_signal
 from daemoneye_cli.kube import Kubectl, Object
 from daemoneye_cli.show.findingobject import as_finding, object_lines
@@ -35,6 +35,7 @@ def add(commands: Subparsers) -> None:
     parser.add_argument("--in", metavar="NAMESPACE", dest="where", help="only of this namespace's pods (default: all)")
     parser.add_argument("--severity", choices=SEVERITIES, help="only of this severity or worse")
     parser.add_argument("--since", metavar="TIME", type=moment, help="only seen since: 30m, 2h, 7d, or RFC 3339")
+    add_suppressed(parser)
     add_output(parser, "plain", "json", default="plain")
     parser.set_defaults(run=run)
 
@@ -42,6 +43,8 @@ def add(commands: Subparsers) -> None:
 def run(options: argparse.Namespace) -> int:
     """Show them."""
     kube = kubectl(options)
+    if options.suppressed:
+        return _suppressed(options, kube)
     keep = wanted(options.severity, options.since)
     render = json_line if options.output == "json" else object_lines
     found = newest_last(kube.items(FINDINGS, options.where), keep)
@@ -51,6 +54,18 @@ def run(options: argparse.Namespace) -> int:
     text = "".join(map(render, shown))
     asyncio.run(_show(kube, options.where, text, found, keep, render, follow=options.follow))
     return 0
+
+
+def _suppressed(options: argparse.Namespace, kube: Kubectl) -> int:
+    # Half a second of imports that findings' objects do not need.
+    from daemoneye_cli import tunnel
+    from daemoneye_cli.commands import suppressed
+
+    if options.follow or options.where or options.severity or options.since:
+        raise ConfigError("--suppressed shows what analytics' status lists now: it goes with --last and -o alone")
+    chosen = release(options, kube)
+    interval = tunnel.status_interval(tunnel.settings(kube, chosen))
+    return suppressed.show(options, tunnel.access(kube, chosen, on_trouble=say), interval=interval)
 
 
 def wanted(severity: str | None, since: dt.datetime | None) -> Callable[[Finding], bool]:

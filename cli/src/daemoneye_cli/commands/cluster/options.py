@@ -63,3 +63,23 @@ def moment(text: str) -> dt.datetime:
             f"{text} is no time: write how long ago, such as 30m or 2h, or 2026-01-31T12:00:00Z"
         ) from None
     return found if found.tzinfo else found.replace(tzinfo=dt.UTC)
+
+
+def deadline(text: str) -> dt.datetime:
+    """Read a time to come: a day (its beginning, UTC), RFC 3339, or how long from now (``12h``, ``30d``)."""
+    now = dt.datetime.now(dt.UTC)
+    try:
+        if ahead := re.fullmatch(r"(\d{1,6})([smhdw])", text):
+            found = now + dt.timedelta(seconds=int(ahead[1]) * _UNITS[ahead[2]])
+        else:
+            found = dt.datetime.fromisoformat(text)
+            found = found.astimezone(dt.UTC) if found.tzinfo else found.replace(tzinfo=dt.UTC)
+    except ValueError:
+        raise argparse.ArgumentTypeError(
+            f"{text} is no time: write how long from now, such as 12h or 30d, or 2027-01-31, or 2027-01-31T12:00:00Z"
+        ) from None
+    except OverflowError:
+        raise argparse.ArgumentTypeError(f"{text} is after the calendar ends") from None
+    if found <= now:
+        raise argparse.ArgumentTypeError(f"{text} is over already: write a time to come")
+    return found

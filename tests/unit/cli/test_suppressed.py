@@ -1,0 +1,189 @@
+"""``findings --suppressed``: what analytics kept to itself, out of its heartbeat; with a real broker, and with odd heartbeats."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import json
+import sys
+from collections.abc import AsyncIterator
+from typing import Any
+
+import pytest
+
+from daemoneye import subjects
+from daemoneye.findings import Finding, Subject
+from daemoneye_analytics.budget import Budget
+from daemoneye_cli.main import main
+from daemoneye_cli.show.jsonlines import json_line
+from daemoneye_cli.show.suppressed import suppressed_lines, suppressed_objects
+from daemoneye_cli.state import State
+from daemoneye_cli.suppressed import Suppressed
+from tests.support.analytics import Bench, free_port
+from tests.support.broker import Broker, running
+from tests.unit.cli.fakekubectl import Kubectl, forwarded_to, started
+
+UNSAFE = ("\x1b", "\u202e", "\n\n")
+
+
+def finding(number: int) -> Finding:
+    return Finding(
+        id="ab" * 16, detector="behavioral_anomaly", time=f"2026-01-02T03:{number:02}:00.000000000Z", severity="medium", score=0.91, title="An odd minute",
+        subject=Subject(node="node-1", workload="shop/Deployment/till/main", pid=1, exe="/x"), key="k",
+    )  # fmt: skip
+
+
+def spent(findings: int) -> dict[str, Any]:
+    """The status of a budget of one a day after so many findings."""
+    budget = Budget()
+    budget.limits = {"everything": 1}
+    for number in range(findings):
+        budget.admit(finding(number), ["everything"])
+    status: dict[str, Any] = json.loads(json.dumps(budget.status()))
+    return status
+
+
+def found(told: object) -> Suppressed:
+    said = Suppressed.of({"suppressed": told})
+    assert said is not None
+    return said
+
+
+def test_the_newest_is_last_and_the_sum_is_said():
+    assert "\n".join(suppressed_lines(found(spent(4)), 2)).splitlines() == [
+        "TIME                 DETECTOR            SCORE  WORKLOAD                   TITLE",
+        "2026-01-02T03:02:00  behavioral_anomaly  0.91   shop/Deployment/till/main  An odd minute",
+        "2026-01-02T03:03:00  behavioral_anomaly  0.91   shop/Deployment/till/main  An odd minute",
+        "Suppressed: 3 (everything 3); 2 shown of the newest 3 that analytics keeps",
+    ]
+
+
+def test_nothing_was_suppressed():
+    assert list(suppressed_lines(found(spent(1)), 20)) == [
+        "Suppressed: nothing; no policy's alertBudgetPerDay was spent"
+    ]
+
+
+def test_the_objects_for_programs():
+    total, only = suppressed_objects(found(spent(2)), 20)
+    assert total == {"kind": "suppressed", "total": 1, "policies": {"everything": 1}}
+    assert (only["kind"], only["score"], only["policies"]) == ("suppressed_finding", 0.91, ["everything"])
+
+
+@pytest.mark.parametrize("told", [None, 3, "x", []])
+def test_a_heartbeat_that_says_nothing_of_it(told):
+    assert Suppressed.of({"suppressed": told}) is None
+
+
+@pytest.mark.parametrize(
+    "told",
+    [
+        {}, {"total": "x", "policies": [], "newest": {}}, {"total": -1, "policies": {"a": None}, "newest": [3, None, {}]},
+        {"total": 10**400, "policies": {"\x1b[31m\u202e": 10**5000}, "newest": [{"score": 1e400, "title": "\x1b\u202e" * 999, "policies": [1]}]},
+    ],
+    ids=range(4),
+)  # fmt: skip
+def test_odd_heartbeats_are_harmless(told):
+    said = found(told)
+    text = "".join(suppressed_lines(said, 20)) + "".join(map(json_line, suppressed_objects(said, 20)))
+    assert not [mark for mark in UNSAFE if mark in text]
+    assert len(text) < 20_000
+
+
+@pytest.mark.parametrize(
+    "arguments", [["-f"], ["--severity", "high"], ["--in", "shop"], ["--since", "1h"]], ids=" ".join
+)
+def test_what_does_not_go_together(installed, arguments, capsys):
+    assert main(["-k", "findings", "--suppressed", *arguments]) == 2
+    assert "it goes with --last and -o alone" in capsys.readouterr().err
+
+
+def test_this_machine(tmp_path, capsys):
+    assert main(["findings", "--suppressed", "-f", "--state", str(tmp_path)]) == 2
+    assert "does not go with -f" in capsys.readouterr().err
+    assert main(["findings", "--suppressed", "--state", str(tmp_path)]) == 3
+    assert "no daemoneye runs with" in capsys.readouterr().err
+
+
+@pytest.fixture
+async def broker(installed: Kubectl, tmp_path) -> AsyncIterator[Broker]:
+    """A broker behind a port-forward, of an installation whose heartbeats come ten times a second."""
+    with running(tmp_path / "broker") as found:
+        await found.ready()
+        forwarded_to(installed, found)
+        own = {"url": "tls://daemoneye-nats.security.svc:4222", "external": False}
+        told = {"nats": own, "sensor": {"statusIntervalSeconds": 0.1}}
+        installed.gives(
+            "get configmap daemoneye-operator --namespace security*", {"data": {"operator.json": json.dumps(told)}}
+        )
+        yield found
+
+
+@contextlib.asynccontextmanager
+async def analytics(broker: Broker, said: dict[str, Any]) -> AsyncIterator[None]:
+    client = await broker.onlooker()
+
+    async def beat() -> None:
+        while True:
+            await client.publish(subjects.component("analytics"), json.dumps(said).encode())
+            await asyncio.sleep(0.1)
+
+    task = asyncio.create_task(beat())
+    try:
+        yield
+    finally:
+        task.cancel()
+        await asyncio.wait([task])
+        await client.close()
+
+
+async def ask(*arguments: str) -> tuple[int | None, str, str]:
+    async with started("findings", "--suppressed", *arguments) as (process, _, _):
+        out, err = await process.communicate()
+    return process.returncode, out.decode(), err.decode()
+
+
+@pytest.mark.integration
+async def test_the_next_heartbeat_is_shown(installed, broker):
+    async with analytics(broker, {"state": "running", "suppressed": spent(4)}):
+        status, out, err = await ask("-o", "json", "--last", "1")
+    assert (status, err) == (0, "")
+    total, newest = map(json.loads, out.splitlines())
+    assert total["total"] == 3
+    assert newest["time"].startswith("2026-01-02T03:03:00")
+    assert not installed.running("port-forward")
+
+
+@pytest.mark.integration
+async def test_analytics_that_is_silent(broker):
+    status, out, err = await ask()
+    assert (status, out) == (1, "")
+    assert "analytics was not heard within 3.2 s: doctor says what is wrong" in err
+
+
+@pytest.mark.integration
+async def test_analytics_that_is_older(broker):
+    async with analytics(broker, {"state": "running"}):
+        status, _, err = await ask()
+    assert status == 1
+    assert "analytics says nothing of suppressed findings" in err
+
+
+@pytest.mark.integration
+async def test_the_analytics_of_this_machine_itself(tmp_path):
+    bench = Bench(tmp_path, free_port())
+    await bench.start_broker()
+    try:
+        await bench.connect()
+        await bench.add_streams()
+        await bench.start()
+        state = State.at(tmp_path / "state")
+        access = {"url": f"nats://127.0.0.1:{bench.port}", "user": "", "password": "", "inbox_prefix": "_INBOX"}
+        state.run.mkdir(parents=True)
+        (state.run / "cli.json").write_text(json.dumps(access))
+        command = (sys.executable, "-m", "daemoneye_cli", "findings", "--suppressed", "--state", str(state.path))
+        process = await asyncio.create_subprocess_exec(*command, stdout=asyncio.subprocess.PIPE)
+        out, _ = await process.communicate()
+    finally:
+        await bench.close()
+    assert (process.returncode, out.decode()) == (0, "Suppressed: nothing; no policy's alertBudgetPerDay was spent\n")
