@@ -35,6 +35,7 @@ class FakePrograms:
     leased = True
     follows_sockets = False
     missing: ClassVar[dict[str, str]] = {}
+    instead: ClassVar[list[str]] = []
 
     def __init__(self, fds: list[int]) -> None:
         self.epoch = secrets.randbits(48)
@@ -61,6 +62,10 @@ class FakePrograms:
     def missed(self) -> int:
         """No program runs."""
         return 0
+
+    def packets_dropped(self) -> dict[str, int]:
+        """No packet is looked at."""
+        return {}
 
     def remove(self) -> None:
         """Nothing is pinned."""
