@@ -20,6 +20,8 @@ KEPT: Final = 100
 _DAY: Final = len("2026-01-01")
 _MAX_DAYS: Final = 10_000
 _MAX_POLICIES: Final = 1000
+_SHOWN: Final = 64
+"""Policies in a status message, those that missed most."""
 _MAX_TEXT: Final = 256
 _MAX_BYTES: Final = 48 * 1024
 """Of the list in a status message: readers take 256 KiB in all."""
@@ -59,7 +61,8 @@ class Budget:
             if room < 0:
                 break
             newest.append(entry)
-        return {"total": self.total, "policies": dict(self.policies), "newest": newest}
+        most = sorted(self.policies.items(), key=lambda item: -item[1])[:_SHOWN]
+        return {"total": self.total, "policies": dict(most), "newest": newest}
 
     def state(self) -> dict[str, Any]:
         """JSON for a checkpoint; the limits are the configuration's."""

@@ -60,7 +60,12 @@ def test_the_list_is_bounded_whatever_the_texts_are():
     spent = budget(a=1)
     for number in range(3 * KEPT):
         spent.admit(finding(1, number, "\U0001f600" * 5000), ("a",))
+    for number in range(500):
+        spent.limits = {**spent.limits, f"{number:0253}": 1}
+        for _ in range(2):
+            spent.admit(finding(1), (f"{number:0253}",))
     status = spent.status()
-    assert status["total"] == 3 * KEPT - 1
+    assert status["total"] == 3 * KEPT - 1 + 500
+    assert status["policies"]["a"] == 3 * KEPT - 1
     assert 0 < len(status["newest"]) <= KEPT
-    assert len(json.dumps(status)) < 64 * 1024
+    assert len(json.dumps(status)) < 96 * 1024
