@@ -327,5 +327,6 @@ async def test_a_wrong_configuration_is_one_line_and_status_2(tmp_path: Path) ->
     assert bench.analytics
     assert await asyncio.wait_for(bench.analytics.wait(), DEADLINE_S) == 2
     assert bench.log.strip().endswith(
-        "unknown detector 'nope'; there are beacon, behavioral_anomaly, cloud_metadata, dns_tunnel, first_seen, mining_pool, network_scan, suspicious_exec, tls_without_name"
+        "unknown detector 'nope'; there are beacon, behavioral_anomaly, cloud_metadata, dns_tunnel, first_seen, mining_pool, network_scan, "
+        "suspicious_exec, tls_without_name"
     )
