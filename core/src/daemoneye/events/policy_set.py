@@ -7,7 +7,7 @@ process may belong to different policies. Rows that belong by their process have
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 
 import numpy as np
 
@@ -25,6 +25,16 @@ POLICY_SET = Record(
         Field(3, "size", "u32", "How many they are.", unit="policies"),
     ),
 )
+
+
+def name_text(name: str) -> bytes:
+    """A policy's name as sets hold it."""
+    return name.encode("utf-8", "backslashreplace")
+
+
+def set_text(names: Iterable[str]) -> bytes:
+    """Names of a set, each ended by a zero byte."""
+    return b"".join(name_text(name) + b"\0" for name in names)
 
 
 def set_number(names: bytes) -> int:

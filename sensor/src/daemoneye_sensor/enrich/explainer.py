@@ -87,10 +87,12 @@ class Explainer:
             peers = rows["peer_pid"] != 0
             masks[peers] |= selecting[np.searchsorted(pairs, cgroup_pairs(rows[peers], "peer_"))]
             masks &= _each(rows["policy_set"], lambda number: asking.get(number, 0))
-            kept.append(section.take(masks != 0))
-            names = {mask: self.packets.names(mask) for mask in unique(masks[masks != 0]).tolist()}
+            mine = section.take(masks != 0)
+            masks = masks[masks != 0]
+            names = {mask: self.packets.names(mask) for mask in unique(masks).tolist()}
             numbers = {mask: set_number(text) for mask, text in names.items()}
-            kept[-1].rows["policy_set"] = _each(masks[masks != 0], numbers.__getitem__)
+            mine.rows["policy_set"] = _each(masks, numbers.__getitem__)
+            kept.append(mine)
             sets |= {numbers[mask]: text for mask, text in names.items()}
         return kept, sets
 

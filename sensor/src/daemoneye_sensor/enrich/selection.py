@@ -11,6 +11,7 @@ from collections.abc import Callable
 from typing import Final
 
 from daemoneye.errors import ConfigError
+from daemoneye.events.policy_set import name_text, set_text
 from daemoneye.nodeconfig import NodeConfig, NodePolicy
 from daemoneye.podidentity import PodIdentity
 from daemoneye.selectors import Selector
@@ -37,7 +38,7 @@ class Selection:
         self.everyone = self.host = 0
         self.broken: dict[str, str] = {}
         self._names = [policy.name for policy in config.policies]
-        self._bits = {_text(name): 1 << place for place, name in enumerate(self._names)}
+        self._bits = {name_text(name): 1 << place for place, name in enumerate(self._names)}
         self._selectors: list[tuple[int, Selector, Selector]] = []
         self._masks: dict[str, tuple[PodIdentity, int]] = {}
         self._texts: dict[int, bytes] = {}
@@ -71,14 +72,9 @@ class Selection:
     def names(self, mask: int) -> bytes:
         """Names of a mask's policies, each ended by a zero byte, as `pod_identity` holds them."""
         if mask not in self._texts:
-            named = (name for place, name in enumerate(self._names) if mask >> place & 1)
-            self._texts[mask] = b"".join(_text(name) + b"\0" for name in named)
+            self._texts[mask] = set_text(name for place, name in enumerate(self._names) if mask >> place & 1)
         return self._texts[mask]
 
     def mask(self, names: bytes) -> int:
         """The inverse; names of policies that there are no more count for nothing."""
         return sum(self._bits.get(name, 0) for name in set(names.split(b"\0")))
-
-
-def _text(name: str) -> bytes:
-    return name.encode("utf-8", "backslashreplace")

@@ -13,7 +13,7 @@ from daemoneye.events.codec import Section
 from daemoneye.events.dns_query import DNS_QUERY
 from daemoneye.events.packet_anomaly import PACKET_ANOMALY
 from daemoneye.events.packet_flow import PACKET_FLOW
-from daemoneye.events.policy_set import set_number, sets_section
+from daemoneye.events.policy_set import name_text, set_number, set_text, sets_section
 from daemoneye.events.sets import unique
 from daemoneye_sensor.packets.capturing import Asking, Capture
 from daemoneye_sensor.packets.columns import any_of
@@ -64,7 +64,7 @@ class Askers:
 
     def _allowed(self, section: Section) -> None:
         """Of the policies that ask for a packet only those may be told parts of it that allow evidence; for DNS, those ask that have it on."""
-        allowed = {one.name.encode("utf-8", "backslashreplace"): one for one in self._capture.policies if one.evidence}
+        allowed = {name_text(one.name): one for one in self._capture.policies if one.evidence}
         by_dns = self._number(one for one in allowed.values() if one.dns)
         dns = any_of(section.rows["src_port"], DNS_PORTS) | any_of(section.rows["dst_port"], DNS_PORTS)
         for number in unique(section.rows["policy_set"]).tolist():
@@ -74,7 +74,7 @@ class Askers:
         section.rows["policy_set"][dns] = by_dns
 
     def _number(self, policies: Iterable[Asking]) -> int:
-        names = b"".join(policy.name.encode("utf-8", "backslashreplace") + b"\0" for policy in policies)
+        names = set_text(policy.name for policy in policies)
         number = set_number(names)
         if number:
             self._sets.pop(number, None)  # the newest are kept longest
