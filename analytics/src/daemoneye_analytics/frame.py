@@ -11,8 +11,9 @@ Masks and joins are numpy; texts repeat a lot, so that whatever is asked of a te
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from fnmatch import fnmatchcase
 from functools import cached_property, lru_cache
 from typing import Any, Final, NamedTuple, cast
 
@@ -136,6 +137,10 @@ class Frame:
     def workload_hashes(self) -> np.ndarray:
         """`text_hash` of the workload of each of `identities`, u64."""
         return np.fromiter((text_hash(i.workload) for i in self.identities), np.uint64, len(self.identities))
+
+    def fitting(self, patterns: Sequence[str]) -> np.ndarray:
+        """Which of `identities` have a workload that fits one of some patterns with * and ?, bool."""
+        return np.array([any(fnmatchcase(i.workload, pattern) for pattern in patterns) for i in self.identities])
 
     @cached_property
     def pods(self) -> Pods:

@@ -1,6 +1,6 @@
 """The features that models can look at: one declaration each, which configuration, documentation and code read.
 
-Responsible for names, units and meaning; the values come from `daemoneye_analytics.behaviour.executions` and `connections`. Append-only: a feature's
+Responsible for names, units and meaning; the values come from `executions`, `features` and `windows` of this package. Append-only: a feature's
 meaning never changes, for models are stored.
 """
 

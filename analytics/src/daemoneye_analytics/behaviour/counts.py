@@ -14,6 +14,7 @@ from typing import Any, Final, NamedTuple
 import numpy as np
 
 from daemoneye_analytics.behaviour.table import Table
+from daemoneye_analytics.detectors.parts import gathered, restored
 from daemoneye_analytics.frame import combine
 
 MAX_ITEMS: Final = 2_000_000
@@ -123,11 +124,7 @@ class Counts:
 
     def state(self) -> dict[str, Any]:
         """For a checkpoint."""
-        return {
-            "format": _FORMAT,
-            **{f"item_{name}": value for name, value in self.items.state().items()},
-            **{f"context_{name}": value for name, value in self.contexts.state().items()},
-        }
+        return gathered(_FORMAT, {"item": self.items, "context": self.contexts})
 
     def restore(self, state: dict[str, Any]) -> None:
         """Take over what `state` gave.
@@ -135,14 +132,8 @@ class Counts:
         Raises:
             ValueError: It is of another form; nothing was taken over.
         """
-        if state.get("format") != _FORMAT:
-            msg = f"counts of format {state.get('format')}, this version reads {_FORMAT}"
-            raise ValueError(msg)
         items, contexts = Table(self.items.capacity), Table(self.contexts.capacity)
-        for table, prefix in ((items, "item_"), (contexts, "context_")):
-            table.restore(
-                {name.removeprefix(prefix): value for name, value in state.items() if name.startswith(prefix)}
-            )
+        restored(state, _FORMAT, {"item": items, "context": contexts}, "counts")
         self.items, self.contexts = items, contexts
 
 

@@ -7,7 +7,6 @@ judged and told is the affair of the package's other modules.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from fnmatch import fnmatchcase
 from typing import Any, ClassVar, Final
 
 import numpy as np
@@ -110,9 +109,7 @@ class BehavioralAnomaly:
                 del self._nodes[next(iter(self._nodes))]
         node.place = (envelope.node, envelope.epoch, envelope.lane)
         self._flag(frame.flagged)
-        patterns = self._p["exclude_workloads"]
-        excluded = np.array([any(fnmatchcase(i.workload, p) for p in patterns) for i in frame.identities])
-        e = executions(frame, excluded)
+        e = executions(frame, frame.fitting(self._p["exclude_workloads"]))
         found: list[Finding] = []
         if len(e):
             self._teller.hear(frame)
@@ -220,10 +217,10 @@ class BehavioralAnomaly:
 
     def _look(self, node: Node, windows: Windows, frame: Frame) -> list[Finding]:
         """Judge windows, tell what alarms, and note what of the closed ones may be learned."""
-        lives = []
-        for at, key in enumerate(windows.workload.tolist()):
-            place = node.places.get(key, Place(""))
-            lives.append(self._lives.of(key, place.workload, int(windows.start[at])))
+        keys = windows.workload.tolist()
+        places = [node.places.get(key, Place("")) for key in keys]
+        begun = zip(keys, places, windows.start.tolist(), strict=True)
+        lives = [self._lives.of(key, place.workload, start) for key, place, start in begun]
         learned = np.array([self._lives.learned(life) for life in lives])
         judgement, sums = self._judge.judge(windows, learned)
         alarms = judgement.score >= self._p["threshold"]  # NaN never is
@@ -239,9 +236,8 @@ class BehavioralAnomaly:
                 self._lives.judge(life, p, alarm=bool(alarms[at]))
             if not (windows.closed[at] or alarms[at]):
                 continue
-            place = node.places.get(int(windows.workload[at]), Place(""))
             each = {spec.name: float(value) for spec, value in zip(self._specs, judgement.models[at], strict=True)}
-            alarm = Alarm(windows, at, life, self._lives.phase(life), place, score, p, each)
+            alarm = Alarm(windows, at, life, self._lives.phase(life), places[at], score, p, each)
             forgiven = bool(alarms[at]) and self._forgiven(alarm)
             if alarms[at] and (finding := self._tell(node, alarm, frame, forgiven=forgiven)):
                 found.append(finding)

@@ -11,6 +11,7 @@ from typing import Final, NamedTuple
 
 import numpy as np
 
+from daemoneye.events.sets import ranks
 from daemoneye_analytics.behaviour.catalogue import PROCESS_FEATURES
 from daemoneye_analytics.behaviour.counts import Counts
 from daemoneye_analytics.behaviour.executions import Executions
@@ -116,12 +117,10 @@ def _few(counts: Counts, e: Executions) -> Measured:
 def _top(row: np.ndarray, here: np.ndarray, fleet: np.ndarray, n: int) -> tuple[np.ndarray, np.ndarray]:
     """Mean bits of the most surprising words of each of n executions, here and in the fleet; 0 without words."""
     order = np.lexsort((-here, row))
-    rank = np.arange(len(order)) - np.searchsorted(row[order], row[order])
-    top = order[rank < _TOP_WORDS]
+    top = order[ranks(row[order]) < _TOP_WORDS]
     number = np.maximum(np.bincount(row[top], minlength=n), 1)
-    return np.bincount(row[top], weights=here[top], minlength=n) / number, np.bincount(
-        row[top], weights=fleet[top], minlength=n
-    ) / number
+    mean, fleet_mean = (np.bincount(row[top], weights=bits[top], minlength=n) / number for bits in (here, fleet))
+    return mean, fleet_mean
 
 
 def learn(counts: Counts, e: Executions, weight: np.ndarray, hour: int) -> None:

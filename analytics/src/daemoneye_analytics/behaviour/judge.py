@@ -6,7 +6,6 @@ were as large as it may become, and by what can only grow: an alarm that is rais
 
 from __future__ import annotations
 
-import logging
 from collections.abc import Sequence
 from typing import Any, Final, NamedTuple
 
@@ -17,8 +16,8 @@ from daemoneye_analytics.behaviour.catalogue import WINDOW, WINDOW_FEATURES
 from daemoneye_analytics.behaviour.models import Spec
 from daemoneye_analytics.behaviour.reference import Reference
 from daemoneye_analytics.behaviour.windows import SIZE, Windows
+from daemoneye_analytics.detectors.parts import collected, renewed
 
-_LOG: Final = logging.getLogger(__name__)
 _FORMAT: Final = 1
 _SHIFT: Final = WINDOW_FEATURES.index("shift")
 """The one statistic that can fall while a window is open."""
@@ -127,10 +126,7 @@ class Judge:
 
     def state(self) -> dict[str, Any]:
         """For a checkpoint."""
-        out: dict[str, Any] = {"format": _FORMAT}
-        for name, reference in self._all().items():
-            out |= {f"{name}.{key}": value for key, value in reference.state().items()}
-        return out
+        return {"format": _FORMAT, **collected(self._all())}
 
     def restore(self, state: dict[str, Any]) -> None:
         """Take over what `state` gave, of those references that there still are.
@@ -141,14 +137,7 @@ class Judge:
         if state.get("format") != _FORMAT:
             msg = f"references of format {state.get('format')}, this version reads {_FORMAT}"
             raise ValueError(msg)
-        for name, reference in self._all().items():
-            mine = {key.removeprefix(f"{name}."): value for key, value in state.items() if key.startswith(f"{name}.")}
-            if not mine:
-                continue
-            try:
-                reference.restore(mine)
-            except ValueError as error:
-                _LOG.warning("the reference of %s begins anew: %s", name, error)
+        renewed(state, self._all(), "the reference of")
 
     def _all(self) -> dict[str, Reference]:
         return {

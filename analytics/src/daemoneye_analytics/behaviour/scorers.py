@@ -5,20 +5,18 @@ Responsible for handing features to them; a model that is fitted is `daemoneye_a
 
 from __future__ import annotations
 
-import logging
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from daemoneye_analytics.behaviour import canaries
 from daemoneye_analytics.behaviour.features import Measured
 from daemoneye_analytics.behaviour.models import Spec
+from daemoneye_analytics.detectors.parts import collected, renewed
 
 if TYPE_CHECKING:
     from daemoneye_analytics.behaviour.shape import ShapeModel
-
-_LOG: Final = logging.getLogger(__name__)
 
 
 class Scorers:
@@ -64,18 +62,11 @@ class Scorers:
 
     def state(self) -> dict[str, Any]:
         """For a checkpoint."""
-        return {f"{name}.{key}": value for name, model in self._fitted.items() for key, value in model.state().items()}
+        return collected(self._fitted)
 
     def restore(self, state: dict[str, Any]) -> None:
         """Take over what `state` gave, of those models that there still are."""
-        for name, model in self._fitted.items():
-            mine = {key.removeprefix(f"{name}."): value for key, value in state.items() if key.startswith(f"{name}.")}
-            if not mine:
-                continue
-            try:
-                model.restore(mine)
-            except ValueError as error:  # declared otherwise than it was
-                _LOG.warning("model %s begins anew: %s", name, error)
+        renewed(state, self._fitted, "model")
 
 
 def _columns(measured: Measured, spec: Spec) -> np.ndarray:

@@ -12,6 +12,7 @@ import numpy as np
 
 from daemoneye.events.base import splitmix64
 from daemoneye.events.codec import gather, starts
+from daemoneye.events.sets import ranks
 
 WORDS: Final = 12
 """Words of a command line that are looked at; the program's own name is not one of them."""
@@ -85,7 +86,7 @@ def words(heap: np.ndarray, begin: np.ndarray, length: np.ndarray) -> tuple[np.n
     place = np.minimum(np.arange(len(at)) - np.repeat(heads, np.diff(np.append(heads, len(at)))), _LONGEST - 1)
     sums = splitmix64(np.add.reduceat(_PLACES[place * 256 + byte[at]], heads))
     whose = row[at[heads]]
-    rank = np.arange(len(heads)) - np.searchsorted(whose, whose)
+    rank = ranks(whose)
     few = rank < WORDS
     out[whose[few], rank[few]] = np.where(sums[few] == 0, np.uint64(1), sums[few])
     return out, entropy

@@ -13,6 +13,7 @@ from typing import Final, NamedTuple
 
 import numpy as np
 
+from daemoneye.events.sets import ranks
 from daemoneye_analytics.behaviour.executions import Executions
 from daemoneye_analytics.behaviour.features import Measured
 
@@ -140,7 +141,7 @@ class OpenWindows:
         _, code = np.unique(mine.executions.workload, return_inverse=True)
         order = np.argsort(code, kind="stable")
         rank = np.empty(len(code), np.int64)
-        rank[order] = np.arange(len(code)) - np.searchsorted(code[order], code[order])
+        rank[order] = ranks(code[order])
         part, of = np.unique(code * len(code) + rank // SIZE, return_inverse=True)
         full = np.bincount(of, minlength=len(part)) == SIZE
         if full.any():
@@ -187,8 +188,7 @@ def _largest_sum(of: np.ndarray, program: np.ndarray, bits: np.ndarray, count: i
     head[1:] = (program[order][1:] != program[order][:-1]) | (of[order][1:] != of[order][:-1])
     each = order[head]
     each = each[np.lexsort((-bits[each], of[each]))]
-    rank = np.arange(len(each)) - np.searchsorted(of[each], of[each])
-    top = each[rank < number]
+    top = each[ranks(of[each]) < number]
     return np.bincount(of[top], weights=bits[top], minlength=count)
 
 

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from fnmatch import fnmatchcase
 from math import log10
 from typing import Any, ClassVar, Final
 
@@ -160,9 +159,7 @@ class FirstSeen:
         row = np.concatenate([np.full(len(old), -1, np.int64), np.arange(len(frame.exec_image))])
         rows = frame.images.section.rows[image]
         silent = (row < 0) | ((rows["flags"] & np.uint32(Flag.SNAPSHOT)) != 0)
-        patterns = self._p["exclude_workloads"]
-        excluded = np.array([any(fnmatchcase(i.workload, p) for p in patterns) for i in frame.identities])
-        keep = ~excluded[frame.identity[image]]
+        keep = ~frame.fitting(self._p["exclude_workloads"])[frame.identity[image]]
         time = frame.batch.wall_ns(rows["time"])
         return _Seen(image[keep], row[keep], time[keep], silent[keep])
 

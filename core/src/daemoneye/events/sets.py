@@ -24,3 +24,8 @@ def isin(values: np.ndarray, among: np.ndarray) -> np.ndarray:
     at = np.searchsorted(ordered, values)
     at[at == len(ordered)] = 0
     return ordered[at] == values
+
+
+def ranks(ordered: np.ndarray) -> np.ndarray:
+    """Place of each value among those equal to it, from 0 on, int64; the values ascend."""
+    return np.arange(len(ordered)) - np.searchsorted(ordered, ordered)
