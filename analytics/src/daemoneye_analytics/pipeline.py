@@ -23,7 +23,7 @@ from daemoneye.events.loss import STAGES
 from daemoneye.findings import Finding
 from daemoneye.subjects import LANES, SEVERITIES
 from daemoneye_analytics.budget import MACHINE, Budget
-from daemoneye_analytics.detectors.base import Detector, State
+from daemoneye_analytics.detectors.base import Detector, Scoring, State
 from daemoneye_analytics.exemptions import Exemption
 from daemoneye_analytics.frame import Frame
 from daemoneye_analytics.registry import Chosen
@@ -133,10 +133,8 @@ class Pipeline:
                 self._resting[name] = state
         self._wants, self._thresholds = wants, thresholds or {}
         self.budget.limits = budgets or {}
-        for running in self._running.values():
-            forgive = getattr(running.detector, "forgive", None)
-            if forgive:
-                forgive(exemptions)
+        for scoring in self._scoring().values():
+            scoring.forgive(exemptions)
 
     def process(self, batch: Batch) -> list[Finding]:
         """Findings of one batch; none for rows that were processed before. A detector that raises is counted and logged, no more.
@@ -176,17 +174,15 @@ class Pipeline:
     def scores(self) -> list[dict[str, Any]]:
         """Scores of windows that closed since the last call, from all detectors that score."""
         out: list[dict[str, Any]] = []
-        for running in self._running.values():
-            kept = getattr(running.detector, "scores", None)
-            if kept:
-                out += kept
-                kept.clear()
+        for detector in self._scoring().values():
+            out += detector.scores
+            detector.scores.clear()
         return out
 
     @property
     def cooled(self) -> int:
         """Alarms that repeated what was told within a detector's cool-down."""
-        return sum(int(getattr(running.detector, "suppressed", 0)) for running in self._running.values())
+        return sum(detector.suppressed for detector in self._scoring().values())
 
     def status(self) -> dict[str, dict[str, Any]]:
         """Every detector's phase, figures and errors."""
@@ -202,13 +198,11 @@ class Pipeline:
     def details(self) -> dict[str, dict[str, Any]]:
         """What detectors say beyond their status, for who asks: more than a heartbeat should carry."""
         out = {}
-        for name, running in self._running.items():
-            tell = getattr(running.detector, "details", None)
-            if tell:
-                try:
-                    out[name] = tell()
-                except Exception as error:  # noqa: BLE001 - somebody else's code
-                    out[name] = {"error": repr(error)[:200]}
+        for name, detector in self._scoring().items():
+            try:
+                out[name] = detector.details()
+            except Exception as error:  # noqa: BLE001 - somebody else's code
+                out[name] = {"error": repr(error)[:200]}
         return out
 
     def facts(self) -> dict[str, Any]:
@@ -282,6 +276,12 @@ class Pipeline:
     def _least(self, detector: str, policy: str) -> float:
         """Score from which on a policy wants a detector's findings."""
         return self._thresholds.get(policy, 0.0) if self._scored(detector) else 0.0
+
+    def _scoring(self) -> dict[str, Scoring]:
+        """The running detectors that score, by name."""
+        return {
+            name: running.detector for name, running in self._running.items() if isinstance(running.detector, Scoring)
+        }
 
     def _scored(self, detector: str) -> bool:
         running = self._running.get(detector)

@@ -7,10 +7,11 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, ClassVar, Protocol, TypeAlias, TypeVar
+from typing import Any, ClassVar, Protocol, TypeAlias, TypeVar, runtime_checkable
 
 from daemoneye.errors import ConfigError
 from daemoneye.findings import Finding, Technique
+from daemoneye_analytics.exemptions import Exemption
 from daemoneye_analytics.frame import Frame
 
 Value: TypeAlias = int | float | bool | str | tuple[str, ...]
@@ -122,6 +123,30 @@ class Detector(Protocol):
 
     def status(self) -> dict[str, Any]:
         """`phase` (`learning`, `active` …) and figures for people, JSON."""
+        ...
+
+
+@runtime_checkable
+class Scoring(Protocol):
+    """What a detector that scores does besides; see `Declaration.scored`. One that is declared so and lacks it runs without.
+
+    Attributes:
+        scores: Records of what was scored since somebody took them, JSON each; whoever takes them empties the list.
+    """
+
+    scores: list[dict[str, Any]]
+
+    @property
+    def suppressed(self) -> int:
+        """How much it found and did not tell, for it repeats what it told."""
+        ...
+
+    def forgive(self, exemptions: Sequence[Exemption]) -> None:
+        """Learn what these verdicts call wanted, although it is unusual; they take the place of the former ones."""
+        ...
+
+    def details(self) -> dict[str, Any]:
+        """Figures that are too long for every heartbeat, JSON."""
         ...
 
 
