@@ -9,33 +9,30 @@ import argparse
 import asyncio
 import contextlib
 import sys
-from collections.abc import Mapping, Sequence
-from typing import Any, Final
+from collections.abc import Sequence
+from typing import Final
 
 from nats.aio.client import Client
-from nats.errors import Error as NatsError
 
 from daemoneye.errors import DaemonEyeError
-from daemoneye_cli import client
-from daemoneye_cli.commands.waiting import until_signal
+from daemoneye_cli.commands import hearing
 from daemoneye_cli.heartbeats import BROKER, Cost, Heartbeats, Process
 from daemoneye_cli.show.jsonlines import json_line
 from daemoneye_cli.show.top import ordered, top_lines, top_object
 from daemoneye_cli.show.writer import LineWriter
 
-_MARGIN_S: Final = 3.0
 _CLEAR: Final = "\x1b[H\x1b[J"
 
 
 def show(
     options: argparse.Namespace,
-    broker: contextlib.AbstractAsyncContextManager[Mapping[str, Any]],
+    broker: hearing.Access,
     expected: Sequence[Process],
     *,
     interval: float,
 ) -> int:
     """Show what the processes cost; 1 if nobody was heard."""
-    wait = options.wait or 2 * interval + _MARGIN_S
+    wait = options.wait or 2 * interval + hearing.MARGIN_S
     heard: list[Cost] = []
     asyncio.run(_show(options, broker, expected, wait, heard))
     if options.watch is None and not any(cost.age_s is not None for cost in heard):
@@ -45,40 +42,24 @@ def show(
 
 async def _show(
     options: argparse.Namespace,
-    broker: contextlib.AbstractAsyncContextManager[Mapping[str, Any]],
+    broker: hearing.Access,
     expected: Sequence[Process],
     wait: float,
     shown: list[Cost],
 ) -> None:
-    writer = LineWriter()
-    connections: list[Client] = []
-    heartbeats = Heartbeats()
-
-    async def work() -> None:
-        async with broker as access:
-            connection = await client.connect(access, name="daemoneye top")
-            connections.append(connection)
-            try:
-                await heartbeats.listen(connection)
-            except (NatsError, TimeoutError) as error:
-                raise DaemonEyeError(f"the broker lets nobody listen: {str(error) or type(error).__name__}") from None
+    async def show(heartbeats: Heartbeats, connection: Client, writer: LineWriter) -> None:
+        if options.watch is None:
+            if sys.stderr.isatty():
+                print(f"daemoneye: listening for up to {wait:g} s", file=sys.stderr, flush=True)
+            await heartbeats.complete(expected, wait, times=2)
+        while True:
+            shown[:] = ordered(_costs(heartbeats, expected, connection), options.sort)
+            await writer.write(_text(shown, options))
             if options.watch is None:
-                if sys.stderr.isatty():
-                    print(f"daemoneye: listening for up to {wait:g} s", file=sys.stderr, flush=True)
-                await heartbeats.complete(expected, wait, times=2)
-            while True:
-                shown[:] = ordered(_costs(heartbeats, expected, connection), options.sort)
-                await writer.write(_text(shown, options))
-                if options.watch is None:
-                    return
-                await asyncio.sleep(options.watch)
+                return
+            await asyncio.sleep(options.watch)
 
-    async def end() -> None:
-        writer.abandon()
-        for connection in connections:
-            await connection.close()
-
-    await until_signal(work(), end)
+    await hearing.hear(broker, "daemoneye top", show)
 
 
 def _costs(heartbeats: Heartbeats, expected: Sequence[Process], connection: Client) -> list[Cost]:

@@ -7,16 +7,12 @@ from __future__ import annotations
 
 import argparse
 import asyncio
-import contextlib
-from collections.abc import Mapping
-from typing import Any, Final
+from typing import Final
 
 from nats.aio.client import Client
-from nats.errors import Error as NatsError
 
 from daemoneye.errors import DaemonEyeError
-from daemoneye_cli import client
-from daemoneye_cli.commands.waiting import until_signal
+from daemoneye_cli.commands import hearing
 from daemoneye_cli.heartbeats import Heartbeats, Process
 from daemoneye_cli.show.jsonlines import json_line
 from daemoneye_cli.show.suppressed import suppressed_lines, suppressed_objects
@@ -24,51 +20,28 @@ from daemoneye_cli.show.writer import LineWriter
 from daemoneye_cli.suppressed import Suppressed
 
 _ANALYTICS: Final[Process] = ("component", "analytics")
-_MARGIN_S: Final = 3.0
 
 
-def show(
-    options: argparse.Namespace, broker: contextlib.AbstractAsyncContextManager[Mapping[str, Any]], *, interval: float
-) -> int:
+def show(options: argparse.Namespace, broker: hearing.Access, *, interval: float) -> int:
     """Show it; two heartbeats' time is waited for one.
 
     Raises:
         DaemonEyeError: Analytics is not heard, or says nothing of it.
     """
-    asyncio.run(_show(options, broker, 2 * interval + _MARGIN_S))
+    asyncio.run(_show(options, broker, 2 * interval + hearing.MARGIN_S))
     return 0
 
 
-async def _show(
-    options: argparse.Namespace,
-    broker: contextlib.AbstractAsyncContextManager[Mapping[str, Any]],
-    wait: float,
-) -> None:
-    writer = LineWriter()
-    connections: list[Client] = []
-    heartbeats = Heartbeats()
+async def _show(options: argparse.Namespace, broker: hearing.Access, wait: float) -> None:
+    async def show(heartbeats: Heartbeats, _: Client, writer: LineWriter) -> None:
+        if not await heartbeats.complete([_ANALYTICS], wait, times=1):
+            raise DaemonEyeError(f"analytics was not heard within {wait:g} s: doctor says what is wrong")
+        found = Suppressed.of(heartbeats.processes[_ANALYTICS].content)
+        if found is None:
+            raise DaemonEyeError("analytics says nothing of suppressed findings: version shows whether it is older")
+        if options.output == "json":
+            await writer.write("".join(map(json_line, suppressed_objects(found, options.last))))
+        else:
+            await writer.write("".join(f"{line}\n" for line in suppressed_lines(found, options.last)))
 
-    async def work() -> None:
-        async with broker as access:
-            connection = await client.connect(access, name="daemoneye findings")
-            connections.append(connection)
-            try:
-                await heartbeats.listen(connection)
-            except (NatsError, TimeoutError) as error:
-                raise DaemonEyeError(f"the broker lets nobody listen: {str(error) or type(error).__name__}") from None
-            if not await heartbeats.complete([_ANALYTICS], wait, times=1):
-                raise DaemonEyeError(f"analytics was not heard within {wait:g} s: doctor says what is wrong")
-            found = Suppressed.of(heartbeats.processes[_ANALYTICS].content)
-            if found is None:
-                raise DaemonEyeError("analytics says nothing of suppressed findings: version shows whether it is older")
-            if options.output == "json":
-                await writer.write("".join(map(json_line, suppressed_objects(found, options.last))))
-            else:
-                await writer.write("".join(f"{line}\n" for line in suppressed_lines(found, options.last)))
-
-    async def end() -> None:
-        writer.abandon()
-        for connection in connections:
-            await connection.close()
-
-    await until_signal(work(), end)
+    await hearing.hear(broker, "daemoneye findings", show)
