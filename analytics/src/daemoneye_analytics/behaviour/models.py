@@ -12,6 +12,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Final
 
+from daemoneye import jsontext
 from daemoneye.errors import ConfigError
 from daemoneye_analytics.behaviour.catalogue import BY_NAME, FEATURES, PROCESS, WINDOW, WINDOW_FEATURES
 
@@ -124,22 +125,12 @@ def _spec(entry: Mapping[str, Any], number: int) -> Spec:
     if parameters and not detector:
         raise ConfigError(f"{where} has parameters and no detector that takes them")
     weight = built_in.weight if built_in else 1.0
-    spec = Spec(name, tuple(features), detector, {k: _plain(v) for k, v in parameters.items()}, weight)
+    spec = Spec(name, tuple(features), detector, {k: jsontext.value(v) for k, v in parameters.items()}, weight)
     if spec.learned:
         from daemoneye_analytics.behaviour import shape
 
         shape.check(spec.detector, spec.parameters, where)
     return spec
-
-
-def _plain(value: Any) -> Any:
-    """A value as a cluster's policy writes it: text in JSON."""
-    if not isinstance(value, str):
-        return value
-    try:
-        return json.loads(value)
-    except ValueError:
-        return value
 
 
 def _choices() -> str:

@@ -10,6 +10,7 @@ import json
 from collections.abc import Collection, Mapping, Sequence
 from typing import Any
 
+from daemoneye import jsontext
 from daemoneye.api.v1alpha1.analytics import BehavioralModel, DetectorSettings
 from daemoneye_operator.reconcile.merge import merge_section
 from daemoneye_operator.reconcile.policies import Policy
@@ -83,14 +84,4 @@ def _model(model: BehavioralModel) -> dict[str, Any]:
 
 
 def _parameters(of: DetectorSettings | BehavioralModel) -> dict[str, Any]:
-    """In a cluster each value is text in JSON, for a structural schema knows no value of any type; text that is none stands for itself."""
-    return {name: _value(value) for name, value in sorted(of.parameters.items())}
-
-
-def _value(value: Any) -> Any:
-    if not isinstance(value, str):
-        return value
-    try:
-        return json.loads(value)
-    except ValueError:
-        return value
+    return {name: jsontext.value(value) for name, value in sorted(of.parameters.items())}
