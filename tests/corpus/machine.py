@@ -218,7 +218,7 @@ class Machine:
             with suppress(OSError):
                 self._cgroup.rmdir()
                 break
-            time.sleep(0.05)
+            time.sleep(0.05)  # the kernel takes its time with the last processes, and tells nobody when it is done
 
 
 def _cgroup_root() -> Path:

@@ -49,7 +49,7 @@ class _Web(http.server.BaseHTTPRequestHandler):
 class _Shell(socketserver.BaseRequestHandler):
     def handle(self) -> None:
         for line in (*_TYPED, "exit"):
-            time.sleep(0.05)
+            time.sleep(0.05)  # somebody types: the shell that connected back reads line by line
             try:
                 self.request.sendall(line.encode() + b"\n")
                 self.request.settimeout(0.05)

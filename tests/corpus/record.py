@@ -38,10 +38,14 @@ def sensor(state: Path) -> Iterator[None]:
             while not any(path.stat().st_size > 4096 for path in state.glob("sensor/**/*.segment")):
                 if process.poll() is not None or time.monotonic() > until:
                     raise RuntimeError(f"the sensor does not start, see {log.name}")
-                time.sleep(0.2)
+                time.sleep(
+                    0.2
+                )  # its spool is all that it says of itself here: it is looked at again, with something new in it
                 subprocess.run(["true"], check=True)
             yield
-            time.sleep(2)  # the last look at the rings
+            time.sleep(
+                2
+            )  # the sensor looks at its rings within a second, and nothing says from outside that it has; no test waits here
         finally:
             process.send_signal(signal.SIGINT)
             process.wait(60)

@@ -6,7 +6,6 @@ import fcntl
 import io
 import json
 import os
-import select as waiting
 import signal
 import socket
 import struct
@@ -28,9 +27,9 @@ from daemoneye_sensor.errors import ProgramError
 from daemoneye_sensor.packets.capture import CaptureProgram
 from daemoneye_sensor.packets.namespace import within
 from daemoneye_sensor.packets.tap import Tap
-from tests.kernel.conftest import BPF, DEADLINE_S
+from tests.kernel.conftest import BPF
 from tests.support.namespaces import star
-from tests.support.tapping import End, between, bytes_of, end_of, read, until
+from tests.support.tapping import End, between, bytes_of, end_of, pour, read, until
 
 MIB = 1 << 20
 HERE, THERE = "10.213.0.1", "10.213.0.2"
@@ -91,18 +90,8 @@ def test_a_transfer_in_super_frames_is_counted_as_the_kernel_itself_counts_it(
         client.connect(server.getsockname()[:2])
         other, _ = server.accept()
         with other:
-            client.setblocking(False)
-            left = memoryview(bytes(8 * MIB))
-            got = 0
-            while got < 8 * MIB:
-                readable, writable, _ = waiting.select([other], [client] if left else [], [], DEADLINE_S)
-                assert readable or writable
-                if writable:
-                    left = left[client.send(left) :]
-                if readable:
-                    got += len(other.recv(MIB))
+            pour(client, other, 8 * MIB)
         ports = client.getsockname()[1], server.getsockname()[1]
-        client.setblocking(True)
         client.shutdown(socket.SHUT_WR)
         assert client.recv(1) == b""
         sums = np.zeros(2, np.int64)

@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import operator
 import os
-import select
 import shutil
 import socket
 import struct
@@ -28,10 +27,10 @@ from daemoneye_sensor.packets.links import Link
 from daemoneye_sensor.packets.namespace import within
 from daemoneye_sensor.packets.tap import Tap
 from daemoneye_sensor.packets.taps import PODS, Captured
-from tests.kernel.conftest import BPF, DEADLINE_S
+from tests.kernel.conftest import BPF
 from tests.kernel.test_capture import tunnel
 from tests.support.namespaces import star
-from tests.support.tapping import End, end_of, read, until
+from tests.support.tapping import End, end_of, pour, read, until
 
 MIB = 1 << 20
 HERE, THERE = "10.213.0.1", "10.213.0.2"
@@ -146,17 +145,8 @@ def transfer(sender: End, receiver: End, address: str) -> tuple[tuple[int, int],
         client.connect(server.getsockname()[:2])
         other, _ = server.accept()
         with other:
-            client.setblocking(False)
-            left, got = memoryview(bytes(8 * MIB)), 0
-            while got < 8 * MIB:
-                readable, writable, _ = select.select([other], [client] if left else [], [], DEADLINE_S)
-                assert readable or writable
-                if writable:
-                    left = left[client.send(left) :]
-                if readable:
-                    got += len(other.recv(MIB))
+            pour(client, other, 8 * MIB)
             ports = client.getsockname()[1], server.getsockname()[1]
-            client.setblocking(True)
             client.shutdown(socket.SHUT_WR)
             assert other.recv(1) == b""
             (arrived,) = struct.unpack_from("I", other.getsockopt(socket.IPPROTO_TCP, socket.TCP_INFO, 256), SEGMENTS_IN)  # fmt: skip

@@ -85,3 +85,17 @@ def bytes_of(frames: Frames, i: int) -> bytes:
 
 def between(flows: np.ndarray, src_port: int, dst_port: int) -> np.ndarray:
     return flows[(flows["src_port"] == src_port) & (flows["dst_port"] == dst_port)]
+
+
+def pour(sender: socket.socket, receiver: socket.socket, amount: int) -> None:
+    """Send so many bytes through a connection of which the test holds both ends; neither waits for the other."""
+    sender.setblocking(False)
+    left, got = memoryview(bytes(amount)), 0
+    while got < amount:
+        readable, writable, _ = select.select([receiver], [sender] if left else [], [], DEADLINE_S)
+        assert readable or writable
+        if writable:
+            left = left[sender.send(left) :]
+        if readable:
+            got += len(receiver.recv(1 << 20))
+    sender.setblocking(True)
