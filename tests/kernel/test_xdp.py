@@ -81,9 +81,14 @@ class Both:
         return self.arrivals.counter(self.end.index)
 
     def counted(self) -> tuple[dict[Any, Any], dict[Any, Any]]:
-        """Packets, bytes and flags by direction of a conversation, since the beginning."""
+        """Packets, bytes and flags by direction of a conversation, since the beginning.
+
+        Without what the kernel itself says on a new link (neighbours, routers): it comes at any time, also while the counter changes.
+        """
         for program, sums in zip(self.programs, self._sums, strict=True):
             for row in program.flows():
+                if row["proto"] == socket.IPPROTO_ICMPV6:
+                    continue
                 key = tuple(row[name].item() for name in ("src_port", "dst_port", "vlan", "proto", "ifindex"))
                 key = *key, row["src_ip"].tobytes(), row["dst_ip"].tobytes()
                 packets, size, flags = sums.get(key, (0, 0, 0))

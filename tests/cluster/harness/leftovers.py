@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import signal
 import subprocess
 import time
@@ -33,7 +34,7 @@ def snapshot() -> dict[str, list[str]]:
     return {
         "mounts": sorted(mounts), "links": sorted(links), "processes": sorted(processes), "iptables rules": sorted(tables),
         "cgroups": sorted(map(str, _cgroups())), "network namespaces": sorted(p.name for p in _namespaces()),
-        "pins": sorted(map(str, Path("/sys/fs/bpf").glob("daemoneye/*/*"))),
+        "pins": sorted(map(str, _pins())),
     }  # fmt: skip
 
 
@@ -43,7 +44,8 @@ def remember(state: Path) -> None:
     sysctls = {key: path.read_text() for key in _SYSCTLS if (path := Path("/proc/sys") / key).exists()}
     mounts = [line.split()[1] for line in Path("/proc/self/mounts").read_text().splitlines()]
     memory = {
-        "tables": tables, "sysctls": sysctls, "absent": [m for m in _MOUNTS if m not in mounts], "namespaces": [p.name for p in _namespaces()]
+        "tables": tables, "sysctls": sysctls, "absent": [m for m in _MOUNTS if m not in mounts], "namespaces": [p.name for p in _namespaces()],
+        "pins": [str(p) for p in _pins()],
     }  # fmt: skip
     (state / "before.json").write_text(json.dumps(memory))
 
@@ -81,6 +83,10 @@ def remove(state: Path, *bridges: str) -> None:
     for cgroup in sorted(_cgroups(), key=lambda p: -len(p.parts)):
         with suppress(OSError):
             cgroup.rmdir()
+    # A sensor that was killed leaves its rings pinned, for the next one to take over.
+    for path in _pins() if "pins" in memory else ():
+        if str(path) not in memory["pins"]:
+            shutil.rmtree(path)
     for mount in memory.get("absent", ()):
         subprocess.run(["umount", mount], stderr=subprocess.DEVNULL)
 
@@ -134,6 +140,10 @@ def _unmount(prefix: str) -> None:
 
 def _namespaces() -> list[Path]:
     return list(Path("/run/netns").glob("*"))
+
+
+def _pins() -> list[Path]:
+    return list(Path("/sys/fs/bpf").glob("daemoneye/*/*"))
 
 
 def _name(process: Path) -> str:
