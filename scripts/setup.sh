@@ -62,6 +62,8 @@ if [[ $distribution == *debian* || $distribution == *ubuntu* ]] && command -v ap
         packages+=(buildah debootstrap libpcap0.8 prometheus)
         # clients, servers and the independent readers of tests/accuracy
         packages+=(tshark tcpdump curl bind9-dnsutils dnsmasq-base gnutls-bin openssl)
+        # Ubuntu has browsers as snaps only, which do not run in the tests' namespaces.
+        if [[ $distribution != *ubuntu* ]]; then packages+=(chromium firefox-esr); fi
     fi
     for package in "${packages[@]}"; do
         installed "$package" || missing+=("$package")

@@ -13,9 +13,9 @@ from typing import Any
 
 import pytest
 
-from tests.accuracy import world
 from tests.support.running import COMMAND
 
+ROOT = Path(__file__).parents[2]
 _TOOLS = ("tshark", "tcpdump", "dig", "dnsmasq", "curl", "openssl", "gnutls-cli", "prometheus", "promtool", "ip", "ss")
 
 
@@ -40,7 +40,7 @@ def made(tmp_path_factory: pytest.TempPathFactory) -> Path:
         "XDG_CACHE_HOME": str(directory),
     }
     done = subprocess.run(
-        ["unshare", "-n", sys.executable, world.__file__, directory],
+        ["unshare", "-n", sys.executable, "-m", "tests.accuracy.record", directory], cwd=ROOT,
         env=environment, capture_output=True, text=True, timeout=240, check=False,
     )  # fmt: skip
     assert done.returncode == 0, done.stdout[-2000:] + done.stderr[-4000:]

@@ -1,7 +1,7 @@
-"""Two network namespaces, real clients and servers in them, and what crossed the wire: `unshare -n python world.py DIRECTORY`.
+"""Two network namespaces, real clients in one of them and servers in the other.
 
-This process is the clients' side. Both namespaces are without a name, and every other process ends with this one, so that nothing stays behind
-however it ends. tcpdump writes DIRECTORY/wire.pcap; DIRECTORY/dig.txt is what dig itself read in the answers.
+The process that makes a `World` is the clients' side. Both namespaces are without a name, and every other process ends with it, so that nothing
+stays behind however it ends.
 """
 
 from __future__ import annotations
@@ -9,7 +9,6 @@ from __future__ import annotations
 import contextlib
 import socket
 import subprocess
-import sys
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -23,12 +22,12 @@ CHAIN, ANONYMOUS, SHARED, RETRY = 4414, 4415, 4416, 4417
 """Servers with a chain of certificates, without a certificate, with a key that both know, and one that asks for another group."""
 TLS_PORTS: Final = (*TLS.values(), CHAIN, ANONYMOUS, SHARED, RETRY, WEB)
 MARK: Final = b"that was all of it"
-_HERE: Final = Path(__file__).parent
+HERE: Final = Path(__file__).parent
 _WAIT_S: Final = 60.0
-_OLD: Final = "DEFAULT:@SECLEVEL=0"
+OLD: Final = "DEFAULT:@SECLEVEL=0"
 """What OpenSSL 3 wants to hear before it speaks TLS 1.0."""
 _TXT: Final = [f"text-{number:03d}-{'x' * 200}" for number in range(12)]
-_DNSMASQ: Final = (
+DNSMASQ: Final = (
     "--host-record=www.shop.example,192.0.2.7,2001:db8::7,300", "--host-record=api.shop.example,192.0.2.8,77",
     "--cname=a.shop.example,b.shop.example,www.shop.example,600", "--mx-host=shop.example,mail.shop.example,10",
     "--srv-host=_ldap._tcp.shop.example,ldap.shop.example,389,5,20", '--txt-record=txt.shop.example,plain,with "quotes" and \\backslash',
@@ -59,7 +58,7 @@ class World:
     def __init__(self, directory: Path) -> None:
         self.directory = directory
         self._running: list[subprocess.Popen[Any]] = []
-        holder = self._start("unshare", "-n", "sh", "-c", "echo there; exec sleep infinity", stdout=subprocess.PIPE)
+        holder = self.start("unshare", "-n", "sh", "-c", "echo there; exec sleep infinity", stdout=subprocess.PIPE)
         assert holder.stdout is not None
         holder.stdout.readline()
         self._there = ("nsenter", "-t", str(holder.pid), "-n")
@@ -78,7 +77,8 @@ class World:
         ):
             self.run(*self._there, "ip", *line.split())
 
-    def _start(self, *command: str, **options: Any) -> subprocess.Popen[Any]:
+    def start(self, *command: str, **options: Any) -> subprocess.Popen[Any]:
+        """A program on the clients' side, which ends with this process at the latest."""
         process = subprocess.Popen(["setpriv", "--pdeathsig", "KILL", *command], cwd=self.directory, **options)
         self._running.append(process)
         return process
@@ -86,7 +86,7 @@ class World:
     def server(self, *command: str, port: int) -> None:
         """Start a program on the servers' side and wait until it listens on a port."""
         with (self.directory / "servers.txt").open("ab") as log:
-            process = self._start(*self._there, *command, stdin=subprocess.PIPE, stdout=log, stderr=log)
+            process = self.start(*self._there, *command, stdin=subprocess.PIPE, stdout=log, stderr=log)
         wait(lambda: self._listens(port, process), f"{command[0]} to listen on {port}")
 
     def _listens(self, port: int, process: subprocess.Popen[Any]) -> bool:
@@ -124,7 +124,7 @@ class World:
             "-w",
             str(path),
         )
-        tcpdump = self._start(*command, stderr=subprocess.PIPE)
+        tcpdump = self.start(*command, stderr=subprocess.PIPE)
         assert tcpdump.stderr is not None
         while b"listening on" not in (line := tcpdump.stderr.readline()):
             if not line:
@@ -182,7 +182,7 @@ def tls(world: World) -> None:
 
     def s_client(port: int, *options: str, host: str = SERVER) -> None:
         where = f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
-        world.run("openssl", "s_client", "-connect", where, "-cipher", _OLD, *options, fails=True, stdin="Q\n")
+        world.run("openssl", "s_client", "-connect", where, "-cipher", OLD, *options, fails=True, stdin="Q\n")
 
     for version, port in TLS.items():
         option = f"-tls{version.replace('.', '_')}".removesuffix("_0")
@@ -262,49 +262,3 @@ def dns(world: World) -> None:
         ]
         lines.append(f";; {question}\n" + world.run("dig", f"@{server}", *arguments, fails=True))
     (world.directory / "dig.txt").write_text("".join(lines))
-
-
-def main(directory: Path) -> None:
-    """Start the servers, let the clients work, keep what crossed the wire."""
-    world = World(directory)
-    try:
-        certificates(world)
-        (directory / "body.txt").write_text("y" * 30_000)
-        (directory / "web.yml").write_text(
-            "tls_server_config: {cert_file: leaf.crt, key_file: leaf.key, min_version: TLS12}\n"
-        )
-        (directory / "prometheus.yml").write_text("{}\n")
-        python = (sys.executable, "-I")
-        world.server("dnsmasq", "--keep-in-foreground", "--conf-file=/dev/null", "--no-resolv", "--no-hosts", "--user=root", "--pid-file=",
-                     "--edns-packet-max=4096", *_DNSMASQ, port=53)  # fmt: skip
-        world.server(*python, str(_HERE / "pages.py"), str(HTTP), port=HTTP)
-        for port, options in {
-            **{port: (f"-tls{version.replace('.', '_')}".removesuffix("_0"), "-cert", "server.crt", "-key", "server.key", "-alpn", "http/1.1")
-               for version, port in TLS.items()},
-            CHAIN: ("-cert", "leaf.crt", "-key", "leaf.key", "-cert_chain", "chain.crt", "-alpn", "h2"),
-            ANONYMOUS: ("-nocert", "-tls1_2"), SHARED: ("-nocert", "-tls1_2", "-psk", "0102030405060708"),
-            RETRY: ("-cert", "leaf.crt", "-key", "leaf.key", "-groups", "P-384"),
-        }.items():  # fmt: skip
-            cipher = {ANONYMOUS: "aNULL:@SECLEVEL=0", SHARED: "PSK"}.get(port, _OLD)
-            world.server("openssl", "s_server", "-accept", str(port), "-cipher", cipher, "-quiet", *options, port=port)
-        world.server(
-            "prometheus",
-            "--config.file=prometheus.yml",
-            "--web.config.file=web.yml",
-            "--storage.tsdb.path=data",
-            port=WEB,
-        )
-        peers = (*python, str(_HERE / "quicpeers.py"))
-        world.server(*peers, "serve", str(QUIC), "leaf.crt", "leaf.key", port=QUIC)
-        world.server(*peers, "serve", str(QUIC_RETRY), "leaf.crt", "leaf.key", "retry", port=QUIC_RETRY)
-        with world.captured():
-            dns(world)
-            http(world)
-            tls(world)
-            world.run(*peers, "connect", SERVER, str(QUIC), str(QUIC_RETRY))
-    finally:
-        world.end()
-
-
-if __name__ == "__main__":
-    main(Path(sys.argv[1]))

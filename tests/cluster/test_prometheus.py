@@ -10,6 +10,7 @@ import shutil
 import subprocess
 import time
 from collections.abc import Iterator
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -106,7 +107,7 @@ def test_what_happened_is_counted(monitored: Prometheus):
     wait("analytics' events", lambda: monitored.query("sum(daemoneye_analytics_events_total) > 500"), 30)
     # The operator's count came first: each target is asked at its own time.
     for told in ('findings_total{severity=~"high|critical"}', "finding_delay_seconds_count"):
-        wait(told, lambda told=told: monitored.query(f"sum(daemoneye_analytics_{told}) >= 1"), 30)
+        wait(told, partial(monitored.query, f"sum(daemoneye_analytics_{told}) >= 1"), 30)
     assert monitored.query("daemoneye_process_broker_connected == 0") == []
     assert monitored.query("sum(daemoneye_sensor_lost_total) == 0")
     days = monitored.query("(daemoneye_operator_certificate_expiry_timestamp_seconds - time()) / 86400 > 14")
