@@ -4,6 +4,7 @@ Fixtures live in tests/<folder>/conftest.py.
 """
 
 import os
+from collections import Counter
 
 import pytest
 from hypothesis import HealthCheck, settings
@@ -18,3 +19,17 @@ def pytest_runtest_setup(item: pytest.Item) -> None:
     """Skip kernel tests for ordinary users only: as root, a kernel or package that is missing is a failure."""
     if item.get_closest_marker("kernel") and os.geteuid() != 0:
         pytest.skip("needs root: make test runs as root where it can")
+
+
+def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
+    """Where the time went: by folder, and the ten slowest modules."""
+    folders, modules = Counter[str](), Counter[str]()
+    reports = [report for found in terminalreporter.stats.values() for report in found if hasattr(report, "duration")]
+    for report in reports:
+        module = report.nodeid.partition("::")[0]
+        folders["/".join(module.split("/")[:2])] += report.duration
+        modules[module] += report.duration
+    if len(modules) > 1:
+        terminalreporter.section("time by folder and module")
+        for name, seconds in (*folders.most_common(), *modules.most_common(10)):
+            terminalreporter.write_line(f"{seconds:7.1f}s {name}")
