@@ -1,4 +1,4 @@
-"""Three servers, one of which is lost with its disk and replaced, while a sensor's publisher goes on: nothing is lost, and all is there thrice again."""
+"""Three servers, one of which is lost with its disk and replaced, or falls silent, while a sensor's publisher goes on: nothing is lost, all is there thrice."""
 
 from __future__ import annotations
 
@@ -10,16 +10,19 @@ from pathlib import Path
 
 import nats.errors
 import pytest
+from nats.aio.client import Client
 from nats.js import JetStreamContext
 from nats.js.api import StreamInfo
 
 from daemoneye import subjects
 from daemoneye.broker.admin import ensure_streams
+from daemoneye.broker.connection import PING_S
+from daemoneye.broker.link import Link
 from daemoneye.errors import DaemonEyeError
 from daemoneye.streams import declared
 from daemoneye_sensor.publisher import Publisher
 from daemoneye_sensor.spool import Entry, Spool
-from tests.support.broker import Broker, running
+from tests.support.broker import Broker, running, until
 
 pytestmark = [pytest.mark.integration, pytest.mark.slow]
 
@@ -30,6 +33,8 @@ LANE = "loss"
 ROWS = 3
 EPOCH = 0xE
 DEADLINE_S = 60.0
+# Two pings, and the silent server may be tried again, for six seconds; the rest is for a machine that has other things to do.
+ELSEWHERE_S = 2 * PING_S + 12.0
 
 
 class Node:
@@ -65,6 +70,11 @@ class Node:
             while self.publisher.stats.published < wanted:
                 await asyncio.sleep(0.02)
 
+    @property
+    def server(self) -> int:
+        """Port of the server that it is connected to, 0 for none."""
+        return port_of(self.publisher._client) if self.publisher._client else 0
+
     async def stop(self) -> bool:
         """End the filling; whether all of it is acknowledged."""
         publishing, filling = self._tasks
@@ -74,6 +84,13 @@ class Node:
         await asyncio.gather(publishing, filling, return_exceptions=True)
         self.spool.close()
         return drained
+
+
+def port_of(client: Client) -> int:
+    """Of the server that it is connected to."""
+    assert client.connected_url
+    assert client.connected_url.port
+    return client.connected_url.port
 
 
 async def streams_of_three(broker: Broker) -> None:
@@ -148,3 +165,44 @@ async def test_a_server_lost_with_its_disk_is_replaced_and_carries_again(tmp_pat
         await client.close()
         assert sorted(copies) == list(range(0, node.written * ROWS, ROWS))
         assert set(copies.values()) == {1}, "the broker knows what it has, although another server leads"
+
+
+async def test_a_server_that_falls_silent_is_left_for_another_and_nothing_is_lost(tmp_path: Path) -> None:
+    """Not killed, which the kernel tells of: its host is gone, or what lies between."""
+    with running(tmp_path, replicas=3) as broker:
+        for server in range(3):
+            await broker.ready(server)
+        await streams_of_three(broker)
+        node = Node(broker, tmp_path / "spool")
+        node.start()
+        await node.goes_on()
+        silent = broker.clients.index(node.server)
+        again = asyncio.Event()
+        # The others of an installation connect by a link; this one to the same server, which nats-py leaves to chance.
+        urls = tuple(f"tls://localhost:{port}" for port in broker.clients)
+        link = Link(replace(broker.access("operator"), urls=urls), "test", asyncio.Event())
+        link.on_reconnect = again.set
+        client = await link.connect()
+        while client and port_of(client) != broker.clients[silent]:
+            await link.close(client)
+            client = await link.connect()
+        assert client
+
+        broker.silence(silent)
+        await asyncio.gather(
+            until("the publisher noticed", lambda: node.server != broker.clients[silent], ELSEWHERE_S),
+            until("the link is elsewhere", again.is_set, ELSEWHERE_S),
+        )
+        assert port_of(client) != broker.clients[silent]
+        await node.goes_on()
+
+        broker.speak(silent)
+        await whole(broker, silent)
+        assert await node.stop(), "not everything was acknowledged"
+        assert node.refused == []
+        copies = await stored(client.jetstream(timeout=5))
+        await link.close(client)
+        assert sorted(copies) == list(range(0, node.written * ROWS, ROWS))
+        assert set(copies.values()) == {1}, (
+            "what the silent one had been sent it forwards when it goes on: the broker knows it"
+        )

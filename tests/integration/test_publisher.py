@@ -25,7 +25,7 @@ pytestmark = pytest.mark.integration
 MIB = 1 << 20
 DEADLINE_S = 20.0
 NODE = "node.1"
-STREAMS = declared(events_max_bytes=32 * MIB)
+STREAMS = declared(events_max_bytes=64 * MIB)
 
 
 @contextlib.asynccontextmanager
@@ -159,6 +159,27 @@ async def test_a_server_restart_in_the_middle_loses_and_doubles_nothing(tmp_path
         assert await publisher.drain(DEADLINE_S)
         ids = [message_id for _, message_id, _ in await stored(broker)]
         assert sorted(ids) == sorted(identity(n, b"x" * 50_000 if n < 100 else b"%d" % n) for n in range(120))
+
+
+async def test_a_silent_server_is_given_up_and_gets_all_when_it_goes_on(tmp_path):
+    """It takes what the kernel has room for and answers nothing: what is pending for it must not hold up the end of the connection."""
+    async with (
+        broker_in(tmp_path / "broker") as broker,
+        publishing(tmp_path / "spool", broker, ack_timeout=1.0) as (spool, publisher, refusals),
+    ):
+        put(spool, publisher, 0)
+        assert await publisher.drain(DEADLINE_S)
+        client = publisher._client
+        broker.process.send_signal(signal.SIGSTOP)
+        try:
+            put(spool, publisher, 1, count=4, payload=b"x" * (7 * MIB))
+            await until(lambda: client._pending_data_size > 7 * MIB, "nothing is pending")
+            await until(lambda: publisher._client is not client, "the connection is not ended")
+        finally:
+            broker.process.send_signal(signal.SIGCONT)
+        assert await publisher.drain(2 * DEADLINE_S)
+        assert refusals == []
+        assert [len(data) for _, _, data in await stored(broker)] == [1, *[7 * MIB] * 4]
 
 
 async def test_an_absent_server_is_waited_for(tmp_path):

@@ -155,6 +155,18 @@ class Broker:
         process.wait(20)
         shutil.rmtree(self.directory / f"data-{server}")
 
+    def silence(self, server: int = 0) -> None:
+        """Have one say nothing more, as if its host were gone: the kernel still takes connections and what is sent to it."""
+        process = self._processes[server]
+        assert process is not None
+        process.send_signal(signal.SIGSTOP)
+
+    def speak(self, server: int = 0) -> None:
+        """Have one go on that was silent."""
+        process = self._processes[server]
+        assert process is not None
+        process.send_signal(signal.SIGCONT)
+
     def stop_all(self) -> None:
         """End all, without the five seconds for which a server asks a callout that is gone about a sensor that knocks."""
         for server in range(len(self._processes)):

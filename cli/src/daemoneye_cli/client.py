@@ -20,6 +20,7 @@ from nats.errors import Error as NatsError
 from nats.js.api import AckPolicy, ConsumerConfig, DeliverPolicy
 from nats.js.errors import NotFoundError
 
+from daemoneye.broker.connection import Connection
 from daemoneye.errors import MachineError
 
 _CONNECT_S: Final = 5
@@ -68,10 +69,9 @@ async def connect(
         "connect_timeout": _CONNECT_S,
         "reconnect_time_wait": _RETRY_S,
         "max_reconnect_attempts": -1,
-        "ping_interval": 10,
         "allow_reconnect": True,
     }
-    client = Client()
+    client = Connection()
     try:
         # nats-py would try an absent broker, or one with another's certificate, for ever.
         async with first:

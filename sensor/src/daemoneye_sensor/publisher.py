@@ -34,6 +34,7 @@ from nats.js.errors import APIError
 
 from daemoneye import subjects
 from daemoneye.broker.access import Access
+from daemoneye.broker.connection import Connection
 from daemoneye.ending import end
 from daemoneye.errors import MachineError
 
@@ -50,7 +51,6 @@ _RECONNECT_S: Final = (0.25, 4.0)
 # In a cluster the broker asks before it lets a sensor in, of all at once when it was away.
 _CONNECT_S: Final = 6
 _DECIDED_S: Final = 4
-_PING_S: Final = 10
 _PENDING_BYTES: Final = 16 << 20  # one batch always fits: the broker takes 8 MiB
 _CURSOR_EVERY_S: Final = 2.0
 _CLOSE_S: Final = 2.0
@@ -316,7 +316,7 @@ class Publisher:
         failures = 0
         while True:
             closed = asyncio.Event()
-            client = Client()
+            client = Connection()
             try:
                 await self._connect(client, closed)
                 self._client, self._jetstream = client, client.jetstream()
@@ -339,7 +339,7 @@ class Publisher:
             low, high = _RECONNECT_S
             await asyncio.sleep(min(high, low * 2**failures) * random.uniform(0.5, 1.0))  # noqa: S311 - as above
 
-    async def _connect(self, client: Client, closed: asyncio.Event) -> None:
+    async def _connect(self, client: Connection, closed: asyncio.Event) -> None:
         async def on_closed() -> None:
             closed.set()
 
@@ -354,7 +354,6 @@ class Publisher:
             max_reconnect_attempts=1,
             reconnect_time_wait=0,
             connect_timeout=_CONNECT_S,
-            ping_interval=_PING_S,
             pending_size=_PENDING_BYTES,
         )
         # nats-py takes whatever comes first for the answer, also the PING that a server sends while it has not decided yet.
@@ -381,13 +380,11 @@ class Publisher:
             flight.task.cancel()
 
 
-async def _close(client: Client) -> None:
+async def _close(client: Connection) -> None:
     try:
         async with asyncio.timeout(_CLOSE_S):
             await client.close()
     except (TimeoutError, nats.errors.Error, OSError) as error:
         _log.debug("closing the connection: %r", error)
         # It waits for the other side's farewell, which a server that is still asking for us does not send: nothing may be left open behind it.
-        writer = getattr(getattr(client, "_transport", None), "_io_writer", None)
-        if writer is not None:
-            writer.transport.abort()
+        client.abort()

@@ -16,6 +16,7 @@ import nats.errors
 from nats.aio.client import Client
 
 from daemoneye.broker.access import Access
+from daemoneye.broker.connection import Connection
 from daemoneye.ending import end
 
 TRANSIENT: Final = (nats.errors.Error, TimeoutError, OSError)
@@ -83,17 +84,14 @@ class Link:
                 await client.close()
 
     async def _attempt(self, options: dict[str, Any]) -> Client | None:
-        client = Client()
+        client = Connection()
         try:
             await client.connect(
                 name=self._name,
-                # The first connection is tried again here, later ones by nats-py; its defaults give up after 60 attempts and
-                # notice a silent partition after minutes.
+                # The first connection is tried again here, later ones by nats-py, which would give up after 60 attempts.
                 max_reconnect_attempts=-1,
                 reconnect_time_wait=_RETRY_S,
                 connect_timeout=5,
-                ping_interval=10,
-                max_outstanding_pings=2,
                 error_cb=self._error,
                 reconnected_cb=self._reconnected,
                 **options,
