@@ -16,6 +16,8 @@ from daemoneye.wildcards import fits
 _SECOND: Final = 1_000_000_000
 _TEXTS: Final = ("namespace", "detector", "workload", "image", "key")
 _MAX: Final = 5000
+_LATEST: Final = 10**12
+"""Seconds since 1970: more is no time, and may be no float either."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,6 +59,8 @@ def read(entries: Any) -> tuple[Exemption, ...]:
             continue
         texts = {name: entry.get(name, "") for name in _TEXTS}
         expires = entry.get("expires")
-        if all(isinstance(text, str) for text in texts.values()) and isinstance(expires, int | float):
+        if not isinstance(expires, int | float) or isinstance(expires, bool) or not 0 <= expires <= _LATEST:
+            continue
+        if all(isinstance(text, str) for text in texts.values()):
             found.append(Exemption(**texts, expires=float(expires)))
     return tuple(found)

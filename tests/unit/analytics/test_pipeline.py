@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from dataclasses import replace
 from itertools import pairwise
 
@@ -17,7 +18,9 @@ from daemoneye.events.codec import section_of
 from daemoneye.events.flags import Flag
 from daemoneye.events.registry import BY_NAME
 from daemoneye_analytics import registry
+from daemoneye_analytics.budget import MACHINE
 from daemoneye_analytics.detectors.base import detector
+from daemoneye_analytics.detectors.suspicious_exec import SuspiciousExec
 from daemoneye_analytics.frame import Frame
 from daemoneye_analytics.losses import loss_batch
 from daemoneye_analytics.pipeline import Pipeline
@@ -294,6 +297,88 @@ def test_facts_and_states_go_on_as_if_nothing_had_happened():
     restored.restore(one.facts(), one.states())
     assert ids(restored.process(factory.batch(ROWS))) == ids(other.process(factory.batch(ROWS)))
     assert restored.facts() == other.facts()
+
+
+_RULES = SuspiciousExec.declaration
+
+
+@detector(name="odd", version=1, title="", severity="high", techniques=(), parameters=_RULES.parameters, scored=True)
+class Odd(SuspiciousExec):
+    """The rules, as a detector whose findings the budget is for."""
+
+
+def odd(**settings):
+    """Beside it the rules themselves, which have no budget."""
+    parameters = _RULES.resolve({})
+    made = Pipeline()
+    made.configure([Chosen(SuspiciousExec(parameters), parameters), Chosen(Odd(parameters), parameters)], **settings)
+    return made
+
+
+def day(number, *, of=0):
+    """Executions of which each is found, on another day of the events' own time."""
+    return [
+        replace(row, pid=1000 * of + row.pid, start=row.start + 86_400 * of, time=row.time + 86_400 * of)
+        for row in ROWS[:number]
+    ]
+
+
+def told(findings):
+    return [f.policies for f in findings if f.detector == "odd"]
+
+
+def test_a_machines_budget_is_for_what_scores_alone():
+    one = odd(budgets={MACHINE: 2})
+    found = one.process(factory.batch(day(5)))
+    assert (len(told(found)), len(found)) == (2, 7)
+    assert one.budget.total == 3
+    assert len(told(one.process(factory.batch(day(2, of=1), first=5)))) == 2
+
+
+def test_each_policys_budget_and_only_what_it_wanted_counts():
+    wants = {"odd": frozenset({"strict", "wide"}), "suspicious_exec": frozenset({"wide"})}
+    pod = factory.pods({1: {**factory.CHECKOUT, "policies": ["strict", "wide"]}})
+    one = odd(wants=wants, thresholds={"strict": 2.0}, budgets={"strict": 1, "wide": 3})
+    found = one.process(factory.batch(day(5), workloads={1: factory.WORKLOAD}, sections=[pod]))
+    assert told(found) == [("wide",)] * 3, "what is below its threshold takes nothing of a policy's budget"
+    assert len(found) == 8
+    assert (one.budget.total, one.budget.policies) == (2, {"wide": 2})
+    one.configure([*map(_again, one._running.values())], wants, {}, {"strict": 1, "wide": 4})
+    found = one.process(factory.batch(day(4), first=5, workloads={1: factory.WORKLOAD}, sections=[pod], epoch=8))
+    assert told(found) == [("strict", "wide")], "a larger budget is what is left of it"
+    assert one.budget.policies == {"wide": 5, "strict": 3}
+
+
+def _again(running):
+    return Chosen(running.detector, running.parameters)
+
+
+@pytest.mark.parametrize("cut", range(6))
+def test_a_budget_goes_on_from_a_checkpoint(cut):
+    whole, before = odd(budgets={MACHINE: 3}), odd(budgets={MACHINE: 3})
+    rows = day(6)
+    expected = whole.process(factory.batch(rows))
+    found = before.process(factory.batch(rows[:cut])) if cut else []
+    after = odd(budgets={MACHINE: 3})
+    after.restore(json.loads(json.dumps(before.facts())), before.states())
+    found += after.process(factory.batch(rows[cut:], first=cut))
+    assert sorted(ids(found)) == sorted(ids(expected))
+    assert len(told(found)) == 3
+    assert after.budget.status() == whole.budget.status()
+    assert after.budget.total == 3
+
+
+def test_a_budget_of_another_form_is_refused_and_that_of_a_release_without_one_begins():
+    one = odd(budgets={MACHINE: 1})
+    one.process(factory.batch(day(3)))
+    facts = one.facts()
+    for wrong in (None, 3, {}, {**facts["budget"], "spent": [1]}, {**facts["budget"], "newest": [3]}, {**facts["budget"], "policies": []}):  # fmt: skip
+        with pytest.raises(ValueError):
+            one.restore({**facts, "budget": wrong}, {})
+        assert one.budget.total == 2
+    del facts["budget"]
+    one.restore(facts, {})
+    assert (one.budget.total, one.budget.limits) == (0, {MACHINE: 1})
 
 
 def test_facts_of_another_form_are_refused_and_nothing_is_taken():

@@ -5,23 +5,34 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import json
+import os
 import sys
 from collections.abc import AsyncIterator
+from pathlib import Path
 from typing import Any
 
 import pytest
+from nats.aio.client import Client
+from nats.aio.msg import Msg
 
 from daemoneye import subjects
+from daemoneye.broker.admin import ensure_streams
+from daemoneye.events.flags import Flag
 from daemoneye.findings import Finding, Subject
+from daemoneye.streams import buckets, declared
 from daemoneye_analytics.budget import Budget
 from daemoneye_cli.main import main
 from daemoneye_cli.show.jsonlines import json_line
 from daemoneye_cli.show.suppressed import suppressed_lines, suppressed_objects
 from daemoneye_cli.state import State
 from daemoneye_cli.suppressed import Suppressed
+from daemoneye_operator.reconcile import analytics as operator_analytics
 from tests.support.analytics import Bench, free_port
-from tests.support.broker import Broker, running
+from tests.support.broker import Broker, running, until
+from tests.unit.analytics import factory
+from tests.unit.analytics.factory import Exec
 from tests.unit.cli.fakekubectl import Kubectl, forwarded_to, started
+from tests.unit.operator.factory import policy
 
 UNSAFE = ("\x1b", "\u202e", "\n\n")
 
@@ -152,6 +163,111 @@ async def test_the_next_heartbeat_is_shown(installed, broker):
     assert total["total"] == 3
     assert newest["time"].startswith("2026-01-02T03:03:00")
     assert not installed.running("port-forward")
+
+
+ODD = """
+from daemoneye_analytics.detectors.base import detector
+from daemoneye_analytics.detectors.suspicious_exec import SuspiciousExec
+
+@detector(name='odd', version=1, title='', severity='high', techniques=(), parameters=SuspiciousExec.declaration.parameters, behavioral=True, scored=True)
+class Odd(SuspiciousExec): pass
+"""
+
+
+def odd_site(directory: Path) -> Path:
+    """A distribution with a detector that scores at once: the analyser's own would have to learn for days."""
+    site = directory / "site"
+    (site / "odd-1.dist-info").mkdir(parents=True)
+    (site / "odd-1.dist-info" / "METADATA").write_text("Metadata-Version: 2.1\nName: odd\nVersion: 1\n")
+    (site / "odd-1.dist-info" / "entry_points.txt").write_text("[daemoneye.detectors]\nodd = odd:Odd\n")
+    (site / "odd.py").write_text(ODD)
+    return site
+
+
+@contextlib.asynccontextmanager
+async def real_analytics(broker: Broker, directory: Path, client: Client) -> AsyncIterator[list[dict[str, Any]]]:
+    """The process, as in a cluster; gives its heartbeats. It ends as a pod does, with a checkpoint."""
+    access = broker.access("analytics")
+    files = {name: str(getattr(access, name)) for name in ("user_file", "password_file", "inbox_prefix_file")}
+    nats = {"url": access.url, **files, "tls": {"ca": str(access.tls_ca)}}
+    config = directory / "analytics.json"
+    config.write_text(
+        json.dumps({"nats": nats, "shard": 0, "configuration": "broker", "status_interval_s": 0.1, "health_port": 0})
+    )
+    heartbeats: list[dict[str, Any]] = []
+
+    async def note(message: Msg) -> None:
+        heartbeats.append(json.loads(message.data))
+
+    heard = await client.subscribe(subjects.component("analytics"), cb=note)
+    paths = [str(directory / "site"), *sys.path]
+    process = await asyncio.create_subprocess_exec(
+        sys.executable, "-m", "daemoneye_analytics", "--config", config, env={**os.environ, "PYTHONPATH": os.pathsep.join(filter(None, paths))}
+    )  # fmt: skip
+    try:
+        yield heartbeats
+    finally:
+        process.terminate()
+        assert await process.wait() == 0
+        await heard.unsubscribe()
+
+
+@pytest.mark.integration
+async def test_a_budget_that_was_really_spent(installed, broker, tmp_path):
+    """The operator's document, the real analytics that starts anew in between, the real command."""
+    odd_site(tmp_path)
+    said = {"enableBehavioralAnalysis": True, "enableMachineLearning": True, "anomalyThreshold": 0.1}
+    off = [{"name": "suspicious_exec", "enabled": False}]
+    policies = [
+        policy(name, created, analytics={**said, "alertBudgetPerDay": budget, "detectors": off})
+        for created, (name, budget) in enumerate({"everywhere": 1, "shop": 3}.items())
+    ]
+    client = await broker.onlooker()
+    jetstream = client.jetstream(timeout=5)
+    sized = declared(events_max_bytes=64 << 20, findings_max_bytes=8 << 20)
+    await ensure_streams(jetstream, [*sized, *buckets(nodes_max_bytes=8 << 20, configs_max_bytes=8 << 20)])
+    bucket = await jetstream.key_value(subjects.CONFIGS_BUCKET)
+    await bucket.put(subjects.ANALYTICS_CONFIG, operator_analytics.encode(operator_analytics.document(policies)))
+
+    async def executed(number: int, second: float, heartbeats: list[dict[str, Any]]) -> None:
+        row = Exec(exe=b"/memfd:%d" % number, pid=1000 + number, start=second, time=second + 1, flags=Flag.MEMFD)
+        pod = factory.pods({1: factory.CHECKOUT})
+        data = factory.message([row], first=number, workloads={1: factory.WORKLOAD}, sections=[pod])
+        await jetstream.publish(subjects.events(0, "n1", "urgent"), data)
+        await until(
+            f"execution {number} is judged",
+            lambda: (
+                heartbeats and heartbeats[-1]["watermarks"].get("n1", {}).get("7", {}).get("urgent", 0) == number + 1
+            ),
+        )
+
+    async with real_analytics(broker, tmp_path, client) as heartbeats:
+        await executed(0, 10, heartbeats)
+        status, out, err = await ask()
+        assert (status, out, err) == (0, "Suppressed: nothing; no policy's alertBudgetPerDay was spent\n", "")
+        for number in range(1, 4):
+            await executed(number, 10 * number, heartbeats)
+    async with real_analytics(broker, tmp_path, client) as heartbeats:
+        await executed(4, 50, heartbeats)
+        await executed(5, 86_400, heartbeats)
+        status, out, err = await ask()
+        assert (status, err) == (0, "")
+        lines = out.splitlines()
+        assert lines[0].split() == ["TIME", "DETECTOR", "SCORE", "WORKLOAD", "TITLE"]
+        assert [line.split()[:2] for line in lines[1:-1]] == [
+            ["2023-11-14T22:13:51", "odd"],
+            ["2023-11-14T22:14:11", "odd"],
+        ]
+        assert "shop/Deployment/checkout/app" in lines[1]
+        assert lines[-1] == "Suppressed: 2 (everywhere 4, shop 2); 2 shown of the newest 2 that analytics keeps"
+        status, out, _ = await ask("-o", "json", "--last", "1")
+        total, newest = map(json.loads, out.splitlines())
+        assert (status, total["total"], total["policies"]) == (0, 2, {"everywhere": 4, "shop": 2})
+        assert newest["policies"] == ["everywhere", "shop"]
+    told = [json.loads((await jetstream.get_msg(subjects.FINDINGS, n, direct=True)).data) for n in range(1, 5)]
+    assert [one["policies"] for one in told] == [["everywhere", "shop"], ["shop"], ["shop"], ["everywhere", "shop"]]
+    assert (await jetstream.stream_info(subjects.FINDINGS)).state.last_seq == 4
+    await client.close()
 
 
 @pytest.mark.integration

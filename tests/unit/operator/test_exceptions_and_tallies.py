@@ -1,5 +1,6 @@
 """What findings come to beside objects: exceptions, a policy's tally; and what a peer is told."""
 
+import json
 import re
 import time
 from dataclasses import replace
@@ -9,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from daemoneye.wildcards import fits
-from daemoneye_operator.reconcile.exception import Exceptions
+from daemoneye_operator.reconcile.exception import MAX_TAUGHT, Exceptions
 from daemoneye_operator.reconcile.findingobject import Ref
 from daemoneye_operator.reconcile.findings import Aggregation, Limits
 from daemoneye_operator.reconcile.peer import peer_status
@@ -55,6 +56,44 @@ def test_an_exception_holds_in_its_namespace_until_it_ends():
         ]
     )
     assert aggregation().add(finding(), exceptions, NOW).kind == "new"
+
+
+def benign(objects, now=NOW):
+    exceptions = Exceptions()
+    exceptions.load(objects)
+    return exceptions.benign(now, "security")
+
+
+def test_what_analytics_may_learn_is_what_is_in_force_and_called_benign():
+    accepted = exception_object("accepted", detector="d")
+    accepted["spec"]["verdict"] = "AcceptedRisk"
+    ended = exception_object("ended", expires="2026-12-31T00:00:00Z", detector="d")
+    broken = exception_object("broken", expires="tomorrow", detector="d")
+    good = exception_object("good", detector="d", workload="shop/*", image="*/till:?", key="k")
+    assert benign([accepted, ended, broken, good]) == [
+        {
+            "namespace": "shop",
+            "detector": "d",
+            "workload": "shop/*",
+            "image": "*/till:?",
+            "key": "k",
+            "expires": 1_893_456_000.0,
+        }
+    ]
+    assert benign([good], now=1_893_456_000.0) == [], "it ended this moment"
+
+
+def test_in_the_releases_namespace_a_verdict_is_about_processes_outside_of_pods_too():
+    assert [one["namespace"] for one in benign([exception_object(namespace="security", key="k")])] == ["security", ""]
+
+
+def test_what_analytics_is_told_is_bounded_and_in_an_order_that_is_the_same_each_time():
+    objects = [exception_object(f"e{number:04}", workload=f"{number:04}" * 60) for number in range(3000)]
+    told = benign(objects)
+    assert 0 < len(told) < len(objects)
+    assert len(json.dumps(told)) < MAX_TAUGHT + 2 * len(told) + 2
+    assert told == benign(objects[::-1])
+    assert [one["workload"][:4] for one in told] == [f"{number:04}" for number in range(len(told))]
 
 
 def told(status):
