@@ -53,6 +53,8 @@ def describe(consumer: Consumer) -> dict[str, Any]:
         "lag": progress.lag,
         "corrupt": progress.corrupt,
         "ignored": pipeline.ignored,
+        "unread": pipeline.counts.unread,
+        "newer_schemas": consumer.schemas.status(),
         "refused": consumer.store.refused,
         "detectors": pipeline.status(),
         "suppressed": pipeline.budget.status(),

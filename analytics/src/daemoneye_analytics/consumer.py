@@ -22,7 +22,7 @@ from nats.aio.msg import Msg
 from nats.js.api import AckPolicy, ConsumerConfig, ConsumerInfo, DeliverPolicy
 from nats.js.errors import NotFoundError
 
-from daemoneye import envelope, subjects
+from daemoneye import subjects
 from daemoneye.broker.link import TRANSIENT
 from daemoneye.broker.pull import Puller
 from daemoneye.ending import end
@@ -33,6 +33,7 @@ from daemoneye_analytics.checkpoint import Checkpoint
 from daemoneye_analytics.detectors.base import Detector
 from daemoneye_analytics.follower import Follower
 from daemoneye_analytics.losses import Losses
+from daemoneye_analytics.newer import Schemas
 from daemoneye_analytics.pipeline import Pipeline
 from daemoneye_analytics.pods import Pods
 from daemoneye_analytics.progress import Progress
@@ -65,7 +66,7 @@ class Consumer:
         told: Watermarks by node, as the status message says them.
         pipeline: What batches go through.
         progress: What is counted.
-        store: What is kept on the broker.
+        store, schemas: What is kept on the broker, and what batches are read by.
         follower: The cluster's configuration, if that is followed.
     """
 
@@ -90,6 +91,7 @@ class Consumer:
         self._shard = shard
         self._stop = stop
         self.store = Store(self._jetstream, shard, stop, progress)
+        self.schemas = Schemas(self._jetstream, self.store)
         self.follower = None if known is None else Follower(client, known, self.store.complain)
         self._arming = arming
         self._status = StatusPublisher(client, lambda: answers.describe(self), status_interval)
@@ -228,7 +230,7 @@ class Consumer:
 
     async def _decoded(self, message: Msg) -> Batch:
         """A batch, after a look at the configuration if it names policies that are not known."""
-        batch = envelope.decode(message.data)
+        batch = await self.schemas.decode(message.data)
         if self.follower:
             about = batch.envelope
             # A sensor may send under its own node's name only, and write whatever it likes. (On one machine a replay tells of other nodes.)
@@ -256,6 +258,8 @@ class Consumer:
             batch = await self._decoded(message)
             before = self.pipeline.counts.events
             findings = self.pipeline.process(batch)
+        except Stopped:
+            raise
         except Exception as error:  # noqa: BLE001 - whatever a message holds, it must not end analytics
             await self._refuse(message, error)
         else:

@@ -47,6 +47,7 @@ def samples(
     yield metrics.ANALYTICS_REFUSED(consumer.store.refused)
     yield metrics.ANALYTICS_CORRUPT(progress.corrupt)
     yield metrics.ANALYTICS_IGNORED(pipeline.ignored)
+    yield metrics.ANALYTICS_UNREAD(counts.unread)
     for stage, count in counts.lost.items():
         yield metrics.ANALYTICS_LOST(count, stage)
     yield metrics.ANALYTICS_LAG(progress.lag)

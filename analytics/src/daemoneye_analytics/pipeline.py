@@ -20,6 +20,7 @@ from daemoneye.envelope import Batch
 from daemoneye.errors import CorruptData
 from daemoneye.escape import decode
 from daemoneye.events.loss import STAGES
+from daemoneye.events.registry import BY_NAME
 from daemoneye.findings import Finding
 from daemoneye.subjects import LANES, SEVERITIES
 from daemoneye_analytics.budget import MACHINE, Budget
@@ -56,6 +57,7 @@ class Counts:
 
     Attributes:
         events: Event rows that took effect.
+        unread: Those of them whose record only a newer release knows: they were passed over.
         unwanted: Findings that were dropped, for nobody wants them.
         lost: Records that loss rows tell of, by stage; those that analytics noticed itself come back to it as such rows, too.
         seconds: What each detector took.
@@ -63,6 +65,7 @@ class Counts:
     """
 
     events: int = 0
+    unread: int = 0
     unwanted: int = 0
     lost: dict[str, int] = field(default_factory=lambda: dict.fromkeys(STAGES, 0))
     seconds: defaultdict[str, float] = field(default_factory=lambda: defaultdict(float))
@@ -152,6 +155,7 @@ class Pipeline:
             return []
         self.events += envelope.rows - skip
         self.counts.events += envelope.rows - skip
+        self.counts.unread += _unread(batch, skip)
         if envelope.lane == "loss":
             self._losses(batch, skip)
             return []
@@ -345,6 +349,17 @@ class Pipeline:
                 self.watermarks.explain(
                     node, int(row["epoch"]), decode(lane), int(row["first_sequence"]), int(row["count"])
                 )
+
+
+def _unread(batch: Batch, skip: int) -> int:
+    """New event rows of records that this release does not know."""
+    begin = unread = 0
+    for section in batch.sections:
+        end = begin if section.context else begin + len(section.rows)
+        if section.record.name not in BY_NAME:
+            unread += end - min(max(begin, skip), end)
+        begin = end
+    return unread
 
 
 def _check(batch: Batch) -> None:

@@ -16,7 +16,7 @@ from typing import Any, Final
 import numpy as np
 import zstandard
 
-from daemoneye.errors import CorruptData
+from daemoneye.errors import CorruptData, UnknownSchema
 from daemoneye.events.codec import Section, decode_fixed, encode_fixed
 from daemoneye.events.former import turned
 from daemoneye.events.registry import BY_NAME, READABLE
@@ -138,9 +138,15 @@ def decode(data: bytes | memoryview, schemas: Mapping[str, Record] = READABLE) -
         schemas: Known schemas by hash; pass more to read what older or newer sensors wrote.
 
     Raises:
-        CorruptData: Anything that does not fit: nothing of a damaged batch is used.
+        UnknownSchema: It has rows of schemas that are not among these.
+        CorruptData: Anything else that does not fit: nothing of a damaged batch is used.
     """
     envelope, at = _header(data)
+    unknown = {head.schema: head.record for head in envelope.sections if head.schema not in schemas}
+    if unknown:
+        named = ", ".join(f"schema {schema} of {record!r}" for schema, record in unknown.items())
+        msg = f"batch of {envelope.node}: {named:.500} is unknown to this reader; upgrade it or give it the archived schema"
+        raise UnknownSchema(msg, tuple(unknown))
     try:
         body = (
             zstandard.ZstdDecompressor().decompress(bytes(memoryview(data)[at:]), max_output_size=0)
@@ -154,10 +160,7 @@ def decode(data: bytes | memoryview, schemas: Mapping[str, Record] = READABLE) -
     sections = []
     at = 0
     for head in envelope.sections:
-        record = schemas.get(head.schema)
-        if record is None:
-            msg = f"batch of {envelope.node}: schema {head.schema} of {head.record!r} is unknown to this reader; upgrade it or give it the archived schema"
-            raise CorruptData(msg)
+        record = schemas[head.schema]
         if at + head.fixed_bytes + head.heap_bytes > len(whole):
             msg = f"batch of {envelope.node}: section {head.record} goes beyond the body of {len(whole)} bytes"
             raise CorruptData(msg)

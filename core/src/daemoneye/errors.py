@@ -9,6 +9,7 @@ Responsible for the tree and the exit status that each branch stands for; not fo
     ├── ConfigError           exit 2   the user wrote something wrong: say where, let them correct it
     ├── MachineError          exit 3   this machine lacks something: ``fix`` says what to do
     └── CorruptData           exit 1   bytes that are not what they claim: ``where`` and ``offset`` say which
+        └── UnknownSchema     exit 1   rows of schemas that the reader was not given: ``schemas`` says which to look for
 """
 
 from __future__ import annotations
@@ -61,3 +62,11 @@ class CorruptData(DaemonEyeError):  # noqa: N818 - it names what the bytes are; 
         place = self.where if self.offset is None else f"{self.where} at byte {self.offset}".lstrip()
         message = super().__str__()
         return f"{place}: {message}" if place else message
+
+
+class UnknownSchema(CorruptData):
+    """Rows of schemas that the reader does not know; with them it can be tried again."""
+
+    def __init__(self, message: str, schemas: tuple[str, ...]) -> None:
+        super().__init__(message)
+        self.schemas = schemas

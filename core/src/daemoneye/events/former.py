@@ -1,7 +1,7 @@
-"""Schemas that records had before: what older sensors write and what lies in streams, spools and recordings is read as today's rows.
+"""Schemas that records had before, or have in newer releases: what other sensors write and what lies in streams, spools and recordings is read as today's rows.
 
 Responsible for the archive (`former.json`, descriptors by hash, append-only) and for turning rows by field id. A field that today's record has and a
-former one had not is 0 or empty; one that today's has no more is left out.
+another has not is 0 or empty; one that today's has not is left out.
 """
 
 from __future__ import annotations

@@ -174,9 +174,11 @@ _ANALYTICS: Final = Row(
         ),
         lines(
             "Batches passed over a minute",
-            "corrupt: no batch, or not that node's; ignored: of a newer version: upgrade analytics before sensors.",
+            "corrupt: no batch, or not that node's; ignored: of a newer version: upgrade analytics before sensors; "
+            "unread events: of records that only a newer version knows.",
             Query(f"60 * {rate(m.ANALYTICS_CORRUPT)}", "corrupt"),
             Query(f"60 * {rate(m.ANALYTICS_IGNORED)}", "ignored"),
+            Query(f"60 * {rate(m.ANALYTICS_UNREAD)}", "unread events"),
         ),
         lines(
             "Policies with a problem",
