@@ -4,12 +4,16 @@ from __future__ import annotations
 
 import asyncio
 import datetime as dt
+import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import nats.errors
 import pytest
+from nats.aio.msg import Msg
 
+from daemoneye.broker.connection import Connection
 from daemoneye.broker.link import Link
 from daemoneye_operator import pki
 from tests.support.broker import Broker, running, until
@@ -66,6 +70,55 @@ async def test_a_connection_that_tls_has_left_already_is_closed_without_a_word(b
     client._pending, client._pending_data_size = [b"PING\r\n"], 6
     await link.close(client)
     assert client.is_closed
+
+
+async def test_who_is_slow_himself_does_not_take_the_broker_for_silent(broker: Broker):
+    """Analytics that is behind reads less at a time than the broker sends: the answer to its ping waits behind that for longer than two pings."""
+    await broker.ready()
+    lost, read = asyncio.Event(), 0
+
+    async def disconnected() -> None:
+        lost.set()
+
+    async def slowly(_: Msg) -> None:
+        nonlocal read
+        read += 1
+        await asyncio.sleep(0)
+        time.sleep(0.02)  # what it does with a message, and nothing else goes on meanwhile
+
+    options = broker.access("operator").options() | {
+        "user": "onlooker",
+        "password": "onlooker",
+        "inbox_prefix": b"_INBOX",
+    }
+    client = Connection()
+    await client.connect(**options, ping_interval=0.5, disconnected_cb=disconnected)
+    await client.subscribe("slow.>", cb=slowly)
+    await client.flush()
+    sender = await broker.onlooker()
+    for _ in range(250):
+        await sender.publish("slow.1", bytes(256 << 10))
+    await sender.flush()
+    async with asyncio.timeout(60):
+        while read < 250 and not lost.is_set():
+            await asyncio.sleep(0)
+    assert not lost.is_set()
+    await sender.close()
+    await client.close()
+
+
+async def test_an_answer_that_comes_too_late_ends_nothing(broker: Broker):
+    await broker.ready()
+    client = Connection()
+    await client.connect(**broker.access("operator").options())
+    broker.silence()
+    with pytest.raises(nats.errors.TimeoutError):
+        await client.flush(1)
+    broker.speak()
+    async with asyncio.timeout(20):
+        await client.flush()
+        await client.jetstream().account_info()
+    await client.close()
 
 
 def _another_authority(broker: Broker) -> bytes:

@@ -160,6 +160,7 @@ class Broker:
         process = self._processes[server]
         assert process is not None
         process.send_signal(signal.SIGSTOP)
+        os.waitpid(process.pid, os.WUNTRACED)  # until all of its threads stand still
 
     def speak(self, server: int = 0) -> None:
         """Have one go on that was silent."""
