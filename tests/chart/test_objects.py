@@ -194,11 +194,34 @@ def test_users_labels_do_not_take_a_pod_away():
     assert pod["metadata"]["annotations"]["example.com/team"] == "security"
 
 
+def _apart(spec):
+    """Of pods that rather run on nodes of their own: which are meant."""
+    (preferred,) = spec["template"]["spec"]["affinity"]["podAntiAffinity"][
+        "preferredDuringSchedulingIgnoredDuringExecution"
+    ]
+    term = preferred["podAffinityTerm"]
+    assert term["topologyKey"] == "kubernetes.io/hostname"
+    return term["labelSelector"]
+
+
 def test_only_one_of_each_runs_at_a_time():
-    named = render(values=EVERYTHING)
+    named = render()
     for name in ("operator", "identity", "analytics"):
-        spec = named[f"Deployment/watch-{name}"]["spec"]
-        assert (spec["replicas"], spec["strategy"]["type"]) == (1, "Recreate")
+        spec = named[f"Deployment/{F}-{name}"]["spec"]
+        assert (spec["replicas"], spec["strategy"]) == (1, {"type": "Recreate"})
+
+
+def test_of_several_analytics_one_is_always_there_and_they_stay_apart():
+    named = render("analytics.replicas=2")
+    spec = named[f"Deployment/{F}-analytics"]["spec"]
+    assert spec["replicas"] == 2
+    assert spec["strategy"] == {"type": "RollingUpdate", "rollingUpdate": {"maxSurge": 1, "maxUnavailable": 0}}
+    assert _apart(spec) == spec["selector"]
+    budget = named[f"PodDisruptionBudget/{F}-analytics"]["spec"]
+    assert budget == {"maxUnavailable": 1, "selector": spec["selector"]}
+    # Whose affinity is given knows better.
+    given = render(values=EVERYTHING)["Deployment/watch-analytics"]["spec"]
+    assert (given["replicas"], set(given["template"]["spec"]["affinity"])) == (2, {"nodeAffinity"})
 
 
 def test_callouts_share_the_questions_and_one_is_always_there():
@@ -251,12 +274,7 @@ def test_three_servers_stay_apart():
     named = render(values=R3)
     spec = named[f"StatefulSet/{F}-nats"]["spec"]
     assert spec["replicas"] == 3
-    (preferred,) = spec["template"]["spec"]["affinity"]["podAntiAffinity"][
-        "preferredDuringSchedulingIgnoredDuringExecution"
-    ]
-    term = preferred["podAffinityTerm"]
-    assert term["topologyKey"] == "kubernetes.io/hostname"
-    assert term["labelSelector"] == spec["selector"]
+    assert _apart(spec) == spec["selector"]
     budget = named[f"PodDisruptionBudget/{F}-nats"]["spec"]
     assert budget == {"maxUnavailable": 1, "selector": spec["selector"]}
     headless = named[f"Service/{spec['serviceName']}"]["spec"]

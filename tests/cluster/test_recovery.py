@@ -205,6 +205,43 @@ def test_a_full_disk_of_the_broker_is_waited_out(release: Release, oracle: Oracl
     assert after.epoch == before.epoch
 
 
+# ── several replicas ────────────────────────────────────────────────────────────────────────────────────────────────
+
+
+def test_of_two_analytics_the_other_takes_over_and_everything_is_found_once(
+    release: Release, oracle: Oracle, busy: dict[str, Any]
+) -> None:
+    release.install("analytics.replicas=2")
+    every_one = {"name": "suspicious_exec", "parameters": {"repeats": "100000"}}  # not twenty an hour
+    release.policy("default", analytics={"detectors": [every_one]})
+    release.wait_ready("default")
+    with fault("the analytics that judges lost with its pod", release, oracle, busy):
+        (owner,), (other,) = _judging(release, judges=True), _judging(release, judges=False)
+        with release.pod("often", "recovery", "every", "50") as pod:
+            wait("its first Finding", lambda: release.findings("recovery", pod="often"), 30)
+            name, uid = owner["metadata"]["name"], owner["metadata"]["uid"]
+            victims = pids(uid, PROCESSES["analytics"])
+            release.cluster.kubectl("delete", "pod", name, "-n", release.namespace, "--force", "--wait=false")
+            for victim in victims:
+                with suppress(ProcessLookupError):
+                    os.kill(victim, signal.SIGKILL)
+            began, found = time.monotonic(), _count(release, "often")
+            wait("the other judges", lambda: _judges(release, other), 20)
+            wait("it finds", lambda: _count(release, "often") > found + 100, 30)
+            print(
+                f"\nrecovery: the other analytics took over and found 100 more within {time.monotonic() - began:.1f} s"
+            )
+
+    def once() -> bool:
+        oracle.look()
+        made, found = oracle.executions[pod["metadata"]["uid"]], _count(release, "often")
+        assert found == made, f"{found} of {made}"
+        return True
+
+    wait("each found once", once, 30)
+    release.policy("default")
+
+
 # ── the end ─────────────────────────────────────────────────────────────────────────────────────────────────────────
 
 
@@ -267,6 +304,16 @@ def _kill(release: Release, *names: str) -> None:
     pods = _pods(release)
     for pid in [pid for name in names for pod in pods[name] for pid in pids(pod["metadata"]["uid"], PROCESSES[name])]:
         os.kill(pid, signal.SIGKILL)
+
+
+def _judges(release: Release, pod: dict[str, Any]) -> bool:
+    """Whether it is the replica of analytics that judges, by its log."""
+    return "holds the lease" in release.cluster.kubectl("logs", pod["metadata"]["name"], "-n", release.namespace)
+
+
+def _judging(release: Release, *, judges: bool) -> list[dict[str, Any]]:
+    """The replicas of analytics that judge, or those that stand by."""
+    return [pod for pod in _pods(release)["analytics"] if _judges(release, pod) is judges]
 
 
 def _api_server(cluster: Cluster) -> None:

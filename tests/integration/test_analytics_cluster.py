@@ -279,7 +279,9 @@ async def test_health(tmp_path: Path) -> None:
         assert await answers("/readyz", 503, "it has not reached the broker yet")
         await bench.start_broker()
         await bench.connect()
-        await bench.eventually(lambda: answers("/readyz", 503, "it has no consumer on stream DAEMONEYE_EVENTS_0 yet"))
+        await bench.eventually(
+            lambda: answers("/readyz", 503, "it has not got the lease analytics.0 yet, which nobody has")
+        )
         await bench.add_cluster_streams()
         await bench.eventually(lambda: answers("/readyz", 200))
         await bench.configure(document(shop=[]))

@@ -99,6 +99,8 @@ FORBIDDEN_PUBLISH = {
         subjects.key_value(subjects.NODES_BUCKET, subjects.node_config("node-1")),
     ),
     "identity empties the events": ("identity", "$JS.API.STREAM.PURGE.DAEMONEYE_EVENTS_0"),
+    "identity takes analytics' lease": ("identity", subjects.key_value(subjects.LEASES_BUCKET, "analytics.0")),
+    "cli takes analytics' lease": ("cli", subjects.key_value(subjects.LEASES_BUCKET, "analytics.0")),
     "analytics writes a configuration": ("analytics", subjects.key_value(subjects.CONFIGS_BUCKET, "abc")),
     "cli deletes a stream": ("cli", f"$JS.API.STREAM.DELETE.{NODES}"),
     "operator deletes a stream": ("operator", f"$JS.API.STREAM.DELETE.{NODES}"),

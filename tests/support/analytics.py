@@ -33,9 +33,10 @@ SHARD_STREAM = "DAEMONEYE_EVENTS_0"
 
 @dataclass
 class Bench:
-    """A broker, at most one analytics process, and a connection to look on with.
+    """A broker, an analytics process, and a connection to look on with.
 
-    With `cluster`, analytics is configured on the broker, speaks as the role of its name, and serves its health on `health`.
+    With `cluster`, analytics is configured on the broker, speaks as the role of its name, and serves its health on `health`; there may be `replicas`
+    beside it, by the names of their pods, with `more` settings.
     """
 
     path: Path
@@ -48,6 +49,8 @@ class Bench:
     extra_path: str = ""
     cluster: bool = False
     health: int = 0
+    more: dict[str, Any] = field(default_factory=dict)
+    replicas: dict[str, asyncio.subprocess.Process] = field(default_factory=dict)
 
     @property
     def jetstream(self) -> JetStreamContext:
@@ -129,13 +132,20 @@ class Bench:
         }  # fmt: skip
 
     async def start(self) -> None:
-        config = self.settings()
-        (self.path / "analytics.json").write_text(json.dumps(config))
+        self.analytics = await self._spawn("analytics-0", self.settings())
+
+    async def start_replica(self, pod: str, health: int = 0) -> asyncio.subprocess.Process:
+        """One of several processes, which serves its health on `health`."""
+        self.replicas[pod] = await self._spawn(pod, {**self.settings(), **self.more, "health_port": health})
+        return self.replicas[pod]
+
+    async def _spawn(self, pod: str, config: dict[str, Any]) -> asyncio.subprocess.Process:
+        (self.path / f"{pod}.json").write_text(json.dumps(config))
         paths = [self.extra_path, *(str(ROOT / part / "src") for part in ("core", "analytics"))]
         with (self.path / "analytics.log").open("ab") as log:
-            self.analytics = await asyncio.create_subprocess_exec(
-                sys.executable, "-m", "daemoneye_analytics", "--config", self.path / "analytics.json",
-                stdout=log, stderr=log, env={**os.environ, "PYTHONPATH": os.pathsep.join(filter(None, paths))},
+            return await asyncio.create_subprocess_exec(
+                sys.executable, "-m", "daemoneye_analytics", "--config", self.path / f"{pod}.json",
+                stdout=log, stderr=log, env={**os.environ, "DAEMONEYE_POD": pod, "PYTHONPATH": os.pathsep.join(filter(None, paths))},
             )  # fmt: skip
 
     async def end(self, number: int = signal.SIGTERM) -> int:
@@ -149,7 +159,7 @@ class Bench:
         """End everything; the connection first, or it would try to come back."""
         if self.client:
             await self.client.close()
-        for process in (self.analytics, self.server):
+        for process in (self.analytics, self.server, *self.replicas.values()):
             if process and process.returncode is None:
                 process.kill()
                 await process.wait()

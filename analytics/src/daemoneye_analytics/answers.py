@@ -15,6 +15,7 @@ from daemoneye import usage
 
 if TYPE_CHECKING:
     from daemoneye_analytics.consumer import Consumer
+    from daemoneye_analytics.lease import Lease
 
 VERSION: Final = version("daemoneye-analytics")
 STUCK_S: Final = 120.0
@@ -28,10 +29,10 @@ def alive(consumer: Consumer | None) -> dict[str, Any]:
     return {"ok": not stuck, "reason": f"nothing has gone on for {still:.0f} s" if stuck else ""}
 
 
-def ready(consumer: Consumer | None) -> dict[str, Any]:
-    """Whether it can do its work, and why not: the answer of /readyz."""
+def ready(consumer: Consumer | None, lease: Lease | None = None) -> dict[str, Any]:
+    """Whether it can do its work, and why not: the answer of /readyz. A replica that stands by for another one is ready for that."""
     if consumer is None:
-        return {"ok": False, "reason": "it has not reached the broker yet"}
+        return _stands_by(lease)
     reason = ""
     if not consumer.connected:
         reason = "it has no connection to the broker"
@@ -46,6 +47,7 @@ def describe(consumer: Consumer) -> dict[str, Any]:
     pipeline, progress = consumer.pipeline, consumer.progress
     return {
         **_about(consumer),
+        "shard": consumer.shard,
         "state": "waiting" if consumer.follower and not consumer.follower.configuration else consumer.state,
         "watermarks": consumer.told,
         "findings": pipeline.findings,
@@ -62,6 +64,16 @@ def describe(consumer: Consumer) -> dict[str, Any]:
         "pid": os.getpid(),
         "self": asdict(usage.now()),
     }
+
+
+def _stands_by(lease: Lease | None) -> dict[str, Any]:
+    if lease is None:
+        return {"ok": False, "reason": "it has not reached the broker yet"}
+    if not lease.connected:
+        return {"ok": False, "reason": "it has no connection to the broker"}
+    if not lease.other:
+        return {"ok": False, "reason": f"it has not got the lease {lease.key} yet, which nobody has"}
+    return {"ok": True, "reason": f"it stands by: {lease.other} has the lease {lease.key}", "version": VERSION}
 
 
 def _about(consumer: Consumer) -> dict[str, Any]:

@@ -14,7 +14,7 @@ import asyncio
 import contextlib
 import logging
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any, Final
 
 from nats.aio.client import Client
@@ -60,9 +60,11 @@ class Consumer:
     in the stream. Without, the pipeline is as it was made.
 
     Attributes:
-        stream: Name of the stream.
+        shard: Number of the stream.
+        stream: Its name.
         placed: Whether the broker has its consumer on the stream.
         state: `ready` before the first message, then `running`.
+        may: Whether the stream is this process's; if not, another replica may read it, and nothing is read or written here.
         told: Watermarks by node, as the status message says them.
         pipeline: What batches go through.
         progress: What is counted.
@@ -88,13 +90,14 @@ class Consumer:
         self._jetstream = client.jetstream(timeout=5)
         self.stream = subjects.EVENTS(shard)
         self._name = f"analytics-{shard}"
-        self._shard = shard
+        self.shard = shard
         self._stop = stop
+        self.may: Callable[[], bool] = lambda: True
         self.store = Store(self._jetstream, shard, stop, progress)
         self.schemas = Schemas(self._jetstream, self.store)
         self.follower = None if known is None else Follower(client, known, self.store.complain)
         self._arming = arming
-        self._status = StatusPublisher(client, lambda: answers.describe(self), status_interval)
+        self._status = StatusPublisher(client, lambda: answers.describe(self) if self.may() else None, status_interval)
         self._puller: Puller | None = None
         self.state = "ready"
         self.told: dict[str, Any] = {}
@@ -151,7 +154,7 @@ class Consumer:
 
     async def _turn(self) -> None:
         self.progress.turn()
-        if not self._client.is_connected:
+        if not (self._client.is_connected and self.may()):
             await self.store.pause(_AWAY_S)
             return
         if not self.placed or self._puller is None or self._puller.gone:
@@ -167,7 +170,7 @@ class Consumer:
         for message in messages:
             if not self.placed or self._stop.is_set():
                 break
-            if not await self._in_force():
+            if not await self._in_force() or not self.may():
                 self.placed = False  # what was taken and not looked at is delivered again
                 break
             await self._take(message)
@@ -182,11 +185,8 @@ class Consumer:
         await self._losses.tell(self.pipeline.watermarks, self.store)
         idle = _IDLE_S if not messages else CHECKPOINT_S
         elapsed = time.monotonic() - self._written
-        if (
-            self._unwritten
-            and (self._unwritten >= CHECKPOINT_MESSAGES or elapsed >= idle)
-            and elapsed >= self._took / CHECKPOINT_SHARE
-        ):
+        due = self._unwritten >= CHECKPOINT_MESSAGES or elapsed >= idle
+        if self._unwritten and due and elapsed >= self._took / CHECKPOINT_SHARE:
             await self._checkpoint()
 
     async def _get(self, puller: Puller) -> list[Msg]:
@@ -315,6 +315,8 @@ class Consumer:
                 "stream %s begins anew: it ends at %d, before %d", self.stream, stream.state.last_seq, self._position
             )
             self._position = 0
+        if not self.may():
+            raise TimeoutError("another replica may have the stream")
         with contextlib.suppress(NotFoundError):
             await self._jetstream.delete_consumer(self.stream, self._name)
         await self._jetstream.add_consumer(
@@ -378,6 +380,8 @@ class Consumer:
 
     async def _checkpoint(self) -> None:
         """Write everything down, then acknowledge what it covers."""
+        if not self.may():
+            return
         begun = time.monotonic()
         number, place, covered = self._number + 1, self._position, list(self._unacknowledged)
         facts = {**self.pipeline.facts(), "consumer": self._losses.facts()}

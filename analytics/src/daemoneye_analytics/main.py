@@ -26,6 +26,7 @@ from daemoneye_analytics import answers, measures, registry
 from daemoneye_analytics.behaviour import signing
 from daemoneye_analytics.budget import MACHINE
 from daemoneye_analytics.consumer import Consumer
+from daemoneye_analytics.lease import Lease, holder
 from daemoneye_analytics.pipeline import Pipeline
 from daemoneye_analytics.progress import Progress
 from daemoneye_analytics.settings import BROKER, Settings, load
@@ -78,13 +79,14 @@ async def serve(settings: Settings) -> None:
     for number in (signal.SIGTERM, signal.SIGINT):
         loop.add_signal_handler(number, stop.set)
     consumer: Consumer | None = None
+    lease: Lease | None = None
     arming: Arming | None = None
     door: Door | None = None
 
     page = Exposition(
         "analytics",
         answers.VERSION,
-        lambda: measures.samples(consumer, names, arming, door),
+        lambda: measures.samples(consumer, names, arming, door, lease, settings.shard),
         [progress.event_delay, progress.finding_delay],
     ).page
     async with AsyncExitStack() as stack:
@@ -92,7 +94,7 @@ async def serve(settings: Settings) -> None:
             serving = health.serving(
                 settings.health_port,
                 alive=lambda: answers.alive(consumer),
-                ready=lambda: answers.ready(consumer),
+                ready=lambda: answers.ready(consumer, lease),
                 metrics=page,
             )
             try:
@@ -103,43 +105,59 @@ async def serve(settings: Settings) -> None:
         client = await link.connect()
         if client is None:
             return
-        if settings.evidence and reviews:
-            bucket = Bucket(client)
-            await bucket.listen()
-            arming = Arming(client, bucket, settings.evidence.namespace)
-            stack.push_async_callback(end, [asyncio.create_task(arming.run())])
-            try:
-                door = Door(bucket, reviews)
-                await stack.enter_async_context(door.open(settings.evidence.port))
-            except OSError as error:
-                raise ConfigError(f"cannot give out evidence on port {settings.evidence.port}: {error}") from error
-        if settings.keep:
-            bucket = Bucket(client)
-            await bucket.listen()
-            (every,) = wanted([{"evidence": settings.keep}]).values() or (None,)
-            arming = Arming(client, bucket, "", every=every)
-            stack.push_async_callback(end, [asyncio.create_task(arming.run())])
-        consumer = Consumer(
-            client,
-            shard=settings.shard,
-            pipeline=pipeline,
-            progress=progress,
-            stop=stop,
-            status_interval=settings.status_interval,
-            known=known,
-            arming=arming,
-        )
-        link.on_reconnect = consumer.replace
+        bucket = Bucket(client)
+        arming, door = await _vault(settings, reviews, bucket, client, stack)
+        # In a cluster there may be several replicas; on one machine whoever started this process sees to it that there is one.
+        if settings.configuration == BROKER:
+            lease = Lease(client, settings.shard, holder(), settings.lease_seconds)
         watching = asyncio.create_task(_until_stale(link, client, stop))
         try:
-            await consumer.run()
+            if lease is None or await lease.take(stop):
+                async with AsyncExitStack() as judging:
+                    if arming:
+                        await bucket.listen()
+                        judging.push_async_callback(end, [asyncio.create_task(arming.run())])
+                    progress.begin()
+                    consumer = Consumer(
+                        client,
+                        shard=settings.shard,
+                        pipeline=pipeline,
+                        progress=progress,
+                        stop=await judging.enter_async_context(lease.kept(stop)) if lease else stop,
+                        status_interval=settings.status_interval,
+                        known=known,
+                        arming=arming,
+                    )
+                    if lease:
+                        consumer.may = lease.holds
+                    link.on_reconnect = consumer.replace
+                    await consumer.run()
         finally:
             watching.cancel()
             await link.close(client)
+        if lease and lease.lost.is_set():
+            raise DaemonEyeError("another replica judges the events by now: the process is started anew, to stand by")
         if watching.done() and not watching.cancelled():
             raise DaemonEyeError(
                 "the broker wants other credentials, or closed the connection for good: the process is started anew"
             )
+
+
+async def _vault(
+    settings: Settings, reviews: Reviews | None, bucket: Bucket, client: Client, stack: AsyncExitStack
+) -> tuple[Arming | None, Door | None]:
+    """Who has packets kept and who gives them out, where the settings ask for it."""
+    if settings.keep:
+        (every,) = wanted([{"evidence": settings.keep}]).values() or (None,)
+        return Arming(client, bucket, "", every=every), None
+    if not settings.evidence or not reviews:
+        return None, None
+    door = Door(bucket, reviews)
+    try:
+        await stack.enter_async_context(door.open(settings.evidence.port))
+    except OSError as error:
+        raise ConfigError(f"cannot give out evidence on port {settings.evidence.port}: {error}") from error
+    return Arming(client, bucket, settings.evidence.namespace), door
 
 
 async def _until_stale(link: Link, client: Client, stop: asyncio.Event) -> None:

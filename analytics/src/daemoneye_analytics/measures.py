@@ -17,20 +17,29 @@ from daemoneye_analytics.behaviour.detector import BehavioralAnomaly
 from daemoneye_analytics.behaviour.lives import Phase
 from daemoneye_analytics.behaviour.shape import OUTCOMES as FITTED
 from daemoneye_analytics.consumer import Consumer
+from daemoneye_analytics.lease import Lease
 from daemoneye_analytics.pipeline import OTHER
 from daemoneye_analytics.vault.arming import Arming
 from daemoneye_analytics.vault.door import OUTCOMES, Door
 
 
 def samples(
-    consumer: Consumer | None, detectors: Collection[str], arming: Arming | None = None, door: Door | None = None
+    consumer: Consumer | None,
+    detectors: Collection[str],
+    arming: Arming | None = None,
+    door: Door | None = None,
+    lease: Lease | None = None,
+    shard: int = 0,
 ) -> Iterator[Sample]:
-    """Everything but the histograms; nothing is counted before there is a consumer. Without evidence `arming` and `door` are None.
+    """Everything but the histograms; nothing is counted before there is a consumer, and who stands by has none.
 
+    Without evidence `arming` and `door` are None, without replicas `lease`.
     `detectors` are those that there are, for whom series exist from the start; findings that name another one count as `other`'s, for the name
     of a finding's detector is what its code says.
     """
-    yield metrics.BROKER_CONNECTED(consumer is not None and consumer.connected, "analytics")
+    about = consumer or lease
+    yield metrics.BROKER_CONNECTED(about is not None and about.connected, "analytics")
+    yield metrics.ANALYTICS_OWNED(consumer is not None and (lease is None or lease.holds()), str(shard))
     if consumer is None:
         return
     progress, pipeline = consumer.progress, consumer.pipeline

@@ -34,6 +34,10 @@ class Progress:
         self.event_delay = histogram(metrics.ANALYTICS_EVENT_DELAY)
         self.finding_delay = histogram(metrics.ANALYTICS_FINDING_DELAY)
         self._newest_ns: int | None = None
+        self.begin()
+
+    def begin(self) -> None:
+        """The events are this process' from now on: what it is measured by begins anew."""
         self._began_ns = time.time_ns()
         self._turned = self._saved = time.monotonic()
 

@@ -46,6 +46,7 @@ class Settings:
     Attributes:
         broker: How to reach the broker.
         shard: Which event stream is read.
+        lease_seconds: For how long a replica that fell silent keeps its shard from the others, in a cluster.
         configuration: Where detectors are configured: in this `file`, or on the `broker` by a cluster's policies.
         behavioral: Whether detectors that learn run; the file's.
         machine_learning: Whether those that score run; the file's.
@@ -60,6 +61,7 @@ class Settings:
 
     broker: Access
     shard: int = 0
+    lease_seconds: float = 10.0
     configuration: str = FILE
     behavioral: bool = True
     machine_learning: bool = True
@@ -100,6 +102,7 @@ def parse(document: object) -> Settings:
     return Settings(
         broker=Access.parse(_get(root, "nats", dict)),
         shard=_get(root, "shard", int, 0),
+        lease_seconds=float(_get(root, "lease_seconds", (int, float), 10)),
         configuration=configuration,
         behavioral=_get(analytics, "enable_behavioral_analysis", bool, default=True),
         machine_learning=_get(analytics, "enable_machine_learning", bool, default=True),

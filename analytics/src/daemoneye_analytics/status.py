@@ -22,9 +22,9 @@ _PACE_S: Final = 0.5
 
 
 class StatusPublisher:
-    """Publishes what `describe` gives, at most twice a second, at least every `interval` seconds."""
+    """Publishes what `describe` gives, if anything, at most twice a second, at least every `interval` seconds."""
 
-    def __init__(self, client: Client, describe: Callable[[], dict[str, Any]], interval: float) -> None:
+    def __init__(self, client: Client, describe: Callable[[], dict[str, Any] | None], interval: float) -> None:
         self._client = client
         self._describe = describe
         self._interval = interval
@@ -46,7 +46,7 @@ class StatusPublisher:
 
     async def publish(self) -> None:
         """Publish once; a broker that is away misses it."""
-        if self._client.is_connected:
+        if self._client.is_connected and (said := self._describe()) is not None:
             with contextlib.suppress(*TRANSIENT):
-                await self._client.publish(SUBJECT, json.dumps(self._describe(), separators=(",", ":")).encode())
+                await self._client.publish(SUBJECT, json.dumps(said, separators=(",", ":")).encode())
                 await self._client.flush(2)

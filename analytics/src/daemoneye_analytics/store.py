@@ -24,6 +24,7 @@ from daemoneye.findings import Finding
 from daemoneye_analytics import checkpoint
 from daemoneye_analytics.checkpoint import Checkpoint
 from daemoneye_analytics.progress import Progress
+from daemoneye_analytics.slots import Slots, Taken
 
 _LOG = logging.getLogger(__name__)
 _ACK_S: Final = 5.0
@@ -49,6 +50,7 @@ class Store:
     def __init__(self, jetstream: JetStreamContext, shard: int, stop: asyncio.Event, progress: Progress) -> None:
         self.refused = 0
         self._jetstream = jetstream
+        self._slots = Slots(jetstream)
         self._names = tuple(f"checkpoint-{shard}-{side}" for side in "ab")
         self._shard = shard
         self._stop = stop
@@ -88,7 +90,7 @@ class Store:
         return True
 
     async def save(self, state: Checkpoint) -> bool:
-        """Store a checkpoint in the place of the last but one; False if the broker did not take it now."""
+        """Store a checkpoint in the place of the last but one; False if the broker did not take it now, or something else lies there."""
         try:
             data = checkpoint.encode(state)
         except ValueError as error:
@@ -96,10 +98,12 @@ class Store:
             return False
         try:
             async with asyncio.timeout(_OBJECT_S):
-                bucket = await self._jetstream.object_store(subjects.ANALYTICS_BUCKET)
-                await bucket.put(self._names[state.number % 2], data)
+                await self._slots.put(self._names[state.number % 2], data)
         except TRANSIENT as error:
             self.complain(f"cannot store a checkpoint of {len(data)} bytes: {error!r}")
+            return False
+        except Taken:
+            self.complain("a checkpoint's place holds something else than what was written or read there; trying on")
             return False
         return True
 
@@ -111,6 +115,8 @@ class Store:
         """
         found = []
         for name in self._names:
+            # First: what is written there after this look is not what was read, and must not be replaced unseen.
+            await self.persist(partial(self._slots.look, name), f"look for {name}")
             data = await self.persist(partial(self._object, name), f"read {name}")
             if data is None:
                 continue

@@ -41,6 +41,35 @@ priorityClassName: {{ . }}
 {{- end }}
 {{- end -}}
 
+{{/* Takes (list $ component), one that has replicas: where its pods run, on nodes of their own if there are several and nothing else is asked for. */}}
+{{- define "daemoneye.placementApart" -}}
+{{- $root := index . 0 -}}
+{{- $values := deepCopy (index $root.Values (index . 1)) -}}
+{{- if and (gt (int $values.replicas) 1) (not $values.affinity) -}}
+{{- $term := dict "topologyKey" "kubernetes.io/hostname" "labelSelector" (dict "matchLabels" (include "daemoneye.selector" . | fromYaml)) -}}
+{{- $preferred := list (dict "weight" 100 "podAffinityTerm" $term) -}}
+{{- $_ := set $values "affinity" (dict "podAntiAffinity" (dict "preferredDuringSchedulingIgnoredDuringExecution" $preferred)) -}}
+{{- end -}}
+{{- include "daemoneye.placement" (list $root $values) -}}
+{{- end -}}
+
+{{/* Takes (list $ component), one that has replicas: no more than one of several is taken away at a time. */}}
+{{- define "daemoneye.disruptionBudget" -}}
+{{- $values := index (index . 0).Values (index . 1) -}}
+{{- if gt (int $values.replicas) 1 }}
+---
+apiVersion: policy/v1
+kind: PodDisruptionBudget
+metadata:
+  {{- include "daemoneye.metadata" . | nindent 2 }}
+spec:
+  maxUnavailable: 1
+  selector:
+    matchLabels:
+      {{- include "daemoneye.selector" . | nindent 6 }}
+{{- end }}
+{{- end -}}
+
 {{- define "daemoneye.podSecurity" -}}
 runAsNonRoot: true
 runAsUser: 65532

@@ -147,6 +147,7 @@ ANALYTICS_CORRUPT = _counter("daemoneye_analytics_batches_corrupt_total", "Messa
 ANALYTICS_IGNORED = _counter("daemoneye_analytics_batches_ignored_total", "Batches of lanes that this version does not know.")
 ANALYTICS_UNREAD = _counter("daemoneye_analytics_events_unread_total", "Event rows of records that this version does not know, in batches of newer sensors: they were passed over.")
 ANALYTICS_LOST = _counter("daemoneye_analytics_lost_total", "Lost records that analytics was told of, or found by a jump in the sequence (stage stream), by stage.", "stage")
+ANALYTICS_OWNED = _gauge("daemoneye_analytics_shard_owned", "1 where this replica judges the events of the shard, 0 where it stands by for the one that does.", "shard")
 ANALYTICS_LAG = _gauge("daemoneye_analytics_lag_messages", "Messages of the events' stream that analytics has not read.")
 ANALYTICS_BEHIND = _gauge("daemoneye_analytics_behind_seconds", "Age of the newest event that was processed, while messages wait; 0 when none does.")
 ANALYTICS_EVENT_DELAY = _histogram("daemoneye_analytics_event_delay_seconds", "From a batch's newest event in the kernel to the batch being processed.", _DELAYS)

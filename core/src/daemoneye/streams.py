@@ -114,10 +114,15 @@ def buckets(
     *, nodes_max_bytes: int = 256 * _MIB, configs_max_bytes: int = 32 * _MIB, max_value: int = _MIB
 ) -> tuple[Stream, ...]:
     """The KV buckets of a cluster: one value a key, read by direct get, followed by subscription."""
-    sizes = {subjects.NODES_BUCKET: nodes_max_bytes, subjects.CONFIGS_BUCKET: configs_max_bytes}
+    sizes = {
+        subjects.NODES_BUCKET: nodes_max_bytes,
+        subjects.CONFIGS_BUCKET: configs_max_bytes,
+        subjects.LEASES_BUCKET: _MIB,
+    }
     descriptions = {
         subjects.NODES_BUCKET: "Each node's configuration by name, and its pods",
         subjects.CONFIGS_BUCKET: "Configurations by hash",
+        subjects.LEASES_BUCKET: "Who of several replicas does what only one may do",
     }
     return tuple(
         Stream(

@@ -26,6 +26,8 @@ NODES_BUCKET: Final = "daemoneye_nodes"
 CONFIGS_BUCKET: Final = "daemoneye_configs"
 """KV bucket of configurations by their hash, and of analytics' own under ANALYTICS_CONFIG."""
 ANALYTICS_CONFIG: Final = "analytics"
+LEASES_BUCKET: Final = "daemoneye_leases"
+"""KV bucket of who of several replicas does what only one may do: analytics' of shard N under ``analytics.N``."""
 EVIDENCE_BUCKET: Final = "daemoneye_evidence"
 """Object store of packets that were kept because of a finding. Chunks lie under the escaped node, so that a sensor writes its own only."""
 

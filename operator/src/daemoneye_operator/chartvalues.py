@@ -184,6 +184,10 @@ class Analytics(Pod):
     """Analytics: judges what the sensors saw."""
 
     image: Image = _image("analytics")
+    replicas: Literal[1, 2, 3] = Field(
+        default=1,
+        description="Pods. One judges; the others stand by, and one of them goes on within 15 seconds when it is lost. 1 by default.",
+    )
     resources: ContainerResources = _resources(("200m", "512Mi"), ("2", "2Gi"))
 
 
@@ -276,7 +280,7 @@ class Broker(Pod):
         default={},
         description="cert-manager's issuer of the broker's certificate: name, kind, group. Empty by default: the operator's own authority.",
     )
-    storage: Storage = Field(default=Storage(), description="Where streams are kept.")
+    storage: Storage = Field(default=Storage(), description="Storage.")
     external: External = Field(default=External(), description="A broker of your own.")
     resources: ContainerResources = _resources(("100m", "256Mi"), ("2", "1Gi"))
 

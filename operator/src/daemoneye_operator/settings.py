@@ -210,7 +210,7 @@ class Sensor(_Model):
     spool_max_bytes: int = Field(
         default=_GIB, description="Bytes of disk for the spool on each node. 1 GiB by default.", ge=16 * _MIB
     )
-    host_paths: HostPaths = Field(default=HostPaths(), description="Paths of the node that the sensor sees.")
+    host_paths: HostPaths = Field(default=HostPaths(), description="Host paths.")
     update_max_unavailable: int | str = Field(
         default="10%",
         description="Nodes whose sensor is replaced at once, a number or a percentage. 10% by default.",

@@ -240,4 +240,4 @@ def test_keys_begin_with_the_node_and_nothing_widens_them():
         == "$JS.API.DIRECT.GET.KV_daemoneye_nodes.$KV.daemoneye_nodes.n.config"
     )
     assert subjects.component("analytics") != subjects.status("analytics")
-    assert {stream.name for stream in buckets()} == {"KV_daemoneye_nodes", "KV_daemoneye_configs"}
+    assert {stream.name for stream in buckets()} == {f"KV_daemoneye_{what}" for what in ("nodes", "configs", "leases")}

@@ -81,6 +81,7 @@ def _analytics(_: str) -> tuple[list[str], list[str]]:
         f"{subjects.PREFIX}.events.*.*.loss",
         subjects.component("analytics"),
         f"$O.{bucket}.>",
+        subjects.key_value(subjects.LEASES_BUCKET, "analytics.*"),
         *_LOOK,
         "$JS.API.STREAM.MSG.GET.*",
         "$JS.API.DIRECT.GET.>",
