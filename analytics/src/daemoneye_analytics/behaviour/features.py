@@ -14,7 +14,7 @@ import numpy as np
 from daemoneye.events.sets import groups
 from daemoneye_analytics.behaviour.catalogue import PROCESS_FEATURES
 from daemoneye_analytics.behaviour.counts import Counts, Things
-from daemoneye_analytics.behaviour.executions import Executions
+from daemoneye_analytics.behaviour.executions import Arrivals, Executions
 from daemoneye_analytics.behaviour.tokens import WORDS
 from daemoneye_analytics.frame import combine
 
@@ -47,6 +47,10 @@ class Measured(NamedTuple):
 
     features: np.ndarray
     new: np.ndarray
+
+    def take(self, index: np.ndarray) -> Measured:
+        """Some rows: int array."""
+        return Measured(*(column.take(index, axis=0) for column in self))
 
     def column(self, name: str) -> np.ndarray:
         """One feature, shape (n,)."""
@@ -92,11 +96,14 @@ def links(e: Executions) -> Links:
     )
 
 
-def measure(counts: Counts, e: Executions) -> Measured:
+def measure(counts: Counts, arrived: Arrivals) -> Measured:
     """Features of executions; those that are the same for the counts are looked up once."""
-    first, inverse = groups(e.signature)
-    few = _few(counts, e.take(first))
-    return Measured(np.column_stack((few.features[inverse], e.shape)), few.new[inverse])
+    first, inverse = groups(arrived.executions.signature)
+    few = _few(counts, arrived.executions.take(first))
+    features = np.empty((len(inverse), len(PROCESS_FEATURES)))
+    counted = few.features.shape[1]
+    features[:, :counted], features[:, counted:] = few.features.take(inverse, axis=0), arrived.shape
+    return Measured(features, few.new.take(inverse, axis=0))
 
 
 def _few(counts: Counts, e: Executions) -> Measured:
