@@ -81,14 +81,15 @@ class Watched(BehavioralAnomaly):
             self.told.append(Told(alarm.place.workload, int(w.end[at]), w.rows.executions.time[w.of == at]))
         return finding
 
-    def _close(self, node: Node, alarm: Alarm, **more: Any) -> None:
-        super()._close(node, alarm, **more)
+    def _close(self, node: Node, alarm: Alarm, **more: Any) -> float:
+        weight = super()._close(node, alarm, **more)
         w, at = alarm.windows, alarm.window
-        e = w.rows.executions.take(w.of == at)
+        e = w.rows.executions.take(np.flatnonzero(w.of == at))
         self.closed.append(
             Window(alarm.place.workload, int(w.start[at]), alarm.p, alarm.models, e.time, e.exe, e.program)
         )
         self.scores.clear()
+        return weight
 
 
 class Labels:

@@ -173,7 +173,7 @@ class Frame:
     @cached_property
     def exec_rows(self) -> np.ndarray:
         """Fixed columns of the new executions, structured array, shape (n,)."""
-        return self.images.section.rows[self.exec_image]
+        return self.images.section.rows.take(self.exec_image)
 
     @cached_property
     def exec_time(self) -> np.ndarray:

@@ -6,7 +6,7 @@ import numpy as np
 from hypothesis import given
 from hypothesis import strategies as st
 
-from daemoneye.events.sets import isin, ranks, unique
+from daemoneye.events.sets import groups, isin, ranks, unique
 
 NUMBERS = st.lists(st.integers(0, 20), max_size=40).map(lambda values: np.array(values, np.int64))
 
@@ -14,6 +14,8 @@ NUMBERS = st.lists(st.integers(0, 20), max_size=40).map(lambda values: np.array(
 @given(NUMBERS, NUMBERS)
 def test_they_say_what_numpy_says(values, others):
     assert unique(values).tolist() == np.unique(values).tolist()
+    _, first, inverse = np.unique(values, return_index=True, return_inverse=True)
+    assert [each.tolist() for each in groups(values)] == [first.tolist(), inverse.tolist()]
     assert isin(values, others).tolist() == np.isin(values, others).tolist()
 
 

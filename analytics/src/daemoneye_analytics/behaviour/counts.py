@@ -13,6 +13,8 @@ from typing import Any, Final, NamedTuple
 
 import numpy as np
 
+from daemoneye.events.base import splitmix64
+from daemoneye.events.sets import groups
 from daemoneye_analytics.behaviour.table import Table
 from daemoneye_analytics.detectors.parts import gathered, restored
 from daemoneye_analytics.frame import combine
@@ -41,6 +43,57 @@ class Surprisal(NamedTuple):
     total: np.ndarray
 
 
+class Things(NamedTuple):
+    """n things that were seen, arrays of shape (n,).
+
+    Attributes:
+        whose: Row of `levels` that holds the contexts it was seen in, int64.
+        kind: What kind of thing it is, u64: part of the keys, append-only.
+        condition: What the probability is conditional on, u64; 0 for nothing.
+        thing: u64.
+    """
+
+    whose: np.ndarray
+    kind: np.ndarray
+    condition: np.ndarray
+    thing: np.ndarray
+
+
+class _Keys(NamedTuple):
+    """The d different ones of n things, and keys of the tables: one row a level, for loops over long rows are quick.
+
+    Attributes:
+        first: Where each stands first, int64, shape (d,).
+        inverse: For each of the n things which one it is.
+        levels: Contexts of each of c pairs of contexts and condition, u64, shape (l, c).
+        contexts: Their keys, u64, shape (l, c).
+        pair: Pair of each of the d things, int64.
+        items: Keys of the things in each context, u64, shape (l, d).
+    """
+
+    first: np.ndarray
+    inverse: np.ndarray
+    levels: np.ndarray
+    contexts: np.ndarray
+    pair: np.ndarray
+    items: np.ndarray
+
+    @classmethod
+    def of(cls, levels: np.ndarray, things: Things) -> _Keys:
+        whose, kind, condition, thing = things
+        # combine(level, kind, condition) and combine(context, thing), each step for as few as it can be done for.
+        number = kind.astype(np.int64)
+        stems = combine(levels.T[:, None], np.arange(number.max(initial=0) + 1)[:, None])
+        code = number * len(levels) + whose
+        pairs = combine(code.astype(np.uint64), condition)
+        first, inverse = groups(combine(pairs, thing))
+        head, pair = groups(pairs[first])
+        at = first[head]
+        contexts = splitmix64(stems.reshape(len(stems), -1).take(code[at], axis=1) ^ condition[at])
+        items = splitmix64(splitmix64(contexts).take(pair, axis=1) ^ thing[first])
+        return cls(first, inverse, levels.T.take(whose[at], axis=1), contexts, pair, items)
+
+
 class Counts:
     """Weights of (context, thing) and of contexts; 20 bytes for each place in the tables, half of which are filled."""
 
@@ -49,67 +102,60 @@ class Counts:
         # weight: n(c), second: t(c)
         self.contexts = Table(contexts)
 
-    def surprisal(
-        self, levels: np.ndarray, kind: np.ndarray, condition: np.ndarray, thing: np.ndarray, base_bits: np.ndarray
-    ) -> Surprisal:
+    def surprisal(self, levels: np.ndarray, things: Things, base_bits: np.ndarray) -> Surprisal:
         """Surprisal of things.
 
         Args:
-            levels: u64, shape (n, l): hashes of the contexts, the most special first; 0 for one that there is not. The last one is the fleet's.
-            kind: u64, shape (n,): what kind of thing it is: part of the keys, append-only.
-            condition: u64, shape (n,): what the probability is conditional on, 0 for nothing.
-            thing: u64, shape (n,).
-            base_bits: float64, shape (n,): bits of a thing that was never seen anywhere.
+            levels: u64, shape (w, l): hashes of the contexts, the most special first; 0 for one that there is not. The last one is the fleet's.
+            things: n things.
+            base_bits: float64, shape (n,): bits of a thing that was never seen anywhere; it follows from its kind.
         """
-        n, depth = levels.shape
-        context = combine(levels, kind[:, None], condition[:, None])
-        item = combine(context, thing[:, None])
-        slot = self.contexts.find(context.ravel())
-        total = Table.at(self.contexts.weight, slot).reshape(n, depth).astype(np.float64)
-        kinds = Table.at(self.contexts.second, slot).reshape(n, depth).astype(np.float64)
-        seen = self.items.values(item.ravel()).reshape(n, depth).astype(np.float64)
-        p = 2.0**-base_bits
+        keys = _Keys.of(levels, things)
+        slot = self.contexts.find(keys.contexts.ravel()).reshape(keys.contexts.shape)
+        total = Table.at(self.contexts.weight, slot).astype(np.float64)
+        kinds = Table.at(self.contexts.second, slot).astype(np.float64)
+        weight = total + kinds
+        there = (keys.levels != 0) & (weight > 0)
+        weight[~there] = 1.0
+        seen = self.items.values(keys.items.ravel()).reshape(keys.items.shape).astype(np.float64)
+        kinds, weight, there = (column.take(keys.pair, axis=1) for column in (kinds, weight, there))
+        p = np.exp2(-base_bits[keys.first])
         fleet = p
-        for level in range(depth - 1, -1, -1):
-            weight = total[:, level] + kinds[:, level]
-            there = (levels[:, level] != 0) & (weight > 0)
-            p = np.where(there, (seen[:, level] + kinds[:, level] * p) / np.where(there, weight, 1.0), p)
-            if level == depth - 1:
+        for level in range(len(seen) - 1, -1, -1):
+            p = np.where(there[level], (seen[level] + kinds[level] * p) / weight[level], p)
+            if level == len(seen) - 1:
                 fleet = p
-        special = np.argmax(levels != 0, axis=1)
-        row = np.arange(n)
-        return Surprisal(_bits(p), _bits(fleet), seen[row, special], total[row, special])
+        special = np.argmax(keys.levels != 0, axis=0)
+        shown = seen[special[keys.pair], np.arange(len(p))]
+        all_shown = total[special, np.arange(len(special))][keys.pair]
+        return Surprisal(*(column[keys.inverse] for column in (_bits(p), _bits(fleet), shown, all_shown)))
 
-    def learn(
-        self,
-        levels: np.ndarray,
-        kind: np.ndarray,
-        condition: np.ndarray,
-        thing: np.ndarray,
-        weight: np.ndarray,
-        hour: int,
-    ) -> None:
+    def learn(self, levels: np.ndarray, things: Things, weight: np.ndarray, hour: int) -> None:
         """Add what was seen; arguments as for `surprisal`, `weight` of shape (n,), `hour` counts up with the events' time."""
-        context = combine(levels, kind[:, None], condition[:, None])
-        there = (levels != 0) & (weight > 0)[:, None] & (thing != 0)[:, None]
-        if not there.any():
+        keys = _Keys.of(levels, things)
+        weight = np.bincount(keys.inverse, weights=weight, minlength=len(keys.first))
+        real = (weight > 0) & (things.thing[keys.first] != 0)
+        level, row = np.nonzero((keys.levels != 0).take(keys.pair, axis=1) & real)
+        if not len(row):
             return
-        item = combine(context, thing[:, None])[there]
-        added = np.broadcast_to(weight[:, None], there.shape)[there]
-        context = context[there]
-        items, first, inverse = np.unique(item, return_index=True, return_inverse=True)
-        whose = context[first]
+        added = weight[row]
+        head, context = groups(keys.contexts.ravel())
+        contexts = keys.contexts.ravel()[head]
+        context = context[level * keys.contexts.shape[1] + keys.pair[row]]
+        items = keys.items[level, row]
+        first, inverse = groups(items)
+        items, whose = items[first], context[first]
         # A context that is full counts on, and keeps no more things.
-        full = Table.at(self.contexts.second, self.contexts.find(whose)) >= _BROAD
-        known = self.items.find(items) >= 0
-        kept = known | ~full
-        new = np.zeros(len(items), bool)
-        new[kept] = self.items.add(items[kept], np.bincount(inverse, weights=added)[kept], hour)
-        new[~kept] = True
-        contexts, position = np.unique(context, return_inverse=True)
-        fresh = np.zeros(len(contexts))
-        np.add.at(fresh, np.searchsorted(contexts, whose), new)
-        self.contexts.add(contexts, np.bincount(position, weights=added), hour, fresh)
+        slots = self.contexts.find(contexts)
+        full = Table.at(self.contexts.second, slots) >= _BROAD
+        places = self.items.find(items)
+        kept = (places >= 0) | ~full[whose]
+        new = np.ones(len(items), bool)
+        new[kept] = self.items.add(items[kept], np.bincount(inverse, weights=added)[kept], hour, slots=places[kept])
+        fresh = np.bincount(whose, weights=new, minlength=len(contexts))
+        sums = np.bincount(context, weights=added, minlength=len(contexts))
+        shown = sums > 0
+        self.contexts.add(contexts[shown], sums[shown], hour, fresh[shown], slots=slots[shown])
 
     def seen(self, level: int, kind: int, condition: int, thing: int) -> tuple[float, float]:
         """Weight of one thing in one context, and of all things there: for explanations."""

@@ -16,7 +16,7 @@ from daemoneye.findings import Finding
 from daemoneye_analytics.analyzer import DECADES
 from daemoneye_analytics.behaviour import features, models, telling
 from daemoneye_analytics.behaviour.counts import Counts
-from daemoneye_analytics.behaviour.executions import Executions, executions
+from daemoneye_analytics.behaviour.executions import Arrivals, Executions, executions
 from daemoneye_analytics.behaviour.judge import Judge
 from daemoneye_analytics.behaviour.lives import Lives, Phase
 from daemoneye_analytics.behaviour.node import TICK_NS, Node
@@ -38,6 +38,8 @@ _MAX_NODES: Final = 10_000
 _MAX_SCORES: Final = 10_000
 _NEWEST: Final = 20
 _NAME: Final = 256
+_LEARNED: Final = 8192
+"""Executions that are counted at once: each has some fifty keys."""
 _GATE: Final = 0.02
 """Windows that are so unusual are learned in part only: what comes once is not what is usual."""
 _GATED: Final = 0.25
@@ -109,11 +111,11 @@ class BehavioralAnomaly:
                 del self._nodes[next(iter(self._nodes))]
         node.place = (envelope.node, envelope.epoch, envelope.lane)
         self._flag(frame.flagged)
-        e = executions(frame, frame.fitting(self._p["exclude_workloads"]))
+        arrived = executions(frame, frame.fitting(self._p["exclude_workloads"]))
         found: list[Finding] = []
-        if len(e):
+        if len(arrived):
             self._teller.hear(frame)
-        for tick, block, step in node.steps(e):
+        for tick, block, step in node.steps(arrived):
             found += self._advance(node, tick, frame, learn=block)
             node.hear(frame, step)
             windows = node.windows.add(self._rows(step))
@@ -207,13 +209,13 @@ class BehavioralAnomaly:
             self._learn(node)
         return found
 
-    def _rows(self, e: Executions) -> Rows:
-        measured = features.measure(self._counts, e)
-        self._measured += len(e)
-        flagged = np.zeros(len(e), bool)
+    def _rows(self, arrived: Arrivals) -> Rows:
+        measured = features.measure(self._counts, arrived)
+        self._measured += len(arrived)
+        flagged = np.zeros(len(arrived), bool)
         if self._flagged:
-            flagged |= np.isin(e.tree, np.fromiter(self._flagged, np.uint64, len(self._flagged))).any(axis=1)
-        return Rows(e, measured, self._scorers.score(measured), flagged)
+            flagged |= np.isin(arrived.tree, np.fromiter(self._flagged, np.uint64, len(self._flagged))).any(axis=1)
+        return Rows(arrived.executions, measured, self._scorers.score(measured), flagged)
 
     def _look(self, node: Node, windows: Windows, frame: Frame) -> list[Finding]:
         """Judge windows, tell what alarms, and note what of the closed ones may be learned."""
@@ -228,6 +230,8 @@ class BehavioralAnomaly:
         drifted = np.array([life.drifted for life in lives])
         extreme = (judgement.p <= _EXTREME) & ~drifted
         self._judge.add(windows, sums, learned, windows.closed & ~alarms & ~flagged & ~extreme)
+        clean = np.bincount(windows.of, weights=~windows.rows.flagged, minlength=len(lives)).astype(np.int64)
+        weights = np.zeros(len(lives))
         found = []
         for at, life in enumerate(lives):
             p, score = float(judgement.p[at]), float(judgement.score[at])
@@ -242,7 +246,8 @@ class BehavioralAnomaly:
             if alarms[at] and (finding := self._tell(node, alarm, frame, forgiven=forgiven)):
                 found.append(finding)
             if windows.closed[at]:
-                self._close(node, alarm, alarmed=bool(alarms[at]), forgiven=forgiven)
+                weights[at] = self._close(node, alarm, size=int(clean[at]), alarmed=bool(alarms[at]), forgiven=forgiven)
+        self._keep(node, windows, weights)
         return found
 
     def _forgiven(self, alarm: Alarm) -> bool:
@@ -263,32 +268,34 @@ class BehavioralAnomaly:
         finding = self._teller.finding(alarm, node.place, self._counts, frame, self.declaration)
         return finding if self._repeats.admit(text_hash(finding.key), start) is not None else None
 
-    def _close(self, node: Node, alarm: Alarm, *, alarmed: bool, forgiven: bool) -> None:
-        """Record a closed window's score, and let it be learned unless it alarmed and nobody said that it is benign."""
-        w = alarm.windows
+    def _close(self, node: Node, alarm: Alarm, *, size: int, alarmed: bool, forgiven: bool) -> float:
+        """Record a closed window's score; the weight with which its `size` executions are learned, 0 if it alarmed and nobody said that it is benign."""
         self.scores.append(telling.record(alarm, node.place[0], calibrated=alarm.life.calibrated))
         del self.scores[:-_MAX_SCORES]
         if alarmed and not forgiven:
-            return
-        mine = np.flatnonzero((w.of == alarm.window) & ~w.rows.flagged)
-        weight = self._lives.weight(alarm.life, len(mine), int(w.end[alarm.window])) * (
-            _GATED if alarm.p <= _GATE and not forgiven else 1.0
-        )
-        rows = w.rows.take(mine)
-        node.pending.append((rows.executions, np.full(len(mine), weight)))
-        self._scorers.offer(rows.measured)
+            return 0.0
+        gated = _GATED if alarm.p <= _GATE and not forgiven else 1.0
+        return self._lives.weight(alarm.life, size, int(alarm.windows.end[alarm.window])) * gated
+
+    def _keep(self, node: Node, windows: Windows, weights: np.ndarray) -> None:
+        """Let windows with a weight be learned at the next tick, without process trees that somebody found something in."""
+        mine = np.flatnonzero(~windows.rows.flagged & (weights[windows.of] > 0))
+        if len(mine):
+            mine = mine[np.argsort(windows.of[mine], kind="stable")]
+            node.pending.append((windows.rows.executions.take(mine), weights[windows.of[mine]]))
+            self._scorers.offer(windows.rows.measured.take(mine))
 
     def _learn(self, node: Node) -> None:
         """Count what is pending; train and forget when it is time."""
         now = node.tick * TICK_NS
         pending, node.pending = node.pending, []
         if pending:
-            features.learn(
-                self._counts,
-                Executions.joined([e for e, _ in pending]),
-                np.concatenate([weight for _, weight in pending]),
-                now // _HOUR_NS,
-            )
+            e = Executions.joined([e for e, _ in pending])
+            weight = np.concatenate([weight for _, weight in pending])
+            del pending
+            for first in range(0, len(e), _LEARNED):
+                part = slice(first, first + _LEARNED)
+                features.learn(self._counts, e.span(part.start, part.stop), weight[part], now // _HOUR_NS)
             self._judge.refresh()
         if self._scorers.advance(now):
             self._lives.settle()

@@ -12,6 +12,7 @@ from dataclasses import dataclass, fields
 from typing import ClassVar, Final, Self
 
 import numpy as np
+import pyarrow as pa
 
 from daemoneye.escape import decode
 from daemoneye.events.ancestry import identity_rows
@@ -35,60 +36,58 @@ _GAIN: Final = Flag.SETUID | Flag.SETGID | Flag.CAPS_GAINED
 
 @dataclass(frozen=True, slots=True)
 class Executions:
-    """n executions in order of time; arrays of shape (n,) where nothing else is said.
+    """n executions in order of time, as windows keep them; arrays of shape (n,) where nothing else is said.
 
     Attributes:
-        row: Row in the frame's executions.
         time: Wall time, ns, int64.
         sequence: Place in the node's lane, u64.
         process: Process key, u64.
         pid: Process id, u32.
         start: Start of the process, wall time, ns, int64.
         workload: Hash of the workload with its image, u64.
-        identity: Row in the frame's identities, int64.
         levels: Hashes of the contexts, u64, shape (n, LEVELS); 0 for one that there is not.
         exe: Hash of the executable, u64; 0 where it was lost.
         parent: That of the parent.
         grandparent: That of the parent's parent.
         user: Real and effective user as one number, u64, never 0.
         words: Hashes of words of the arguments, u64, shape (n, WORDS).
-        shape: Features that need no counts, in the order of `SHAPE`, float64, shape (n, len(SHAPE)).
-        tree: Process keys of itself and its ancestors, u64, shape (n, 9), 0 where they are unknown.
     """
 
-    row: np.ndarray
     time: np.ndarray
     sequence: np.ndarray
     process: np.ndarray
     pid: np.ndarray
     start: np.ndarray
     workload: np.ndarray
-    identity: np.ndarray
     levels: np.ndarray
     exe: np.ndarray
     parent: np.ndarray
     grandparent: np.ndarray
     user: np.ndarray
     words: np.ndarray
-    shape: np.ndarray
-    tree: np.ndarray
-
-    SHAPE: ClassVar[tuple[str, ...]] = (
-        "argc", "args_length", "args_entropy", "path_depth", "path_class", "user_change", "privilege_gain", "odd_file", "terminal", "ancestors",
-        "intent", "hour_sin", "hour_cos",
-    )  # fmt: skip
 
     def __len__(self) -> int:
-        return len(self.row)
+        return len(self.time)
+
+    @property
+    def columns(self) -> list[np.ndarray]:
+        """All columns in order."""
+        return [getattr(self, name) for name in COLUMNS]
 
     def take(self, index: np.ndarray) -> Self:
-        """Some of them: int array, slice or mask."""
-        return type(self)(*(getattr(self, f.name)[index] for f in fields(self)))
+        """Some of them: int array."""
+        return type(self)(*(column.take(index, axis=0) for column in self.columns))
+
+    def span(self, first: int, last: int) -> Self:
+        """Those from `first` to before `last`, not copied."""
+        return type(self)(*(column[first:last] for column in self.columns))
 
     @classmethod
     def joined(cls, parts: Sequence[Self]) -> Self:
         """Several one after another."""
-        return cls(*(np.concatenate([getattr(part, f.name) for part in parts]) for f in fields(cls)))
+        if len(parts) == 1:
+            return parts[0]
+        return cls(*map(np.concatenate, zip(*(part.columns for part in parts), strict=True)))
 
     @property
     def signature(self) -> np.ndarray:
@@ -101,7 +100,44 @@ class Executions:
         return combine(self.exe, self.parent)
 
 
-def executions(frame: Frame, excluded: np.ndarray) -> Executions:
+COLUMNS: Final = tuple(column.name for column in fields(Executions))
+
+
+@dataclass(frozen=True, slots=True)
+class Arrivals:
+    """n executions with what is asked of them only as they come.
+
+    Attributes:
+        executions: What is kept of them.
+        row: Row in the frame's executions.
+        identity: Row in the frame's identities, int64.
+        shape: Features that need no counts, in the order of `SHAPE`, float64, shape (n, len(SHAPE)).
+        tree: Process keys of itself and its ancestors, u64, shape (n, 9), 0 where they are unknown.
+    """
+
+    executions: Executions
+    row: np.ndarray
+    identity: np.ndarray
+    shape: np.ndarray
+    tree: np.ndarray
+
+    SHAPE: ClassVar[tuple[str, ...]] = (
+        "argc", "args_length", "args_entropy", "path_depth", "path_class", "user_change", "privilege_gain", "odd_file", "terminal", "ancestors",
+        "intent", "hour_sin", "hour_cos",
+    )  # fmt: skip
+
+    def __len__(self) -> int:
+        return len(self.row)
+
+    def span(self, first: int, last: int) -> Self:
+        """Those from `first` to before `last`, not copied."""
+        here = slice(first, last)
+        return type(self)(
+            self.executions.span(first, last), self.row[here], self.identity[here], self.shape[here], self.tree[here]
+        )
+
+
+def executions(frame: Frame, excluded: np.ndarray) -> Arrivals:
     """The executions of a frame that were seen as they happened, without those of excluded workloads.
 
     Args:
@@ -111,41 +147,75 @@ def executions(frame: Frame, excluded: np.ndarray) -> Executions:
     kept = np.flatnonzero(~frame.has(Flag.SNAPSHOT) & ~excluded[frame.identity[frame.exec_image]])
     image = frame.exec_image[kept]
     rows = frame.images.section.rows
-    own = rows[image]
+    own = rows.take(image)
     ancestors = frame.ancestors[image]
-    exe = frame.exe.hashes()
+    exe = _padded(frame.exe.hashes())
     time = frame.batch.wall_ns(own["time"])
-    user = _users(own)
-    parent_row = ancestors[:, 0]
-    begin, length = (column[image] for column in frame.images.section.column("argv"))
-    spoken, entropy = words(frame.images.section.heap, begin, length)
+    user = _users(own["uid"], own["euid"])
+    spoken, entropy = _spoken(frame, image)
     levels = _levels(frame, image, own)
-    day = (time % _DAY_NS) * (2 * np.pi / _DAY_NS)
-    depth, kind = _paths(frame)
-    code = frame.exe.codes[image]
-    flags = own["flags"]
-    hidden = (kind[code] == _SHARED_CLASS) | ((flags & np.uint32(_ODD)) != 0)
-    shape = np.column_stack((
-        np.log2(1.0 + own["argc"]), np.log2(1.0 + own["argv_length"]), entropy, depth[code],
-        np.where(flags & np.uint32(Flag.MEMFD), 4.0, kind[code]),
-        (parent_row >= 0) & (user != _users(rows[parent_row])) if len(rows) else np.zeros(0),
-        (flags & np.uint32(_GAIN)) != 0, (flags & np.uint32(_ODD)) != 0, own["tty"] != 0, (ancestors >= 0).sum(axis=1),
-        np.where(hidden, HIDDEN, intent(frame.exe.values)[code]), np.sin(day), np.cos(day),
-    )).astype(np.float64)  # fmt: skip
-    return Executions(
-        row=kept, time=time, sequence=frame.exec_sequence[kept], process=own["process_uid"], pid=own["pid"],
-        start=frame.batch.wall_ns(own["start_time"]), workload=np.where(levels[:, 0] != 0, levels[:, 0], levels[:, 1]), identity=frame.identity[image],
-        levels=levels, exe=exe[image], parent=_at(exe, ancestors[:, 0]), grandparent=_at(exe, ancestors[:, 1]), user=user, words=spoken, shape=shape,
-        tree=np.column_stack((own["process_uid"], *(_at(rows["process_uid"], ancestors[:, level]) for level in range(ancestors.shape[1])))),
+    process = own["process_uid"]
+    tree = np.empty((len(kept), 1 + ancestors.shape[1]), np.uint64)
+    tree[:, 0], tree[:, 1:] = process, _padded(rows["process_uid"]).take(ancestors)
+    return Arrivals(
+        Executions(
+            time=time, sequence=frame.exec_sequence[kept], process=process, pid=own["pid"], start=frame.batch.wall_ns(own["start_time"]),
+            workload=np.where(levels[:, 0] != 0, levels[:, 0], levels[:, 1]), levels=levels, exe=exe[image], parent=exe[ancestors[:, 0]],
+            grandparent=exe[ancestors[:, 1]], user=user, words=spoken,
+        ),
+        row=kept, identity=frame.identity[image], shape=_shape(frame, image, own, ancestors, user, entropy, time), tree=tree,
     )  # fmt: skip
 
 
-def _users(rows: np.ndarray) -> np.ndarray:
-    return combine((rows["uid"].astype(np.uint64) << np.uint64(32)) | rows["euid"], _SPOKEN)
+def _spoken(frame: Frame, image: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """What `words` says of the command lines of images. Two of three are in a batch several times: each is read once."""
+    offsets, heap = frame.images.section.bytes_column("argv")
+    buffers = [None, pa.py_buffer(offsets.astype(np.int32)), pa.py_buffer(np.ascontiguousarray(heap))]
+    lines = pa.Array.from_buffers(pa.binary(), len(offsets) - 1, buffers).dictionary_encode()
+    code = lines.indices.to_numpy()
+    which = np.empty(len(lines.dictionary), np.int64)
+    which[code] = np.arange(len(code))
+    spoken, entropy = words(heap, offsets[which], np.diff(offsets)[which])
+    code = code[image]
+    return spoken.take(code, axis=0), entropy.take(code)
 
 
-def _at(column: np.ndarray, rows: np.ndarray) -> np.ndarray:
-    return np.where(rows >= 0, column[rows], np.uint64(0)) if len(column) else np.zeros(len(rows), np.uint64)
+def _shape(
+    frame: Frame,
+    image: np.ndarray,
+    own: np.ndarray,
+    ancestors: np.ndarray,
+    user: np.ndarray,
+    entropy: np.ndarray,
+    time: np.ndarray,
+) -> np.ndarray:
+    """See `Arrivals.shape`; `own` are the rows of `image`."""
+    rows = frame.images.section.rows
+    users = _padded(_users(rows["uid"], rows["euid"]))
+    depth, kind = _paths(frame)
+    code = frame.exe.codes[image]
+    flags = own["flags"]
+    odd = (flags & np.uint32(_ODD)) != 0
+    hidden = (kind[code] == _SHARED_CLASS) | odd
+    day = (time % _DAY_NS) * (2 * np.pi / _DAY_NS)
+    columns = (
+        np.log2(1.0 + own["argc"]), np.log2(1.0 + own["argv_length"]), entropy, depth[code], np.where(flags & np.uint32(Flag.MEMFD), 4.0, kind[code]),
+        (ancestors[:, 0] >= 0) & (user != users[ancestors[:, 0]]), (flags & np.uint32(_GAIN)) != 0, odd, own["tty"] != 0,
+        np.count_nonzero(ancestors >= 0, axis=1), np.where(hidden, HIDDEN, intent(frame.exe.values)[code]), np.sin(day), np.cos(day),
+    )  # fmt: skip
+    out = np.empty((len(image), len(columns)))
+    for at, column in enumerate(columns):
+        out[:, at] = column
+    return out
+
+
+def _padded(column: np.ndarray) -> np.ndarray:
+    """A column of all images with a 0 at its end, which is what row -1 finds."""
+    return np.append(column, column.dtype.type(0))
+
+
+def _users(uid: np.ndarray, euid: np.ndarray) -> np.ndarray:
+    return combine((uid.astype(np.uint64) << np.uint64(32)) | euid, _SPOKEN)
 
 
 def _levels(frame: Frame, image: np.ndarray, own: np.ndarray) -> np.ndarray:

@@ -11,10 +11,11 @@ from typing import Final, NamedTuple
 
 import numpy as np
 
-from daemoneye.events.sets import ranks
+from daemoneye.events.sets import groups
 from daemoneye_analytics.behaviour.catalogue import PROCESS_FEATURES
-from daemoneye_analytics.behaviour.counts import Counts
-from daemoneye_analytics.behaviour.executions import Executions
+from daemoneye_analytics.behaviour.counts import Counts, Things
+from daemoneye_analytics.behaviour.executions import Arrivals, Executions
+from daemoneye_analytics.behaviour.tokens import WORDS
 from daemoneye_analytics.frame import combine
 
 
@@ -47,19 +48,27 @@ class Measured(NamedTuple):
     features: np.ndarray
     new: np.ndarray
 
+    def take(self, index: np.ndarray) -> Measured:
+        """Some rows: int array."""
+        return Measured(*(column.take(index, axis=0) for column in self))
+
     def column(self, name: str) -> np.ndarray:
         """One feature, shape (n,)."""
         return self.features[:, _COLUMN[name]]
 
 
 class Links(NamedTuple):
-    """Things of n executions one after another, arrays of one length: whose, what kind, on what condition, what, and the kind's base bits."""
+    """Things of n executions one after another, arrays of one length: whose, what kind, on what condition, what, and the kind's base bits.
+
+    `column` is the place of each word on its command line.
+    """
 
     row: np.ndarray
     kind: np.ndarray
     condition: np.ndarray
     thing: np.ndarray
     base_bits: np.ndarray
+    column: np.ndarray
 
 
 def links(e: Executions) -> Links:
@@ -83,25 +92,29 @@ def links(e: Executions) -> Links:
         np.concatenate(conditions),
         np.concatenate(things).astype(np.uint64),
         np.repeat(np.array([kind.base_bits for kind in KINDS]), each),
+        column,
     )
 
 
-def measure(counts: Counts, e: Executions) -> Measured:
+def measure(counts: Counts, arrived: Arrivals) -> Measured:
     """Features of executions; those that are the same for the counts are looked up once."""
-    _, first, inverse = np.unique(e.signature, return_index=True, return_inverse=True)
-    few = _few(counts, e.take(first))
-    return Measured(np.column_stack((few.features[inverse], e.shape)), few.new[inverse])
+    first, inverse = groups(arrived.executions.signature)
+    few = _few(counts, arrived.executions.take(first))
+    features = np.empty((len(inverse), len(PROCESS_FEATURES)))
+    counted = few.features.shape[1]
+    features[:, :counted], features[:, counted:] = few.features.take(inverse, axis=0), arrived.shape
+    return Measured(features, few.new.take(inverse, axis=0))
 
 
 def _few(counts: Counts, e: Executions) -> Measured:
     n = len(e)
     chain = links(e)
-    found = counts.surprisal(e.levels[chain.row], chain.kind, chain.condition, chain.thing, chain.base_bits)
+    found = counts.surprisal(*_things(e, chain), chain.base_bits)
     # A condition that nobody ever showed says nothing of what follows it.
     silent = (chain.thing == 0) | ((found.fleet == chain.base_bits) & (chain.kind != EXE.number))
     here, fleet = np.where(silent, 0.0, found.bits), np.where(silent, 0.0, found.fleet)
     exe, parent, user, tree = here[: 4 * n].reshape(4, n)
-    words, fleet_words = _top(chain.row[4 * n :], here[4 * n :], fleet[4 * n :], n)
+    words, fleet_words = _top(chain.row[4 * n :], chain.column, here[4 * n :], fleet[4 * n :], n)
     rarity = exe + parent + words
     relative = rarity - fleet[: 2 * n].reshape(2, n).sum(axis=0) - fleet_words
     known = slice(0, 3 * n)
@@ -114,18 +127,32 @@ def _few(counts: Counts, e: Executions) -> Measured:
     return Measured(np.column_stack((exe, parent, user, words, tree, rarity, relative, (new != 0).sum(axis=1))), new)
 
 
-def _top(row: np.ndarray, here: np.ndarray, fleet: np.ndarray, n: int) -> tuple[np.ndarray, np.ndarray]:
+def _top(
+    row: np.ndarray, column: np.ndarray, here: np.ndarray, fleet: np.ndarray, n: int
+) -> tuple[np.ndarray, np.ndarray]:
     """Mean bits of the most surprising words of each of n executions, here and in the fleet; 0 without words."""
-    order = np.lexsort((-here, row))
-    top = order[ranks(row[order]) < _TOP_WORDS]
-    number = np.maximum(np.bincount(row[top], minlength=n), 1)
-    mean, fleet_mean = (np.bincount(row[top], weights=bits[top], minlength=n) / number for bits in (here, fleet))
+    bits, fleet_bits = np.full((n, WORDS), -1.0), np.zeros((n, WORDS))
+    bits[row, column], fleet_bits[row, column] = here, fleet
+    sums, number, every = np.zeros((2, n)), np.zeros(n), np.arange(n)
+    for _ in range(_TOP_WORDS):
+        top = bits.argmax(axis=1)
+        there = bits[every, top] >= 0
+        sums += np.where(there, (bits[every, top], fleet_bits[every, top]), 0.0)
+        number += there
+        bits[every, top] = -1.0
+    mean, fleet_mean = sums / np.maximum(number, 1)
     return mean, fleet_mean
+
+
+def _things(e: Executions, chain: Links) -> tuple[np.ndarray, Things]:
+    """Contexts and things as `Counts` wants them."""
+    first, whose = groups(combine(*e.levels.T))
+    return e.levels[first], Things(whose[chain.row], chain.kind, chain.condition, chain.thing)
 
 
 def learn(counts: Counts, e: Executions, weight: np.ndarray, hour: int) -> None:
     """Count executions with these weights (float, shape (n,)), the same ones together; `hour` counts up with the events' time."""
-    _, first, inverse = np.unique(e.signature, return_index=True, return_inverse=True)
+    first, inverse = groups(e.signature)
     e, weight = e.take(first), np.bincount(inverse, weights=weight)
     chain = links(e)
-    counts.learn(e.levels[chain.row], chain.kind, chain.condition, chain.thing, weight[chain.row], hour)
+    counts.learn(*_things(e, chain), weight[chain.row], hour)

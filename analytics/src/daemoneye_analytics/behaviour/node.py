@@ -6,14 +6,14 @@ Responsible for where in the stream learning happens: at ticks of the events' ti
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import fields
 from typing import Any, Final
 
 import numpy as np
 
 from daemoneye.errors import CorruptData
+from daemoneye.events.sets import groups
 from daemoneye_analytics.behaviour.catalogue import PROCESS_FEATURES
-from daemoneye_analytics.behaviour.executions import Executions
+from daemoneye_analytics.behaviour.executions import COLUMNS, Arrivals, Executions
 from daemoneye_analytics.behaviour.features import Measured
 from daemoneye_analytics.behaviour.telling import Place
 from daemoneye_analytics.behaviour.windows import BIN_NS, OpenWindows, Rows
@@ -22,7 +22,6 @@ from daemoneye_analytics.pods import Pod
 
 TICK_NS: Final = 10_000_000_000
 BLOCK: Final = 1000
-_COLUMNS: Final = tuple(column.name for column in fields(Executions))
 
 
 class Node:
@@ -45,17 +44,18 @@ class Node:
         self.tick = 0
         self._count = 0
 
-    def steps(self, e: Executions) -> Iterator[tuple[int, bool, Executions]]:
+    def steps(self, arrived: Arrivals) -> Iterator[tuple[int, bool, Arrivals]]:
         """Executions in steps between which something may be learned: the tick of each, whether a block of executions ended before it, and the rows."""
-        if not len(e):
+        n = len(arrived)
+        if not n:
             return
-        tick = np.maximum.accumulate(np.maximum(e.time // TICK_NS, self.tick))
-        block = (self._count + np.arange(len(e))) // BLOCK
+        tick = np.maximum.accumulate(np.maximum(arrived.executions.time // TICK_NS, self.tick))
+        block = (self._count + np.arange(n)) // BLOCK
         begun = self._count // BLOCK if self._count % BLOCK else self._count // BLOCK - 1
-        self._count += len(e)
+        self._count += n
         borders = np.flatnonzero((np.diff(tick) != 0) | (np.diff(block) != 0)) + 1
-        for first, last in zip([0, *borders.tolist()], [*borders.tolist(), len(e)], strict=True):
-            yield int(tick[first]), int(block[first]) != begun, e.take(np.arange(first, last))
+        for first, last in zip([0, *borders.tolist()], [*borders.tolist(), n], strict=True):
+            yield int(tick[first]), int(block[first]) != begun, arrived.span(first, last)
             begun = int(block[first])
 
     def enter(self, tick: int) -> bool:
@@ -70,14 +70,13 @@ class Node:
         self.places.clear()
         self.told.clear()
 
-    def hear(self, frame: Frame, e: Executions) -> None:
+    def hear(self, frame: Frame, arrived: Arrivals) -> None:
         """Learn whose the executions are: once for each workload in a bin."""
-        _, first = np.unique(e.workload, return_index=True)
-        for at in first.tolist():
-            key = int(e.workload[at])
+        first, _ = groups(arrived.executions.workload)
+        for at, key in zip(first.tolist(), arrived.executions.workload[first].tolist(), strict=True):
             if key not in self.places:
-                identity = frame.identities[int(e.identity[at])]
-                row = frame.images.section.rows[frame.exec_image[int(e.row[at])]]
+                identity = frame.identities[int(arrived.identity[at])]
+                row = frame.images.section.rows[frame.exec_image[int(arrived.row[at])]]
                 pod = frame.pods.of(int(row["cgroup_id"]), int(row["cgroup_v1_id"]))
                 self.places[key] = Place(identity.workload, identity.container_id, identity.pod_uid, pod)
 
@@ -86,7 +85,7 @@ class Node:
         rows = self.windows.rows
         arrays: dict[str, np.ndarray] = {}
         if rows is not None:
-            arrays = {f"e_{name}": getattr(rows.executions, name) for name in _COLUMNS}
+            arrays = {f"e_{name}": getattr(rows.executions, name) for name in COLUMNS}
             arrays |= {
                 "features": rows.measured.features,
                 "new": rows.measured.new,
@@ -94,7 +93,7 @@ class Node:
                 "flagged": rows.flagged,
             }
         for at, (e, weight) in enumerate(self.pending):
-            arrays |= {f"p{at}_{name}": getattr(e, name) for name in _COLUMNS} | {f"p{at}_weight": weight}
+            arrays |= {f"p{at}_{name}": getattr(e, name) for name in COLUMNS} | {f"p{at}_weight": weight}
         places = [[key, p.workload, p.container_id, p.pod_uid, list(p.pod)] for key, p in self.places.items()]
         plain = {
             "place": list(self.place), "tick": self.tick, "count": self._count, "bin": self.windows.bin, "places": places,
@@ -130,14 +129,14 @@ class Node:
                 and arrays["scores"].shape[1] == models
             ):
                 node.windows.rows = Rows(
-                    Executions(*(arrays[f"e_{name}"] for name in _COLUMNS)),
+                    Executions(*(arrays[f"e_{name}"] for name in COLUMNS)),
                     Measured(arrays["features"], arrays["new"]),
                     arrays["scores"],
                     arrays["flagged"],
                 )
             for at in range(int(plain["pending"])):
                 node.pending.append(
-                    (Executions(*(arrays[f"p{at}_{name}"] for name in _COLUMNS)), arrays[f"p{at}_weight"])
+                    (Executions(*(arrays[f"p{at}_{name}"] for name in COLUMNS)), arrays[f"p{at}_weight"])
                 )
         except (KeyError, TypeError, ValueError, AttributeError, IndexError) as error:
             msg = f"not a node's windows: {error!r}"

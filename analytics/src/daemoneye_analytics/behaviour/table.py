@@ -16,6 +16,7 @@ _SMALLEST: Final = 1 << 10
 # When the table is full an eighth goes at once, so that the cost of forgetting is spread.
 _KEEP: Final = 0.875
 _EMPTY: Final = np.uint64(0)
+_AHEAD: Final = np.arange(1, 9)
 
 
 class Table:
@@ -41,19 +42,24 @@ class Table:
         return self.key.nbytes + self.weight.nbytes + self.second.nbytes + self.last.nbytes
 
     def find(self, keys: np.ndarray) -> np.ndarray:
-        """Slot of each key, int64, shape of `keys`; -1 where it was never seen. Slots are valid until the next `add`."""
+        """Slot of each key, int64, shape (n,); -1 where it was never seen. Slots are valid until the next `add`."""
         keys = _real(keys)
-        at = (splitmix64(keys) & self._mask).astype(np.int64)
+        at = (splitmix64(keys) & self._mask).view(np.int64)
         held = self.key[at]
-        out = np.where(held == keys, at, -1)
-        todo = np.flatnonzero((held != keys) & (held != _EMPTY))
+        hit = held == keys
+        out = np.where(hit, at, -1)
+        todo = np.flatnonzero(~hit & (held != _EMPTY))
+        at = at[todo]
         while len(todo):
-            step = (at[todo] + 1) & int(self._mask)
-            at[todo] = step
-            held = self.key[step]
-            hit = held == keys[todo]
-            out[todo[hit]] = step[hit]
-            todo = todo[~hit & (held != _EMPTY)]
+            # The next places lie beside each other in memory: several at once cost what one costs.
+            ahead = (at[:, None] + _AHEAD) & int(self._mask)
+            held = self.key[ahead]
+            hit = held == keys[todo, None]
+            ended = hit | (held == _EMPTY)
+            row, step = np.arange(len(todo)), ended.argmax(axis=1)
+            found, over = hit[row, step], ended[row, step]
+            out[todo[found]] = ahead[row, step][found]
+            todo, at = todo[~over], ahead[~over, -1]
         return out
 
     def values(self, keys: np.ndarray) -> np.ndarray:
@@ -62,10 +68,18 @@ class Table:
 
     @staticmethod
     def at(column: np.ndarray, slots: np.ndarray) -> np.ndarray:
-        """A column at slots that `find` gave; 0 where the slot is -1."""
-        return np.where(slots >= 0, column[slots], column.dtype.type(0))
+        """A column at slots that `find` gave; 0 where the slot is -1: the last place of each column stays empty."""
+        return column[slots]
 
-    def add(self, keys: np.ndarray, weights: np.ndarray, last: int, second: np.ndarray | None = None) -> np.ndarray:
+    def add(
+        self,
+        keys: np.ndarray,
+        weights: np.ndarray,
+        last: int,
+        second: np.ndarray | None = None,
+        *,
+        slots: np.ndarray | None = None,
+    ) -> np.ndarray:
         """Add to distinct keys, those never seen are entered; which ones were new, bool, shape (n,).
 
         Args:
@@ -73,13 +87,14 @@ class Table:
             weights: Shape (n,), what is added.
             last: When, in a unit of the user's that rises.
             second: Shape (n,), what is added to the second number.
+            slots: What `find` says of the keys, where the caller knows it.
         """
         keys = _real(keys)
-        slots = self.find(keys)
+        slots = self.find(keys) if slots is None else slots.copy()
         new = slots < 0
         count = int(new.sum())
         if count:
-            if 2 * (self._used + count) > len(self.key):
+            if 2 * (self._used + count) > int(self._mask) + 1:
                 self._rebuild(np.flatnonzero(self.key != _EMPTY), self._used + count)
                 slots = self.find(keys)
             slots[new] = self._enter(keys[new])
@@ -137,15 +152,16 @@ class Table:
             self._forget()
 
     def _allocate(self, size: int) -> None:
-        self.key = np.zeros(size, np.uint64)
-        self.weight = np.zeros(size, np.float32)
-        self.second = np.zeros(size, np.float32)
-        self.last = np.zeros(size, np.uint32)
+        # One place more than keys are put in: see `at`.
+        self.key = np.zeros(size + 1, np.uint64)
+        self.weight = np.zeros(size + 1, np.float32)
+        self.second = np.zeros(size + 1, np.float32)
+        self.last = np.zeros(size + 1, np.uint32)
         self._mask = np.uint64(size - 1)
 
     def _enter(self, keys: np.ndarray) -> np.ndarray:
         """Slots for distinct keys that are not there; there is room."""
-        at = (splitmix64(keys) & self._mask).astype(np.int64)
+        at = (splitmix64(keys) & self._mask).view(np.int64)
         todo = np.arange(len(keys))
         while len(todo):
             place = at[todo]

@@ -6,14 +6,14 @@ one span of `BIN_NS` of the events' time, of at most `SIZE` executions: the next
 
 from __future__ import annotations
 
-from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Final, NamedTuple
 
 import numpy as np
 
-from daemoneye.events.sets import ranks
+from daemoneye.events.codec import starts
+from daemoneye.events.sets import groups, ranks
 from daemoneye_analytics.behaviour.executions import Executions
 from daemoneye_analytics.behaviour.features import Measured
 
@@ -23,6 +23,8 @@ TOP: Final = 3
 SUSPICIOUS: Final = 5
 """Processes of a window that count most."""
 NOTABLE_BITS: Final = 8.0
+_CLOSED: Final = -1
+_ROOM: Final = 1024
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,14 +46,16 @@ class Rows:
     def __len__(self) -> int:
         return len(self.flagged)
 
-    def take(self, index: np.ndarray) -> Rows:
-        """Some of them."""
-        return Rows(
-            self.executions.take(index),
-            Measured(*(column[index] for column in self.measured)),
-            self.scores[index],
-            self.flagged[index],
-        )
+    @property
+    def columns(self) -> list[np.ndarray]:
+        """All columns in order."""
+        return [*self.executions.columns, *self.measured, self.scores, self.flagged]
+
+    @classmethod
+    def of(cls, columns: Sequence[np.ndarray]) -> Rows:
+        """The inverse of `columns`."""
+        *executions, features, new, scores, flagged = columns
+        return cls(Executions(*executions), Measured(features, new), scores, flagged)
 
 
 class Windows(NamedTuple):
@@ -94,28 +98,34 @@ class OpenWindows:
 
     def __init__(self) -> None:
         self.bin = -1
-        self._parts: list[Rows] = []
-        self._sizes: Counter[int] = Counter()
+        self._clear()
 
     @property
     def rows(self) -> Rows | None:
-        """The rows in order of time; None where there are none."""
-        if len(self._parts) > 1:
-            self._parts = [_joined(self._parts)]
-        return self._parts[0] if self._parts else None
+        """The rows in order of time, copied; None where there are none."""
+        open_ = np.flatnonzero(self._number[: self._length] != _CLOSED)
+        return Rows.of([column.take(open_, axis=0) for column in self._columns]) if len(open_) else None
 
     @rows.setter
     def rows(self, rows: Rows | None) -> None:
-        self._parts = [] if rows is None else [rows]
-        self._sizes = Counter() if rows is None else Counter(rows.executions.workload.tolist())
+        self._clear()
+        if rows is not None and len(rows):
+            self._put(rows)
 
     def close(self) -> Windows | None:
         """All windows, closed by time; None where there are none."""
-        rows, self.rows = self.rows, None
-        if rows is None or not len(rows):
+        rows = (
+            self.rows
+            if self._closed
+            else Rows.of([column[: self._length] for column in self._columns])
+            if self._length
+            else None
+        )
+        self._clear()
+        if rows is None:
             return None
-        _, of = np.unique(rows.executions.workload, return_inverse=True)
-        return _windows(rows, of, np.ones(int(of.max()) + 1, bool), (self.bin + 1) * BIN_NS)
+        first, of = groups(rows.executions.workload)
+        return _windows(rows, of, np.ones(len(first), bool), (self.bin + 1) * BIN_NS)
 
     def add(self, rows: Rows) -> Windows | None:
         """Take in rows of the bin that is open.
@@ -125,29 +135,67 @@ class OpenWindows:
         """
         if not len(rows):
             return None
-        self._parts.append(rows)
-        workloads, sizes = np.unique(rows.executions.workload, return_counts=True)
-        self._sizes.update(dict(zip(workloads.tolist(), sizes.tolist(), strict=True)))
-        full = [key for key in workloads.tolist() if self._sizes[key] >= SIZE]
-        looked = np.union1d(np.array(full, np.uint64), rows.executions.workload[notable(rows.measured)])
-        return self._take(looked) if len(looked) else None
+        numbers = self._put(rows)
+        # One more for closed rows, whose number is -1.
+        looked = np.append(self._sizes >= SIZE, False)
+        looked[numbers[notable(rows.measured)]] = True
+        here = np.flatnonzero(looked.take(self._number[: self._length]))
+        return self._take(here) if len(here) else None
 
-    def _take(self, workloads: np.ndarray) -> Windows:
-        """The windows of some workloads; the full ones are taken out."""
-        held = self.rows
-        assert held is not None  # noqa: S101 - something was added
-        here = np.isin(held.executions.workload, workloads)
-        mine = held.take(np.flatnonzero(here))
-        _, code = np.unique(mine.executions.workload, return_inverse=True)
+    def _clear(self) -> None:
+        # Columns as `Rows` has them, with room for more; the first `_length` rows are used, those of closed windows until they are too many.
+        self._columns: list[np.ndarray] = []
+        self._length = self._closed = 0
+        self._number = np.zeros(0, np.int32)
+        self._numbers: dict[int, int] = {}
+        self._sizes = np.zeros(0, np.int64)
+
+    def _put(self, rows: Rows) -> np.ndarray:
+        """Append rows; the number of each one's workload, int32."""
+        first, code = groups(rows.executions.workload)
+        known = self._numbers
+        numbers = np.array(
+            [known.setdefault(key, len(known)) for key in rows.executions.workload[first].tolist()], np.int32
+        )
+        self._sizes = np.append(self._sizes, np.zeros(len(known) - len(self._sizes), np.int64))
+        self._sizes[numbers] += np.bincount(code)
+        begin, end = self._length, self._length + len(rows)
+        if end > len(self._number):
+            self._grow(rows, end)
+        for column, more in zip((*self._columns, self._number), (*rows.columns, numbers[code]), strict=True):
+            column[begin:end] = more
+        self._length = end
+        return self._number[begin:end]
+
+    def _grow(self, rows: Rows, least: int) -> None:
+        """Room for so many rows at least, in place: nobody else holds the columns."""
+        self._columns = self._columns or [np.empty((0, *column.shape[1:]), column.dtype) for column in rows.columns]
+        for column in (*self._columns, self._number):
+            column.resize((max(_ROOM, least + least // 4), *column.shape[1:]), refcheck=False)
+
+    def _take(self, here: np.ndarray) -> Windows:
+        """The windows of some rows, all of their workloads'; the full ones are taken out."""
+        mine = Rows.of([column.take(here, axis=0) for column in self._columns])
+        _, code = groups(mine.executions.workload)
         order = np.argsort(code, kind="stable")
         rank = np.empty(len(code), np.int64)
         rank[order] = ranks(code[order])
-        part, of = np.unique(code * len(code) + rank // SIZE, return_inverse=True)
-        full = np.bincount(of, minlength=len(part)) == SIZE
+        first, of = groups(code * len(code) + rank // SIZE)
+        full = np.bincount(of, minlength=len(first)) == SIZE
         if full.any():
-            here[here] = full[of]
-            self.rows = held.take(np.flatnonzero(~here))
+            gone = here[full[of]]
+            self._sizes -= np.bincount(self._number[gone], minlength=len(self._sizes))
+            self._number[gone] = _CLOSED
+            self._closed += len(gone)
+            if self._closed > max(_ROOM, self._length // 2):
+                self._compact()
         return _windows(mine, of, full, None)
+
+    def _compact(self) -> None:
+        open_ = np.flatnonzero(self._number[: self._length] != _CLOSED)
+        for column in (*self._columns, self._number):
+            column[: len(open_)] = column.take(open_, axis=0)
+        self._length, self._closed = len(open_), 0
 
 
 def notable(measured: Measured) -> np.ndarray:
@@ -156,24 +204,24 @@ def notable(measured: Measured) -> np.ndarray:
 
 
 def _windows(rows: Rows, of: np.ndarray, closed: np.ndarray, end: int | None) -> Windows:
-    count = len(closed)
-    e = rows.executions
-    size = np.bincount(of, minlength=count)
-    first = np.full(count, np.iinfo(np.int64).max)
-    np.minimum.at(first, of, e.time)
-    last = np.full(count, np.iinfo(np.int64).min)
-    np.maximum.at(last, of, e.time)
-    workload = np.zeros(count, np.uint64)
-    workload[of] = e.workload
+    """The windows of rows, of which each has one at least; see `Windows`."""
+    e, measured = rows.executions, rows.measured
+    size = np.bincount(of, minlength=len(closed))
+    order, begin = np.argsort(of, kind="stable"), starts(size)
+    time = e.time[order]
+    programs = _Programs.of(of, e.program)
     statistics = np.column_stack((
-        _largest_sum(of, e.program, rows.measured.column("rarity_bits"), count, TOP),
-        _largest_sum(of, e.program, suspicion(rows.measured), count, SUSPICIOUS),
-        np.bincount(of, weights=rows.measured.column("relative_bits"), minlength=count) / size,
-        _distinct(of, rows.measured.new, count),
-        *(_largest(of, scores, count) for scores in rows.scores.T),
+        programs.largest_sum(measured.column("rarity_bits"), len(closed), TOP),
+        programs.largest_sum(suspicion(measured), len(closed), SUSPICIOUS),
+        np.bincount(of, weights=measured.column("relative_bits"), minlength=len(closed)) / size,
+        _distinct(of, measured.new, len(closed)),
+        np.fmax.reduceat(rows.scores.take(order, axis=0), begin),
     ))  # fmt: skip
-    ends = last if end is None else np.maximum(last, end)
-    return Windows(rows, of, workload, first, ends, size, statistics, closed)
+    last = np.maximum.reduceat(time, begin)
+    return Windows(
+        rows, of, e.workload[order[begin]], np.minimum.reduceat(time, begin), last if end is None else np.maximum(last, end), size, statistics,
+        closed,
+    )  # fmt: skip
 
 
 def suspicion(measured: Measured) -> np.ndarray:
@@ -181,36 +229,37 @@ def suspicion(measured: Measured) -> np.ndarray:
     return np.maximum(np.minimum(measured.column("rarity_bits"), 20.0) + 1.5 * measured.column("intent"), 0.0)
 
 
-def _largest_sum(of: np.ndarray, program: np.ndarray, bits: np.ndarray, count: int, number: int) -> np.ndarray:
-    """Sum of the bits of each window's `number` programs that have most."""
-    order = np.lexsort((-bits, program, of))
-    head = np.ones(len(order), bool)
-    head[1:] = (program[order][1:] != program[order][:-1]) | (of[order][1:] != of[order][:-1])
-    each = order[head]
-    each = each[np.lexsort((-bits[each], of[each]))]
-    top = each[ranks(of[each]) < number]
-    return np.bincount(of[top], weights=bits[top], minlength=count)
+class _Programs(NamedTuple):
+    """The rows of windows by window and program: their order, where each program begins in it, and its window, int64."""
+
+    order: np.ndarray
+    begin: np.ndarray
+    window: np.ndarray
+
+    @classmethod
+    def of(cls, of: np.ndarray, program: np.ndarray) -> _Programs:
+        """Programs of the rows of windows."""
+        first, code = groups(program)
+        pair = of * len(first) + code
+        order = np.argsort(pair)
+        begin = np.flatnonzero(np.diff(pair[order], prepend=-1))
+        return cls(order, begin, of[order[begin]])
+
+    def largest_sum(self, bits: np.ndarray, count: int, number: int) -> np.ndarray:
+        """Sum of the bits of each window's `number` programs that have most, float64, shape (count,)."""
+        most = np.maximum.reduceat(bits[self.order], self.begin)
+        by_size = np.lexsort((-most, self.window))
+        window = self.window[by_size]
+        top = by_size[np.arange(len(window)) - starts(np.bincount(window, minlength=count))[window] < number]
+        return np.bincount(self.window[top], weights=most[top], minlength=count)
 
 
 def _distinct(of: np.ndarray, new: np.ndarray, count: int) -> np.ndarray:
     """Different things that are new, of each window."""
     row, column = np.nonzero(new)
-    pairs = np.unique(np.column_stack((of[row].astype(np.uint64), new[row, column])), axis=0)
-    return np.bincount(pairs[:, 0].astype(np.int64), minlength=count).astype(np.float64)
-
-
-def _largest(of: np.ndarray, scores: np.ndarray, count: int) -> np.ndarray:
-    """Largest score of each window; NaN where there is none."""
-    out = np.full(count, -np.inf)
-    known = ~np.isnan(scores)
-    np.maximum.at(out, of[known], scores[known])
-    return np.where(np.isinf(out), np.nan, out)
-
-
-def _joined(parts: Sequence[Rows]) -> Rows:
-    return Rows(
-        Executions.joined([part.executions for part in parts]),
-        Measured(*(np.concatenate(columns) for columns in zip(*(part.measured for part in parts), strict=True))),
-        np.concatenate([part.scores for part in parts]),
-        np.concatenate([part.flagged for part in parts]),
-    )
+    thing, window = new[row, column], of[row]
+    order = np.lexsort((thing, window))
+    thing, window = thing[order], window[order]
+    head = np.ones(len(order), bool)
+    head[1:] = (thing[1:] != thing[:-1]) | (window[1:] != window[:-1])
+    return np.bincount(window[head], minlength=count).astype(np.float64)

@@ -44,31 +44,38 @@ class Images:
 
         An image newer than the moment is never taken: rather unknown than wrong.
         """
-        left = np.searchsorted(self._uid, uid, "left")
-        at = np.searchsorted(self._uid, uid, "right") - 1
-        while True:
-            late = at >= left
-            late[late] = self._time[at[late]] > time[late]
-            if not late.any():
-                break
-            at = at - late
-        found = at >= left
-        out = np.full(len(uid), -1, np.int64)
-        out[found] = self._order[at[found]]
-        return out
+        return self._newest(*self._spans(uid), time)
 
     def ancestors(self, parent_uid: np.ndarray, time: np.ndarray, depth: int = MAX_DEPTH) -> np.ndarray:
         """Rows of the ancestors of n processes, nearest first, shape (n, depth), int64; -1 from where the chain is unknown."""
-        out = np.full((len(parent_uid), depth), -1, np.int64)
-        rows = self.section.rows
-        uid = parent_uid
+        out = np.full((depth, len(parent_uid)), -1, np.int64)
+        left, right = self._spans(parent_uid)
+        # Where the images' own parents are is looked up once for all levels.
+        parents = self._spans(self.section.rows["parent_uid"])
         for level in range(depth):
-            at = self.find(uid, time)
-            out[:, level] = at
-            if (at < 0).all():
+            at = self._newest(left, right, time)
+            out[level] = at
+            known = at >= 0
+            if not known.any():
                 break
-            uid = np.where(at >= 0, rows["parent_uid"][at], np.uint64(0))
-        return out
+            left, right = (np.where(known, column[at], 0) for column in parents)
+        return np.ascontiguousarray(out.T)
+
+    def _spans(self, uid: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """Where images of processes begin and end in the sorted columns, int64."""
+        return np.searchsorted(self._uid, uid, "left"), np.searchsorted(self._uid, uid, "right")
+
+    def _newest(self, left: np.ndarray, right: np.ndarray, time: np.ndarray) -> np.ndarray:
+        """Row of the newest image of each span that is not newer than a moment; -1 where there is none."""
+        at = right - 1
+        if not len(self._time):
+            return np.full(len(at), -1, np.int64)
+        while True:
+            late = (at >= left) & (self._time[at] > time)
+            if not late.any():
+                break
+            at = at - late
+        return np.where(at >= left, self._order[at], -1)
 
 
 def identity_rows(batch: Batch, rows: np.ndarray, record: str = "cgroup_identity", *, side: str = "") -> np.ndarray:

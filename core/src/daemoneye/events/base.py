@@ -72,9 +72,16 @@ BASE: Final[tuple[Field, ...]] = (
 def splitmix64(value: np.ndarray) -> np.ndarray:
     """Finaliser of SplitMix64 (Steele, Lea, Flood: Fast splittable pseudorandom number generators, 2014), u64 → u64, any shape."""
     x = value + np.uint64(0x9E3779B97F4A7C15)
-    x = (x ^ (x >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
-    x = (x ^ (x >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
-    return x ^ (x >> np.uint64(31))
+    # In place as far as it goes: whole columns are hashed, and a new array a step costs as much as the step.
+    y = x >> np.uint64(30)
+    y ^= x
+    y *= np.uint64(0xBF58476D1CE4E5B9)
+    x = y >> np.uint64(27)
+    x ^= y
+    x *= np.uint64(0x94D049BB133111EB)
+    y = x >> np.uint64(31)
+    y ^= x
+    return y
 
 
 def process_uid(pid: np.ndarray, start_time: np.ndarray) -> np.ndarray:

@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from daemoneye_analytics.behaviour.counts import Counts
+from daemoneye_analytics.behaviour.counts import Counts, Things
 from daemoneye_analytics.behaviour.table import Table
 
 KEYS = st.lists(st.integers(0, 2**64 - 1) | st.integers(0, 40), min_size=1, max_size=60, unique=True)
@@ -71,17 +71,22 @@ def test_state_and_restore_and_what_is_no_table():
         Table(1000).restore({})
 
 
-def shown(counts: Counts, levels: np.ndarray, things: list[int], *, kind: int = 1, base: float = 4.0):
-    n = len(things)
-    return counts.surprisal(
-        np.tile(levels, (n, 1)), np.full(n, kind, np.uint64), np.zeros(n, np.uint64), u64(*things), np.full(n, base)
-    )
+def things(*given: int, kind: int = 1) -> Things:
+    n = len(given)
+    return Things(np.zeros(n, np.int64), np.full(n, kind, np.uint64), np.zeros(n, np.uint64), u64(*given))
 
 
-def taught(levels: np.ndarray, things: list[int]) -> Counts:
+def shown(counts: Counts, levels: np.ndarray, given: list[int], *, base: float = 4.0):
+    return counts.surprisal(levels[None], things(*given), np.full(len(given), base))
+
+
+def learn(counts: Counts, levels: np.ndarray, given: list[int], hour: int) -> None:
+    counts.learn(levels[None], things(*given), np.ones(len(given)), hour)
+
+
+def taught(levels: np.ndarray, given: list[int]) -> Counts:
     counts = Counts()
-    n = len(things)
-    counts.learn(np.tile(levels, (n, 1)), np.full(n, 1, np.uint64), np.zeros(n, np.uint64), u64(*things), np.ones(n), 1)
+    learn(counts, levels, given, 1)
     return counts
 
 
@@ -98,14 +103,7 @@ def test_surprisal_is_witten_bells():
 
 def test_what_is_usual_elsewhere_is_less_surprising_than_what_is_not():
     counts = taught(u64(11, 99), [1] * 1000)
-    counts.learn(
-        np.tile(u64(12, 99), (50, 1)),
-        np.full(50, 1, np.uint64),
-        np.zeros(50, np.uint64),
-        u64(*[2] * 50),
-        np.ones(50),
-        1,
-    )
+    learn(counts, u64(12, 99), [2] * 50, 1)
     known, unknown = shown(counts, u64(11, 99), [2, 3]).bits
     assert known < unknown
     assert (
@@ -118,19 +116,9 @@ def test_the_longer_a_workload_shows_the_same_the_more_a_new_thing_surprises():
     assert long > short + 9
 
 
-THINGS = np.arange(10_000, 16_000, dtype=np.uint64)
-
-
 def test_one_context_cannot_fill_the_table():
     counts = taught(u64(7), list(range(1, 6001)))
-    counts.learn(
-        np.tile(u64(7), (6000, 1)),
-        np.full(6000, 1, np.uint64),
-        np.zeros(6000, np.uint64),
-        np.arange(10_000, 16_000, dtype=np.uint64),
-        np.ones(6000),
-        2,
-    )
+    learn(counts, u64(7), list(range(10_000, 16_000)), 2)
     assert len(counts.items) == 6000  # the first round was one batch; afterwards nothing more is kept
     assert shown(counts, u64(7), [99_999]).bits[0] < 6  # and nothing is surprising there
 
