@@ -13,14 +13,12 @@ import numpy as np
 
 from daemoneye.errors import CorruptData
 from daemoneye.findings import Finding
-from daemoneye_analytics.analyzer import DECADES
+from daemoneye_analytics.analyzer import DECADES, BehavioralAnalyzer
 from daemoneye_analytics.behaviour import features, models, telling
 from daemoneye_analytics.behaviour.counts import Counts
 from daemoneye_analytics.behaviour.executions import Executions, executions
-from daemoneye_analytics.behaviour.judge import Judge
 from daemoneye_analytics.behaviour.lives import Lives, Phase
 from daemoneye_analytics.behaviour.node import TICK_NS, Node
-from daemoneye_analytics.behaviour.scorers import Scorers
 from daemoneye_analytics.behaviour.telling import Alarm, Place
 from daemoneye_analytics.behaviour.windows import Rows, Windows
 from daemoneye_analytics.detectors.base import Declaration, Parameter, State, detector
@@ -79,9 +77,8 @@ class BehavioralAnomaly:
 
     def __init__(self, parameters: Mapping[str, Any]) -> None:
         self._p = parameters
-        self._specs = models.parse([models.read(text) for text in parameters["models"]])
-        self._judge = Judge(self._specs)
-        self._scorers = Scorers(self._judge.process, parameters["update_seconds"])
+        declared = models.parse([models.read(text) for text in parameters["models"]])
+        self._analyzer = BehavioralAnalyzer(declared, parameters["threshold"], parameters["update_seconds"])
         self._counts = Counts(parameters["max_items"])
         self._lives = Lives(
             parameters["max_workloads"], parameters["learning_events"], parameters["learning_seconds"], parameters["quiet_seconds"],
@@ -139,7 +136,7 @@ class BehavioralAnomaly:
         try:
             nodes = [
                 Node.restored(
-                    {name.removeprefix(f"node{at}_"): v for name, v in state.items() if name.startswith(f"node{at}_")}, plain, len(self._judge.process)
+                    {name.removeprefix(f"node{at}_"): v for name, v in state.items() if name.startswith(f"node{at}_")}, plain, len(self._analyzer.process)
                 )
                 for at, plain in enumerate(state["nodes"])
             ]  # fmt: skip
@@ -158,7 +155,8 @@ class BehavioralAnomaly:
         )
         return {
             "phase": str(phase).lower(), **lives, "suppressed": self._repeats.suppressed, "items": len(self._counts.items),
-            "contexts": len(self._counts.contexts), "references": self._judge.summary(), "models": self._scorers.status(), "flagged": len(self._flagged),
+            "contexts": len(self._counts.contexts), "references": self._analyzer.summary(), "models": self._analyzer.scorers.status(),
+            "flagged": len(self._flagged),
             "counted": {
                 "executions": self._measured, **{name: self._lives.counted[name] for name in ("judged", "insufficient", "alarms")},
                 "nominal": self._lives.counted["judged"] * 10.0 ** (-DECADES * self._p["threshold"]),
@@ -171,7 +169,7 @@ class BehavioralAnomaly:
 
     def details(self) -> dict[str, Any]:
         """What is too long for every heartbeat: the calibration of each reference by classes."""
-        return {"references": self._judge.status()}
+        return {"references": self._analyzer.status()}
 
     @property
     def suppressed(self) -> int:
@@ -187,8 +185,8 @@ class BehavioralAnomaly:
         return {
             "counts": self._counts,
             "lives": self._lives,
-            "judge": self._judge,
-            "scorers": self._scorers,
+            "judge": self._analyzer,
+            "scorers": self._analyzer.scorers,
             "repeats": self._repeats,
         }
 
@@ -213,7 +211,7 @@ class BehavioralAnomaly:
         flagged = np.zeros(len(e), bool)
         if self._flagged:
             flagged |= np.isin(e.tree, np.fromiter(self._flagged, np.uint64, len(self._flagged))).any(axis=1)
-        return Rows(e, measured, self._scorers.score(measured), flagged)
+        return Rows(e, measured, self._analyzer.analyze_process(measured), flagged)
 
     def _look(self, node: Node, windows: Windows, frame: Frame) -> list[Finding]:
         """Judge windows, tell what alarms, and note what of the closed ones may be learned."""
@@ -222,12 +220,12 @@ class BehavioralAnomaly:
         begun = zip(keys, places, windows.start.tolist(), strict=True)
         lives = [self._lives.of(key, place.workload, start) for key, place, start in begun]
         learned = np.array([self._lives.learned(life) for life in lives])
-        judgement, sums = self._judge.judge(windows, learned)
-        alarms = judgement.score >= self._p["threshold"]  # NaN never is
+        judgement, sums = self._analyzer.analyze_windows(windows, learned)
+        alarms = judgement.alarm
         flagged = np.bincount(windows.of, weights=windows.rows.flagged, minlength=len(lives)) > 0
         drifted = np.array([life.drifted for life in lives])
         extreme = (judgement.p <= _EXTREME) & ~drifted
-        self._judge.add(windows, sums, learned, windows.closed & ~alarms & ~flagged & ~extreme)
+        self._analyzer.add(windows, sums, learned, windows.closed & ~alarms & ~flagged & ~extreme)
         found = []
         for at, life in enumerate(lives):
             p, score = float(judgement.p[at]), float(judgement.score[at])
@@ -236,7 +234,10 @@ class BehavioralAnomaly:
                 self._lives.judge(life, p, alarm=bool(alarms[at]))
             if not (windows.closed[at] or alarms[at]):
                 continue
-            each = {spec.name: float(value) for spec, value in zip(self._specs, judgement.models[at], strict=True)}
+            each = {
+                model.name: float(value)
+                for model, value in zip(self._analyzer.models, judgement.models[at], strict=True)
+            }
             alarm = Alarm(windows, at, life, self._lives.phase(life), places[at], score, p, each)
             forgiven = bool(alarms[at]) and self._forgiven(alarm)
             if alarms[at] and (finding := self._tell(node, alarm, frame, forgiven=forgiven)):
@@ -276,7 +277,7 @@ class BehavioralAnomaly:
         )
         rows = w.rows.take(mine)
         node.pending.append((rows.executions, np.full(len(mine), weight)))
-        self._scorers.offer(rows.measured)
+        self._analyzer.scorers.offer(rows.measured)
 
     def _learn(self, node: Node) -> None:
         """Count what is pending; train and forget when it is time."""
@@ -289,8 +290,8 @@ class BehavioralAnomaly:
                 np.concatenate([weight for _, weight in pending]),
                 now // _HOUR_NS,
             )
-            self._judge.refresh()
-        if self._scorers.advance(now):
+            self._analyzer.refresh()
+        if self._analyzer.scorers.advance(now):
             self._lives.settle()
         interval = int(self._p["update_seconds"])
         if now - self._decayed >= interval * _SECOND:

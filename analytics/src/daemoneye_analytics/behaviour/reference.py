@@ -22,13 +22,12 @@ P_MIN: Final = 1e-12
 LARGEST: Final = 1e100
 """Statistics beyond this are taken as infinite: sums over the pool stay finite."""
 _FORMAT: Final = 1
+_SIZES: Final = len(SIZES) + 1
 _GROWTH: Final = 0.1
 _STEP: Final = 30
-_UNKNOWN: Final = 3
 _ALIKE: Final = 20
-_ROW: Final = np.dtype([("statistic", "<f8"), ("noise", "<f8"), ("workload", "<u8"), ("size", "u1"), ("learned", "?")])
+_ROW: Final = np.dtype([("statistic", "<f8"), ("workload", "<u8"), ("size", "u1"), ("learned", "?")])
 _SIZE_NAMES: Final = ("1-9 executions", "10-99 executions", "100 and more executions")
-_NOISE_NAMES: Final = ("quiet", "middling", "noisy", "without a median")
 
 
 @dataclass(frozen=True, slots=True)
@@ -59,47 +58,47 @@ class _Class:
 class Reference:
     """Statistics of windows that were judged before: what a new one is compared with. One instance a model.
 
-    Windows are alike by size (1-9, 10-99, 100 and more executions), by how noisy their workload is (thirds of the workloads' own medians), and always by
-    whether the workload has left Learning. A class of fewer than `minimum` windows uses a coarser one: without size, without noise, without both; but
-    not one that its own windows contradict. Where none is left, calibration is insufficient, which is said and not guessed.
+    Windows are alike by size (1-9, 10-99, 100 and more executions) where that matters, and always by whether the workload has left Learning. A class of
+    fewer than `minimum` windows uses all sizes together, unless its own windows contradict them. Where neither is left, calibration is insufficient, which
+    is said and not guessed.
 
     p is (k + 1) / (n + 1) with the k of n windows that are at least as unusual; in the tail it is what was fitted to it, if the fit was validated.
     It follows from the windows of the last `refresh` alone: a window's p is the same alone and among others.
     """
 
-    def __init__(self, capacity: int = 20_000, minimum: int = 300) -> None:
+    def __init__(self, capacity: int = 20_000, minimum: int = 300, *, sized: bool = True) -> None:
         """An empty pool.
 
         Args:
             capacity: Windows kept for workloads in Learning, and again for the others; a third of them for each class of sizes.
             minimum: Windows without which a class does not speak.
+            sized: Whether windows of different sizes are held apart; otherwise all are of one class.
         """
+        self._sized = sized
         self.capacity = capacity
         self.minimum = minimum
         self._rows = np.zeros(0, _ROW)
         self._pending: list[np.ndarray] = []
         self._waiting = 0
-        self._edges = np.full((2, 2), np.nan)
-        self._cells: dict[tuple[int, int, int], _Class | str] = {}
+        self._cells: dict[tuple[int, int], _Class | str] = {}
         self._not_finite = 0
 
-    def p_values(self, statistic: np.ndarray, size: np.ndarray, noise: np.ndarray, learned: np.ndarray) -> np.ndarray:
+    def p_values(self, statistic: np.ndarray, size: np.ndarray, learned: np.ndarray) -> np.ndarray:
         """Probability that a usual window is at least this unusual.
 
         Args:
             statistic: float64, shape (n,): larger is more unusual; infinite is more than anything.
             size: Executions in the window, int, shape (n,).
-            noise: The workload's own running median of the statistic, float64, shape (n,); NaN where it has none yet.
             learned: Whether the workload has left Learning, bool, shape (n,).
 
         Returns:
             float64, shape (n,), in (0, 1]; NaN where calibration is insufficient or the statistic is NaN.
         """
         out = np.full(len(statistic), np.nan)
-        cells = self._cell(size_class(size), noise, learned)
+        cells = _stratum(self._size_class(size), learned)
         known = ~np.isnan(statistic)
         for cell in np.unique(cells[known]):
-            found = self._cells.get((int(cell) // 12, int(cell) // 4 % 3, int(cell) % 4))
+            found = self._cells.get(divmod(int(cell), _SIZES))
             if isinstance(found, _Class):
                 mine = known & (cells == cell)
                 out[mine] = found.p_values(np.clip(statistic[mine], -LARGEST, LARGEST))
@@ -109,16 +108,14 @@ class Reference:
         self,
         statistic: np.ndarray,
         size: np.ndarray,
-        noise: np.ndarray,
         learned: np.ndarray,
         workload: np.ndarray,
     ) -> None:
         """Take in windows after they were judged; they count from the next fit on.
 
         Args:
-            statistic: As for `p_values`, as are `size`, `noise` and `learned`. What is not finite, or larger than `LARGEST`, is left out and counted.
+            statistic: As for `p_values`, as are `size` and `learned`. What is not finite, or larger than `LARGEST`, is left out and counted.
             size: See there.
-            noise: See there.
             learned: See there.
             workload: u64, shape (n,): the workload, of which the pool keeps the newest windows up to its share.
         """
@@ -126,9 +123,8 @@ class Reference:
         self._not_finite += int(np.count_nonzero(~finite))
         rows = np.empty(int(np.count_nonzero(finite)), _ROW)
         rows["statistic"] = statistic[finite]
-        rows["noise"] = noise[finite]
         rows["workload"] = workload[finite]
-        rows["size"] = size_class(size)[finite]
+        rows["size"] = self._size_class(size)[finite]
         rows["learned"] = learned[finite]
         if not len(rows):
             return
@@ -178,8 +174,8 @@ class Reference:
     def status(self) -> dict[str, Any]:
         """Windows held and waiting, and by class whether it is calibrated, with which windows and which tail; JSON."""
         classes = []
-        for (learned, size, noise), found in sorted(self._cells.items(), reverse=True):
-            named = f"{'learned' if learned else 'learning'}, {_SIZE_NAMES[size]}, {_NOISE_NAMES[noise]}"
+        for (learned, size), found in sorted(self._cells.items(), reverse=True):
+            named = f"{'learned' if learned else 'learning'}, {_SIZE_NAMES[size] if self._sized else 'all sizes'}"
             if isinstance(found, str):
                 classes.append({"class": named, "calibration": "insufficient", "reason": found})
                 continue
@@ -198,53 +194,36 @@ class Reference:
             "classes": classes,
         }
 
+    def _size_class(self, size: np.ndarray) -> np.ndarray:
+        return size_class(size) if self._sized else np.zeros(len(size), np.int64)
+
     def _kept(self, rows: np.ndarray) -> np.ndarray:
         """The newest of each workload up to its share, of these the newest of each stratum; in order. Done in parts, it gives the same."""
-        stratum = rows["learned"].astype(np.int64) * 3 + rows["size"]
-        room = max(self.minimum, self.capacity // 3)
+        stratum = _stratum(rows["size"], rows["learned"])
+        room = max(self.minimum, self.capacity // _SIZES if self._sized else self.capacity)
         # Not less than one class needs: a machine with one workload is calibrated too.
         share = max(self.minimum, room // SHARE)
         rows, stratum = (a[_newest((stratum, rows["workload"]), share)] for a in (rows, stratum))
         return rows[_newest((stratum,), room)]
 
-    def _cell(self, size: np.ndarray, noise: np.ndarray, learned: np.ndarray) -> np.ndarray:
-        """Number of the class, (learned * 3 + size) * 4 + noise, of each window."""
-        edges = self._edges[learned.astype(np.int64)]
-        # Comparisons with NaN are false: without edges nothing is noisy.
-        level = (noise > edges[:, 0]).astype(np.int64) + (noise > edges[:, 1])
-        level[~np.isfinite(noise)] = _UNKNOWN
-        return (learned.astype(np.int64) * 3 + size) * 4 + level
-
     def _fit(self) -> None:
         rows = self._rows
-        for learned in (0, 1):
-            known = rows["noise"][(rows["learned"] == learned) & np.isfinite(rows["noise"])]
-            self._edges[learned] = np.quantile(known, (1 / 3, 2 / 3)) if len(known) else np.nan
-        cells = self._cell(rows["size"].astype(np.int64), rows["noise"], rows["learned"])
+        cells = _stratum(rows["size"], rows["learned"])
         self._cells = {}
         for learned in (0, 1):
-            fitted: dict[tuple[int, ...], _Class | None] = {}
-            here = cells // 12 == learned
-            for cell in range(12 * learned, 12 * learned + 12):
-                size, noise = cell // 4 % 3, cell % 4
-                own = rows["statistic"][cells == cell]
-                self._cells[learned, size, noise] = f"{np.count_nonzero(here)} windows, {self.minimum} are needed"
-                for coarse, s, z in (
-                    ("", size, noise),
-                    ("of all sizes", -1, noise),
-                    ("of every noise", size, -1),
-                    ("of all sizes and every noise", -1, -1),
-                ):
-                    if (s, z) not in fitted:
-                        mine = here & ((cells // 4 % 3 == s) | (s < 0)) & ((cells % 4 == z) | (z < 0))
-                        fitted[s, z] = self._class(rows["statistic"][mine], coarse)
-                    found = fitted[s, z]
-                    if found is None:
-                        continue
-                    if not coarse or _alike(own, found.ascending):
-                        self._cells[learned, size, noise] = found
-                        break
-                    self._cells[learned, size, noise] = f"{len(own)} windows, and they are unlike the others"
+            here = cells // _SIZES == learned
+            every = self._class(rows["statistic"][here], "of all sizes")
+            for size in range(_SIZES if self._sized else 1):
+                own = rows["statistic"][cells == learned * _SIZES + size]
+                found = self._class(own, "")
+                if found:
+                    self._cells[learned, size] = found
+                elif every and _alike(own, every.ascending):
+                    self._cells[learned, size] = every
+                elif every:
+                    self._cells[learned, size] = f"{len(own)} windows, and they are unlike the others"
+                else:
+                    self._cells[learned, size] = f"{np.count_nonzero(here)} windows, {self.minimum} are needed"
 
     def _class(self, statistic: np.ndarray, coarse: str) -> _Class | None:
         if len(statistic) < self.minimum:
@@ -264,6 +243,11 @@ def _checked(state: dict[str, Any], name: str) -> np.ndarray:
         msg = f"a reference whose {name} hold values that no window has"
         raise ValueError(msg)
     return array
+
+
+def _stratum(size: np.ndarray, learned: np.ndarray) -> np.ndarray:
+    """Number of each window's class, learned * 3 + size, int64; `size` is a class of sizes."""
+    return learned.astype(np.int64) * _SIZES + size
 
 
 def size_class(size: np.ndarray) -> np.ndarray:
