@@ -56,6 +56,11 @@ class Scorers:
                 model.begin(now_ns)
         return promoted
 
+    def hasten(self) -> None:
+        """What is usual has changed: train anew as soon as may be."""
+        for model in self._fitted.values():
+            model.hasten()
+
     def status(self) -> dict[str, Any]:
         """Each fitted model's figures by name; `counted` of them are since this process began."""
         return {name: {**model.status(), "counted": dict(model.counted)} for name, model in self._fitted.items()}
