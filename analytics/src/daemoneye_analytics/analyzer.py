@@ -125,7 +125,12 @@ class BehavioralAnalyzer:
         statistics = np.column_stack((windows.statistics, sums))[kept]
         size, group, workload = _size(windows)[kept], learned[kept], windows.workload[kept]
         for at, reference in enumerate(self._all().values()):
-            reference.add(statistics[:, at], size, group, workload)
+            reference.add(statistics[:, at], size, group, workload, windows.start[kept])
+
+    def forget(self, workload: np.ndarray, start: np.ndarray) -> None:
+        """Take windows back that were remembered, by their workloads, u64, and starts, int64: they turned out to be no example."""
+        for reference in self._all().values():
+            reference.forget(workload, start)
 
     def refresh(self) -> None:
         """Let what was added count."""

@@ -6,7 +6,8 @@ judged and told is the affair of the package's other modules.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+import dataclasses
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, ClassVar, Final
 
 import numpy as np
@@ -14,9 +15,10 @@ import numpy as np
 from daemoneye.errors import CorruptData
 from daemoneye.findings import Finding
 from daemoneye_analytics.analyzer import DECADES, BehavioralAnalyzer
-from daemoneye_analytics.behaviour import features, models, telling
+from daemoneye_analytics.behaviour import features, models, signs, telling
 from daemoneye_analytics.behaviour.counts import Counts
 from daemoneye_analytics.behaviour.executions import Executions, executions
+from daemoneye_analytics.behaviour.kept import Kept
 from daemoneye_analytics.behaviour.lives import Lives, Phase
 from daemoneye_analytics.behaviour.node import TICK_NS, Node
 from daemoneye_analytics.behaviour.telling import Alarm, Place
@@ -48,7 +50,7 @@ _EXTREME: Final = 1e-3
     version=1,
     title="A workload behaves unlike itself",
     severity="medium",
-    techniques=(telling.INTERPRETER,),
+    techniques=(telling.INTERPRETER, *(t for t in signs.TECHNIQUES if t != telling.INTERPRETER)),
     behavioral=True,
     scored=True,
     parameters=(
@@ -84,6 +86,7 @@ class BehavioralAnomaly:
             parameters["max_workloads"], parameters["learning_events"], parameters["learning_seconds"], parameters["quiet_seconds"],
             parameters["learned_per_hour"],
         )  # fmt: skip
+        self._kept = Kept()
         self._repeats = Repeats(1, int(parameters["cooldown_seconds"] * _SECOND))
         self._teller = telling.Teller()
         self._nodes: dict[str, Node] = {}
@@ -185,6 +188,7 @@ class BehavioralAnomaly:
         return {
             "counts": self._counts,
             "lives": self._lives,
+            "kept": self._kept,
             "judge": self._analyzer,
             "scorers": self._analyzer.scorers,
             "repeats": self._repeats,
@@ -208,13 +212,22 @@ class BehavioralAnomaly:
     def _rows(self, e: Executions) -> Rows:
         measured = features.measure(self._counts, e)
         self._measured += len(e)
-        flagged = np.zeros(len(e), bool)
-        if self._flagged:
-            flagged |= np.isin(e.tree, np.fromiter(self._flagged, np.uint64, len(self._flagged))).any(axis=1)
-        return Rows(e, measured, self._analyzer.analyze_process(measured), flagged)
+        return Rows(e, measured, self._analyzer.analyze_process(measured), self._of_flagged(e))
+
+    def _of_flagged(self, e: Executions) -> np.ndarray:
+        """Which executions belong to a process tree that somebody found something in, bool."""
+        if not self._flagged:
+            return np.zeros(len(e), bool)
+        flagged = np.isin(e.tree, np.fromiter(self._flagged, np.uint64, len(self._flagged)))
+        return np.asarray(flagged.any(axis=1))
 
     def _look(self, node: Node, windows: Windows, frame: Frame) -> list[Finding]:
         """Judge windows, tell what alarms, and note what of the closed ones may be learned."""
+        # What was flagged since they came counts, too.
+        rows = windows.rows
+        windows = windows._replace(
+            rows=dataclasses.replace(rows, flagged=rows.flagged | self._of_flagged(rows.executions))
+        )
         keys = windows.workload.tolist()
         places = [node.places.get(key, Place("")) for key in keys]
         begun = zip(keys, places, windows.start.tolist(), strict=True)
@@ -225,13 +238,19 @@ class BehavioralAnomaly:
         flagged = np.bincount(windows.of, weights=windows.rows.flagged, minlength=len(lives)) > 0
         drifted = np.array([life.drifted for life in lives])
         extreme = (judgement.p <= _EXTREME) & ~drifted
-        self._analyzer.add(windows, sums, learned, windows.closed & ~alarms & ~flagged & ~extreme)
+        kept = windows.closed & ~alarms & ~flagged & ~extreme
+        self._analyzer.add(windows, sums, learned, kept)
+        for at in np.flatnonzero(kept).tolist():
+            self._kept.add(
+                windows.rows.executions.tree[windows.of == at], int(windows.workload[at]), int(windows.start[at])
+            )
         found = []
         for at, life in enumerate(lives):
             p, score = float(judgement.p[at]), float(judgement.score[at])
             if windows.closed[at]:
                 self._lives.close(life, int(windows.size[at]), int(windows.end[at]))
-                self._lives.judge(life, p, alarm=bool(alarms[at]))
+                if self._lives.judge(life, p, alarm=bool(alarms[at])):
+                    self._analyzer.scorers.hasten()
             if not (windows.closed[at] or alarms[at]):
                 continue
             each = {
@@ -284,12 +303,9 @@ class BehavioralAnomaly:
         now = node.tick * TICK_NS
         pending, node.pending = node.pending, []
         if pending:
-            features.learn(
-                self._counts,
-                Executions.joined([e for e, _ in pending]),
-                np.concatenate([weight for _, weight in pending]),
-                now // _HOUR_NS,
-            )
+            e = Executions.joined([e for e, _ in pending])
+            weight = np.concatenate([weight for _, weight in pending])
+            features.learn(self._counts, e, np.where(self._of_flagged(e), 0.0, weight), now // _HOUR_NS)
             self._analyzer.refresh()
         if self._analyzer.scorers.advance(now):
             self._lives.settle()
@@ -299,8 +315,14 @@ class BehavioralAnomaly:
                 self._counts.decay(0.5 ** (interval / _HALF_LIFE_S))
             self._decayed = now
 
-    def _flag(self, processes: list[int]) -> None:
-        """Remember process trees that somebody found something in: what they do is not learned."""
-        self._flagged.update(dict.fromkeys(p for p in processes if p))
+    def _flag(self, processes: Iterable[int]) -> None:
+        """Remember process trees that somebody found something in: what they do is not learned, and what they did is no example any more."""
+        new = [process for process in processes if process and process not in self._flagged]
+        if not new:
+            return
+        workload, start = self._kept.take(np.array(new, np.uint64))
+        if len(start):
+            self._analyzer.forget(workload, start)
+        self._flagged.update(dict.fromkeys(new))
         while len(self._flagged) > _MAX_FLAGGED:
             del self._flagged[next(iter(self._flagged))]

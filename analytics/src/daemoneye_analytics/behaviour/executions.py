@@ -16,6 +16,7 @@ import numpy as np
 from daemoneye.escape import decode
 from daemoneye.events.ancestry import identity_rows
 from daemoneye.events.flags import Flag
+from daemoneye_analytics.behaviour import signs
 from daemoneye_analytics.behaviour.intent import HIDDEN, intent
 from daemoneye_analytics.behaviour.tokens import words
 from daemoneye_analytics.frame import Frame, combine, text_hash
@@ -30,6 +31,7 @@ _SHARED: Final = re.compile(r"/(tmp|dev/shm|var/tmp|run/user/\d+|run/lock)/")
 _HOME: Final = re.compile(r"/(home/|root/)")
 _SHARED_CLASS: Final = 3.0
 _ODD: Final = Flag.EXE_DELETED | Flag.MEMFD | Flag.WRITABLE_LAYER
+_ODDS: Final = combine(np.arange(signs.WIDTH)) | np.uint64(1)
 _GAIN: Final = Flag.SETUID | Flag.SETGID | Flag.CAPS_GAINED
 
 
@@ -52,6 +54,7 @@ class Executions:
         grandparent: That of the parent's parent.
         user: Real and effective user as one number, u64, never 0.
         words: Hashes of words of the arguments, u64, shape (n, WORDS).
+        signs: Numbers of the signs of an intrusion that it shows, u64, shape (n, signs.WIDTH), 0 where there are no more.
         shape: Features that need no counts, in the order of `SHAPE`, float64, shape (n, len(SHAPE)).
         tree: Process keys of itself and its ancestors, u64, shape (n, 9), 0 where they are unknown.
     """
@@ -70,6 +73,7 @@ class Executions:
     grandparent: np.ndarray
     user: np.ndarray
     words: np.ndarray
+    signs: np.ndarray
     shape: np.ndarray
     tree: np.ndarray
 
@@ -93,7 +97,9 @@ class Executions:
     @property
     def signature(self) -> np.ndarray:
         """What two executions have in common that are the same for the counts, u64, shape (n,)."""
-        return combine(self.workload, self.exe, self.parent, self.grandparent, self.user, *self.words.T)
+        return combine(
+            self.workload, self.exe, self.parent, self.grandparent, self.user, self.signs @ _ODDS, *self.words.T
+        )
 
     @property
     def program(self) -> np.ndarray:
@@ -118,13 +124,16 @@ def executions(frame: Frame, excluded: np.ndarray) -> Executions:
     user = _users(own)
     parent_row = ancestors[:, 0]
     begin, length = (column[image] for column in frame.images.section.column("argv"))
-    spoken, entropy = words(frame.images.section.heap, begin, length)
+    spoken, entropy, parts = words(frame.images.section.heap, begin, length)
     levels = _levels(frame, image, own)
     day = (time % _DAY_NS) * (2 * np.pi / _DAY_NS)
     depth, kind = _paths(frame)
     code = frame.exe.codes[image]
     flags = own["flags"]
     hidden = (kind[code] == _SHARED_CLASS) | ((flags & np.uint32(_ODD)) != 0)
+    programs = [signs.program(path) for path in frame.exe.values]
+    hashes, shells = np.array([h for h, _ in programs], np.uint64), np.array([shell for _, shell in programs], bool)
+    piped = shells[code] & (own["argc"] == 1) & (own["tty"] == 0)
     shape = np.column_stack((
         np.log2(1.0 + own["argc"]), np.log2(1.0 + own["argv_length"]), entropy, depth[code],
         np.where(flags & np.uint32(Flag.MEMFD), 4.0, kind[code]),
@@ -135,7 +144,8 @@ def executions(frame: Frame, excluded: np.ndarray) -> Executions:
     return Executions(
         row=kept, time=time, sequence=frame.exec_sequence[kept], process=own["process_uid"], pid=own["pid"],
         start=frame.batch.wall_ns(own["start_time"]), workload=np.where(levels[:, 0] != 0, levels[:, 0], levels[:, 1]), identity=frame.identity[image],
-        levels=levels, exe=exe[image], parent=_at(exe, ancestors[:, 0]), grandparent=_at(exe, ancestors[:, 1]), user=user, words=spoken, shape=shape,
+        levels=levels, exe=exe[image], parent=_at(exe, ancestors[:, 0]), grandparent=_at(exe, ancestors[:, 1]), user=user, words=spoken,
+        signs=signs.find(parts, hashes[code], hidden, piped), shape=shape,
         tree=np.column_stack((own["process_uid"], *(_at(rows["process_uid"], ancestors[:, level]) for level in range(ancestors.shape[1])))),
     )  # fmt: skip
 

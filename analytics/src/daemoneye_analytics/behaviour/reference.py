@@ -1,7 +1,7 @@
 """What windows were like before: a window's statistic becomes the probability that a usual window is at least as unusual.
 
-Responsible for the pool of past windows, for which of them a new one is compared with, and for saying where they are too few. The shape of tails is
-`daemoneye_analytics.behaviour.tail`'s affair.
+Responsible for the pool of past windows, for which of them a new one is compared with, for how they leave it, and for saying where they are too few. The
+shape of tails is `daemoneye_analytics.behaviour.tail`'s affair.
 """
 
 from __future__ import annotations
@@ -21,12 +21,17 @@ P_MIN: Final = 1e-12
 """Smallest p that is ever given: no fit of a tail says more."""
 LARGEST: Final = 1e100
 """Statistics beyond this are taken as infinite: sums over the pool stay finite."""
-_FORMAT: Final = 1
+DAY_NS: Final = 86_400_000_000_000
+"""Event time after which the newest windows count at the latest."""
+AGE_NS: Final = 14 * DAY_NS
+"""Windows that are older go, as counts fade: what is usual drifts. The newest `minimum` of a kind stay, however old they are."""
+_NEWEST: Final = 100
+_FORMAT: Final = 2
 _SIZES: Final = len(SIZES) + 1
 _GROWTH: Final = 0.1
 _STEP: Final = 30
 _ALIKE: Final = 20
-_ROW: Final = np.dtype([("statistic", "<f8"), ("workload", "<u8"), ("size", "u1"), ("learned", "?")])
+_ROW: Final = np.dtype([("statistic", "<f8"), ("workload", "<u8"), ("start", "<i8"), ("size", "u1"), ("learned", "?")])
 _SIZE_NAMES: Final = ("1-9 executions", "10-99 executions", "100 and more executions")
 
 
@@ -82,6 +87,7 @@ class Reference:
         self._waiting = 0
         self._cells: dict[tuple[int, int], _Class | str] = {}
         self._not_finite = 0
+        self._fitted_ns = self._latest_ns = 0
 
     def p_values(self, statistic: np.ndarray, size: np.ndarray, learned: np.ndarray) -> np.ndarray:
         """Probability that a usual window is at least this unusual.
@@ -110,6 +116,7 @@ class Reference:
         size: np.ndarray,
         learned: np.ndarray,
         workload: np.ndarray,
+        start: np.ndarray,
     ) -> None:
         """Take in windows after they were judged; they count from the next fit on.
 
@@ -118,28 +125,54 @@ class Reference:
             size: See there.
             learned: See there.
             workload: u64, shape (n,): the workload, of which the pool keeps the newest windows up to its share.
+            start: When each began, ns, int64, shape (n,).
         """
         finite = np.abs(statistic) <= LARGEST
         self._not_finite += int(np.count_nonzero(~finite))
         rows = np.empty(int(np.count_nonzero(finite)), _ROW)
         rows["statistic"] = statistic[finite]
         rows["workload"] = workload[finite]
+        rows["start"] = start[finite]
         rows["size"] = self._size_class(size)[finite]
         rows["learned"] = learned[finite]
         if not len(rows):
             return
         self._pending.append(rows)
         self._waiting += len(rows)
+        self._latest_ns = max(self._latest_ns, int(rows["start"].max()))
         if self._waiting > 2 * self.capacity:
             # Nobody refreshes: bounded all the same.
             self._pending = [self._kept(np.concatenate(self._pending))]
             self._waiting = len(self._pending[0])
 
     def refresh(self) -> None:
-        """Fit anew when the pool grew by a tenth since; otherwise nothing happens. Some 70 ms for full pools."""
-        if self._waiting >= max(_STEP, _GROWTH * len(self._rows)):
-            self._rows = self._kept(np.concatenate((self._rows, *self._pending)))
-            self._pending, self._waiting = [], 0
+        """Fit anew when the pool grew by a tenth since, or a day of the windows' time went by; otherwise nothing happens. Some 70 ms for full pools."""
+        grown = self._waiting >= max(_STEP, _GROWTH * len(self._rows))
+        if not self._waiting or not (grown or self._latest_ns - self._fitted_ns >= DAY_NS):
+            return
+        # One node's clock that is wrong does not age the others' windows.
+        now = int(np.median(np.concatenate([rows["start"] for rows in self._pending])[-_NEWEST:]))
+        if grown or now - self._fitted_ns >= DAY_NS:
+            rows = self._kept(np.concatenate((self._rows, *self._pending)))
+            lasting = rows["start"] >= now - AGE_NS
+            lasting[_newest((_stratum(rows["size"], rows["learned"]),), self.minimum)] = True
+            self._rows, self._pending, self._waiting = rows[lasting], [], 0
+            self._fitted_ns = self._latest_ns = now
+            self._fit()
+
+    def forget(self, workload: np.ndarray, start: np.ndarray) -> None:
+        """Take windows out, which count no more from now on: u64 and int64, shape (n,), what `add` was given for each."""
+        gone = set(zip(workload.tolist(), start.tolist(), strict=True))
+
+        def left(rows: np.ndarray) -> np.ndarray:
+            near = np.flatnonzero(np.isin(rows["start"], start))
+            out = [at for at in near.tolist() if (int(rows["workload"][at]), int(rows["start"][at])) in gone]
+            return np.delete(rows, out)
+
+        self._pending = [left(rows) for rows in self._pending]
+        self._waiting = sum(map(len, self._pending))
+        before, self._rows = len(self._rows), left(self._rows)
+        if len(self._rows) < before:
             self._fit()
 
     def state(self) -> dict[str, Any]:
@@ -149,6 +182,7 @@ class Reference:
             "rows": self._rows.copy(),
             "pending": np.concatenate((np.zeros(0, _ROW), *self._pending)),
             "not_finite": self._not_finite,
+            "fitted_ns": self._fitted_ns,
         }
 
     def restore(self, state: dict[str, Any]) -> None:
@@ -157,13 +191,15 @@ class Reference:
         Raises:
             ValueError: It is of another form; nothing changed.
         """
-        if state.get("format") != _FORMAT or not isinstance(state.get("not_finite"), int):
+        numbers = (state.get("not_finite"), state.get("fitted_ns"))
+        if state.get("format") != _FORMAT or not all(isinstance(number, int) for number in numbers):
             msg = f"not a reference, or one of another format than {_FORMAT}: {state.get('format')!r}"
             raise ValueError(msg)
         rows, pending = _checked(state, "rows"), _checked(state, "pending")
         # Of a larger capacity, the newest stay.
         self._rows, self._pending, self._waiting = self._kept(rows), [pending], len(pending)
-        self._not_finite = int(state["not_finite"])
+        self._not_finite, self._fitted_ns = int(state["not_finite"]), int(state["fitted_ns"])
+        self._latest_ns = int(pending["start"].max(initial=self._fitted_ns))
         self._fit()
 
     def summary(self) -> dict[str, int]:

@@ -6,7 +6,7 @@ row. A run of digits counts as one `#`: process ids, dates and numbers of tempor
 
 from __future__ import annotations
 
-from typing import Final
+from typing import Final, NamedTuple
 
 import numpy as np
 
@@ -20,6 +20,8 @@ _BYTES: Final = 512
 _LONGEST: Final = 256
 _CLASSES: Final = 32
 _BREAKS: Final = b"\0 \t\r\n\"'`|&;<>(),=:"
+_SLASH: Final = ord("/")
+_DOT: Final = ord(".")
 _DIGIT: Final = np.zeros(256, bool)
 _DIGIT[48:58] = True
 _BREAK: Final = np.zeros(256, bool)
@@ -43,7 +45,21 @@ def _classes() -> np.ndarray:
 _CLASS: Final = _classes()
 
 
-def words(heap: np.ndarray, begin: np.ndarray, length: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+class Parts(NamedTuple):
+    """Pieces of n command lines one after another: words that end at slashes, too. Arrays of one length.
+
+    Attributes:
+        row: Command line, int64, ascending.
+        hash: What `spelled` gives, u64.
+        dotted: Which begin with a dot and name something.
+    """
+
+    row: np.ndarray
+    hash: np.ndarray
+    dotted: np.ndarray
+
+
+def words(heap: np.ndarray, begin: np.ndarray, length: np.ndarray) -> tuple[np.ndarray, np.ndarray, Parts]:
     """Words and characters of n command lines.
 
     Args:
@@ -52,15 +68,15 @@ def words(heap: np.ndarray, begin: np.ndarray, length: np.ndarray) -> tuple[np.n
         length: Their length in bytes; of longer ones the first 512 are looked at.
 
     Returns:
-        Hashes of the first `WORDS` words after the program's name, u64, shape (n, WORDS), 0 where there are none; and the entropy of the characters
-        in bits per character, 0 to 5, float64, shape (n,).
+        Hashes of the first `WORDS` words after the program's name, u64, shape (n, WORDS), 0 where there are none; the entropy of the characters in bits
+        per character, 0 to 5, float64, shape (n,); and the pieces of all words.
     """
     n = len(begin)
     length = np.minimum(length, _BYTES)
     out = np.zeros((n, WORDS), np.uint64)
     raw = gather(heap, begin, length)
     if not len(raw):
-        return out, np.zeros(n)
+        return out, np.zeros(n), Parts(np.zeros(0, np.int64), np.zeros(0, np.uint64), np.zeros(0, bool))
     row = np.repeat(np.arange(n), length)
     inside = np.arange(len(raw)) - np.repeat(starts(length), length)
     entropy = _entropy(raw, row, length, n)
@@ -71,25 +87,37 @@ def words(heap: np.ndarray, begin: np.ndarray, length: np.ndarray) -> tuple[np.n
     if len(ends):
         at = ends[first] - starts(length)
         name = np.where((at >= 0) & (at < length), at, _BYTES)
+    solid = ~_BREAK[raw] & (inside > name[row])
+    whose, sums, _ = _cut(raw, row, solid)
+    rank = ranks(whose)
+    few = rank < WORDS
+    out[whose[few], rank[few]] = sums[few]
+    whose, sums, first = _cut(raw, row, solid & (raw != _SLASH))
+    return out, entropy, Parts(whose, sums, (raw[first] == _DOT) & ~np.isin(sums, _DOTS))
+
+
+def spelled(text: str) -> int:
+    """The hash of a piece of a command line; digits are written as one `#`."""
+    places = [int(_PLACES[min(at, _LONGEST - 1) * 256 + byte]) for at, byte in enumerate(text.encode())]
+    return int(splitmix64(np.array([sum(places) & 0xFFFFFFFFFFFFFFFF], np.uint64))[0]) or 1
+
+
+def _cut(raw: np.ndarray, row: np.ndarray, solid: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Runs of bytes that are `solid`: the row of each, its hash, never 0, and where it begins."""
     digit = _DIGIT[raw]
     byte = np.where(digit, np.uint8(35), raw).astype(np.int64)
-    kept = ~_BREAK[raw] & (inside > name[row])
-    same = (row[1:] == row[:-1]) & kept[:-1]
-    begins = kept.copy()
+    same = (row[1:] == row[:-1]) & solid[:-1]
+    begins, kept = solid.copy(), solid.copy()
     begins[1:] &= ~same
     kept[1:] &= ~(digit[1:] & digit[:-1] & same)
     # A digit that was left out may stand between a word's beginning and the rest: places count what is kept.
     at = np.flatnonzero(kept)
-    if not len(at):
-        return out, entropy
     heads = np.flatnonzero(begins[at])
+    if not len(heads):
+        return np.zeros(0, np.int64), np.zeros(0, np.uint64), np.zeros(0, np.int64)
     place = np.minimum(np.arange(len(at)) - np.repeat(heads, np.diff(np.append(heads, len(at)))), _LONGEST - 1)
     sums = splitmix64(np.add.reduceat(_PLACES[place * 256 + byte[at]], heads))
-    whose = row[at[heads]]
-    rank = ranks(whose)
-    few = rank < WORDS
-    out[whose[few], rank[few]] = np.where(sums[few] == 0, np.uint64(1), sums[few])
-    return out, entropy
+    return row[at[heads]], np.where(sums == 0, np.uint64(1), sums), at[heads]
 
 
 def _entropy(raw: np.ndarray, row: np.ndarray, length: np.ndarray, n: int) -> np.ndarray:
@@ -98,3 +126,6 @@ def _entropy(raw: np.ndarray, row: np.ndarray, length: np.ndarray, n: int) -> np
     with np.errstate(divide="ignore", invalid="ignore"):
         share = counts / np.maximum(length, 1)[:, None]
         return np.where(counts > 0, -share * np.log2(share), 0.0).sum(axis=1)
+
+
+_DOTS: Final = np.array([spelled("."), spelled("..")], np.uint64)

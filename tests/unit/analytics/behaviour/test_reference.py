@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from daemoneye_analytics.behaviour import tail
-from daemoneye_analytics.behaviour.reference import P_MIN, Reference, size_class
+from daemoneye_analytics.behaviour.reference import AGE_NS, DAY_NS, P_MIN, Reference, size_class
 
 DATA = {
     "exponential": lambda r, n: r.exponential(3, n),
@@ -21,14 +21,15 @@ DATA = {
 }
 
 
-def rows(statistic, size=50, learned=True, workload=None):
-    """Windows, one a workload unless given."""
+def rows(statistic, size=50, learned=True, workload=None, start=0):
+    """Windows, one a workload and all at one time unless given."""
     n = len(statistic)
     return (
         np.asarray(statistic, float),
         np.broadcast_to(size, n).astype(np.int64),
         np.broadcast_to(learned, n).astype(bool),
         np.arange(n, dtype=np.uint64) if workload is None else np.broadcast_to(workload, n).astype(np.uint64),
+        np.broadcast_to(start, n).astype(np.int64),
     )
 
 
@@ -202,7 +203,7 @@ def test_a_restored_reference_goes_on_as_if_nothing_had_happened():
 @pytest.mark.parametrize(
     "change",
     [
-        {"format": 2},
+        {"format": 1},
         {"rows": np.zeros(3)},
         {"pending": None},
         {"not_finite": "x"},
@@ -214,6 +215,42 @@ def test_a_foreign_state_is_refused_and_changes_nothing(change):
     with pytest.raises(ValueError, match="reference"):
         reference.restore(reference.state() | change)
     assert judged(reference, [400.0]) == before
+
+
+def test_the_newest_windows_count_after_a_day_and_old_ones_go():
+    rng = np.random.default_rng(17)
+    reference = filled(rng.exponential(1, 3_000), start=DAY_NS)
+    filled(np.full(20, 50.0), reference, start=DAY_NS + 1)
+    assert judged(reference, [40.0]) < 1e-3, "a few windows are no tenth"
+    filled(np.full(21, 50.0), reference, start=2 * DAY_NS + 1)
+    assert judged(reference, [40.0]) > 5e-3, "after a day they count"
+    # Two weeks on, what is usual is something else; of the old windows those stay without which nothing could be said.
+    later = DAY_NS + AGE_NS + 2 * DAY_NS
+    filled(rng.exponential(1, 1_000) + 100, reference, start=later)
+    assert reference.status()["windows"] == 1_000
+    assert judged(reference, [99.0]) > 0.99
+
+
+def test_one_clock_that_is_wrong_does_not_age_the_others():
+    rng = np.random.default_rng(18)
+    reference = filled(rng.exponential(1, 3_000), start=DAY_NS)
+    reference.add(*rows([1.0] * 20, start=1_000 * DAY_NS))
+    filled(rng.exponential(1, 1_000), reference, start=2 * DAY_NS)
+    assert reference.status()["windows"] == 4_020
+
+
+def test_windows_that_turn_out_to_be_no_example_are_taken_out():
+    rng = np.random.default_rng(19)
+    start = np.arange(3_000)
+    reference = filled(np.concatenate((rng.exponential(1, 2_990), np.full(10, 50.0))), start=start)
+    reference.add(*rows(np.full(5, 50.0), start=start[:5] + 5_000))
+    odd = np.concatenate((np.arange(2_990, 3_000), np.arange(5)))
+    assert judged(reference, [40.0]) > 3e-3
+    reference.forget(odd.astype(np.uint64), np.concatenate((start[2_990:], start[:5] + 5_000)))
+    assert judged(reference, [40.0]) < 1e-4
+    assert (reference.status()["windows"], reference.status()["waiting"]) == (2_990, 0)
+    reference.forget(np.array([7], np.uint64), np.array([8]))  # another workload's window
+    assert reference.status()["windows"] == 2_990
 
 
 def test_a_tail_that_does_not_fit_is_refused_and_said():
