@@ -237,4 +237,4 @@ def test_scores_of_windows_are_written_when_they_are_asked_for(runs: Callable[..
     assert [(s["score"], s["p"]) for s in scores] == [(None, None)] * 2, "too few windows were seen to judge any"
     assert scores[0]["start"].startswith("2026-11-22T22:20:00")
     assert scores[0]["end"] <= scores[1]["start"]
-    assert set(scores[0]["models"]) == {"process_rarity", "process_shift", "process_shape"}
+    assert set(scores[0]["models"]) == {"intrusion", "process_rarity", "process_shift", "process_shape"}

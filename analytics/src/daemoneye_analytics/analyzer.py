@@ -1,63 +1,175 @@
-"""The behavioural analyser: many models' p-values into one score.
+"""The behavioural analyser: what models say of processes and of windows, as p-values, and many models' p-values as one score.
 
-Responsible for aggregation and for what a score means; models and features are given to it. A score is stated once and never
-renormalised: 0.8 means an aggregate p of 1e-4, one false alarm in 10,000 benign windows if the models are calibrated.
+Responsible for which reference each figure is held against, for aggregation and for what a score means; models, features and references are given. A score
+is stated once and never renormalised: 0.8 means an aggregate p of 1e-4, one false alarm in 10,000 benign windows if the models are calibrated. A window
+that is still open is judged as if it were as large as it may become, and by what can only grow: an alarm that is raised early would be raised at its end.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from typing import Final
+from collections.abc import Sequence
+from typing import Any, Final, NamedTuple
 
 import numpy as np
 
 from daemoneye.errors import ConfigError
-from daemoneye_analytics.models import BehavioralModel
+from daemoneye_analytics.behaviour.catalogue import WINDOW, WINDOW_FEATURES
+from daemoneye_analytics.behaviour.features import Measured
+from daemoneye_analytics.behaviour.models import BehavioralModel
+from daemoneye_analytics.behaviour.reference import Reference
+from daemoneye_analytics.behaviour.scorers import Scorers
+from daemoneye_analytics.behaviour.windows import SIZE, Windows
+from daemoneye_analytics.detectors.parts import collected, renewed
 
 DECADES: Final = 5.0
 """Decades of p that the score's range from 0 to 1 spans."""
+_FORMAT: Final = 1
+_SHIFT: Final = WINDOW_FEATURES.index("shift")
+"""The one statistic that can fall while a window is open."""
+_DAY_S: Final = 86_400
+
+
+class Judgement(NamedTuple):
+    """What is said of w windows.
+
+    Attributes:
+        p: Aggregate p-value, float64, shape (w,); NaN where no model is calibrated.
+        score: From 0 to 1, float64, shape (w,); NaN likewise.
+        models: Each model's p-value, float64, shape (w, number of models).
+        alarm: Whether the score reaches the threshold, bool, shape (w,).
+    """
+
+    p: np.ndarray
+    score: np.ndarray
+    models: np.ndarray
+    alarm: np.ndarray
 
 
 class BehavioralAnalyzer:
-    """Models and the threshold from which on their common score is an alarm.
+    """Models, what each is held against, and the threshold from which on their common score is an alarm.
 
     Attributes:
         models: The models; at least one.
         anomaly_threshold: Score from 0 to 1.
+        process: The models of processes among them: their largest scores are the statistics after those of the window.
+        scorers: What those say, and their training.
 
     Raises:
         ConfigError: No model, two of one name, or a threshold outside of 0 to 1.
     """
 
-    def __init__(self, models: tuple[BehavioralModel, ...], anomaly_threshold: float = 0.8) -> None:
-        names = [m.name for m in models]
+    def __init__(
+        self, models: Sequence[BehavioralModel], anomaly_threshold: float = 0.8, update_seconds: int = _DAY_S
+    ) -> None:
+        names = [model.name for model in models]
         if not names or len(set(names)) != len(names):
             raise ConfigError(f"the analyser needs models with different names, not {names}")
         if not 0 <= anomaly_threshold <= 1:
             raise ConfigError(f"anomaly_threshold {anomaly_threshold} must lie in 0 to 1")
-        self.models = models
+        self.models = tuple(models)
         self.anomaly_threshold = anomaly_threshold
+        self.process = tuple(model for model in models if model.scope != WINDOW)
+        self.scorers = Scorers(self.process, update_seconds)
+        self._names = (*WINDOW_FEATURES, *(model.name for model in self.process))
+        # A mean's spread depends on the window's size. What can only grow has one class: an open window's p is then that of a closed one.
+        self._single = [Reference(sized=at == _SHIFT) for at in range(len(self._names))]
+        self._sums = {
+            model.name: Reference(sized=False) for model in models if model.scope == WINDOW and len(model.features) > 1
+        }
 
-    def analyze(self, features: Mapping[str, np.ndarray]) -> tuple[np.ndarray, np.ndarray]:
-        """Score windows.
+    def analyze_process(self, measured: Measured) -> np.ndarray:
+        """What each model of processes says of n executions, float64, shape (n, len(process)): larger is more unusual, NaN where it was not fitted yet.
+
+        These are no p-values: a window's largest is held against other windows' largest ones by `analyze_windows`.
+        """
+        return self.scorers.score(measured)
+
+    def analyze_windows(self, windows: Windows, learned: np.ndarray) -> tuple[Judgement, np.ndarray]:
+        """Judge windows by what was seen before them.
 
         Args:
-            features: Name → float64 array of shape (n,), one value a window.
+            windows: w windows.
+            learned: Whether the workload has left Learning, bool, shape (w,).
 
         Returns:
-            Scores (float64, NaN where no model is calibrated) and alarms (bool), both of shape (n,).
+            The judgement, and the sums of the models that add, float64, shape (w, number of them), for `add`.
+        """
+        size = _size(windows)
+        single = np.column_stack(
+            [reference.p_values(windows.statistics[:, at], size, learned) for at, reference in enumerate(self._single)]
+        )
+        each, sums = [], []
+        for model in self.models:
+            columns = [self._names.index(name) for name in (model.features if model.scope == WINDOW else (model.name,))]
+            if model.name not in self._sums:
+                p = single[:, columns[0]]
+                # What can still fall says nothing of an open window, and has its weight all the same: it will speak at the end.
+                silent = ~windows.closed & ~np.isnan(p) & (columns == [_SHIFT])
+                each.append(np.where(silent, 1.0, p))
+                continue
+            with np.errstate(divide="ignore"):
+                surprise = -np.log10(single[:, columns])
+            # Nothing is known yet of what can still fall: it adds nothing.
+            surprise[np.ix_(~windows.closed, np.array(columns) == _SHIFT)] = 0.0
+            sums.append(surprise.sum(axis=1))
+            each.append(self._sums[model.name].p_values(sums[-1], size, learned))
+        p_values = np.column_stack(each)
+        p = aggregate(p_values, np.array([model.weight for model in self.models]))
+        scores = score(p)
+        # NaN never is.
+        judgement = Judgement(p, scores, p_values, scores >= self.anomaly_threshold)
+        return judgement, np.column_stack(sums) if sums else np.zeros((len(p), 0))
+
+    def add(self, windows: Windows, sums: np.ndarray, learned: np.ndarray, kept: np.ndarray) -> None:
+        """Remember the windows of a mask for later ones to be held against."""
+        statistics = np.column_stack((windows.statistics, sums))[kept]
+        size, group, workload = _size(windows)[kept], learned[kept], windows.workload[kept]
+        for at, reference in enumerate(self._all().values()):
+            reference.add(statistics[:, at], size, group, workload, windows.start[kept])
+
+    def forget(self, workload: np.ndarray, start: np.ndarray) -> None:
+        """Take windows back that were remembered, by their workloads, u64, and starts, int64: they turned out to be no example."""
+        for reference in self._all().values():
+            reference.forget(workload, start)
+
+    def refresh(self) -> None:
+        """Let what was added count."""
+        for reference in self._all().values():
+            reference.refresh()
+
+    def summary(self) -> dict[str, dict[str, int]]:
+        """Each reference's counts by name."""
+        return {name: reference.summary() for name, reference in self._all().items()}
+
+    def status(self) -> dict[str, Any]:
+        """Each reference's figures by name, with all of its classes: some 3 kB each."""
+        return {name: reference.status() for name, reference in self._all().items()}
+
+    def state(self) -> dict[str, Any]:
+        """For a checkpoint."""
+        return {"format": _FORMAT, **collected(self._all())}
+
+    def restore(self, state: dict[str, Any]) -> None:
+        """Take over what `state` gave, of those references that there still are.
 
         Raises:
-            ConfigError: A model's feature is missing.
+            ValueError: It is of another form.
         """
-        columns = []
-        for model in self.models:
-            missing = [name for name in model.features if name not in features]
-            if missing:
-                raise ConfigError(f"model {model.name}: features {missing} are not among {sorted(features)}")
-            columns.append(model.model.p_values(np.column_stack([features[name] for name in model.features])))
-        scores = score(aggregate(np.column_stack(columns)))
-        return scores, scores >= self.anomaly_threshold
+        if state.get("format") != _FORMAT:
+            msg = f"references of format {state.get('format')}, this version reads {_FORMAT}"
+            raise ValueError(msg)
+        renewed(state, self._all(), "the reference of")
+
+    def _all(self) -> dict[str, Reference]:
+        return {
+            **dict(zip(self._names, self._single, strict=True)),
+            **{f"{name}+": r for name, r in self._sums.items()},
+        }
+
+
+def _size(windows: Windows) -> np.ndarray:
+    """Executions of each window; an open one counts as if it were full."""
+    return np.where(windows.closed, windows.size, SIZE)
 
 
 def aggregate(p_values: np.ndarray, weights: np.ndarray | None = None) -> np.ndarray:

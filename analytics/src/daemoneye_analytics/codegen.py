@@ -11,7 +11,7 @@ from typing import Final
 
 from daemoneye.codegen import files
 from daemoneye_analytics.behaviour.catalogue import FEATURES, PROCESS, WINDOW
-from daemoneye_analytics.behaviour.models import BUILT_IN, MAX_MODELS, SEQUENCE, Spec
+from daemoneye_analytics.behaviour.models import BUILT_IN, MAX_MODELS, SEQUENCE, BehavioralModel
 from daemoneye_analytics.behaviour.outliers import KINDS, REFUSED, Setting
 
 
@@ -63,7 +63,7 @@ def _features(scope: str) -> list[str]:
     return ["| feature | unit | meaning |", "|---|---|---|", *rows]
 
 
-def _model(spec: Spec, runs: str) -> str:
+def _model(spec: BehavioralModel, runs: str) -> str:
     named = ", ".join(f"`{name}`" for name in spec.features)
     return f"| `{spec.name}` | {named} | {f'`{spec.detector}`' if spec.detector else ''} | {runs} |"
 

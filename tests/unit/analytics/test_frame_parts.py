@@ -15,12 +15,12 @@ from hypothesis import strategies as st
 from daemoneye.errors import ConfigError, CorruptData
 from daemoneye_analytics import checkpoint, registry, settings
 from daemoneye_analytics.analyzer import BehavioralAnalyzer, aggregate, score
+from daemoneye_analytics.behaviour.models import BehavioralModel, parse
 from daemoneye_analytics.checkpoint import Checkpoint
 from daemoneye_analytics.detectors.base import detector
 from daemoneye_analytics.detectors.tally import Tally
 from daemoneye_analytics.frame import combine, text_hash
 from daemoneye_analytics.main import main
-from daemoneye_analytics.models import BehavioralModel
 
 MOMENT = Checkpoint(7, 42, {"events": 3}, {"a": {"key": np.arange(5, dtype=np.uint64), "format": 1}, "b": {}})
 
@@ -150,21 +150,9 @@ def test_models_without_calibration_are_not_counted():
     assert np.isnan(aggregate(p)[1])
 
 
-class Constant:
-    def __init__(self, p):
-        self.p = p
-
-    def p_values(self, features):
-        return np.full(len(features), self.p) * (features[:, 0] > 0)
-
-
-def test_analyser():
-    models = (BehavioralModel("a", ("x",), Constant(1e-6)), BehavioralModel("b", ("y", "x"), Constant(0.5)))
-    scores, alarms = BehavioralAnalyzer(models, 0.8).analyze({"x": np.ones(3), "y": np.ones(3)})
-    assert scores.tolist() == pytest.approx([1.0] * 3)
-    assert alarms.tolist() == [True] * 3
-    with pytest.raises(ConfigError, match="'y'"):
-        BehavioralAnalyzer(models).analyze({"x": np.ones(3)})
+def test_an_analyser_needs_models_and_a_threshold_that_can_be():
+    models = parse([])
+    assert BehavioralAnalyzer(models).anomaly_threshold == 0.8
     wrongs: list[tuple[tuple[BehavioralModel, ...], float]] = [((), 0.8), ((models[0], models[0]), 0.8), (models, 1.5)]
     for wrong in wrongs:
         with pytest.raises(ConfigError):

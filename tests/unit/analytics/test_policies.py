@@ -306,7 +306,7 @@ def test_the_oldest_policys_models_hold_and_bad_ones_are_told_with_the_choices()
     assert [json.loads(model) for model in chosen.parameters["models"]] == [first]
     got = read(scored("a", models=[{"name": "x", "features": ["nope"]}]))
     assert (
-        "there is no feature 'nope'; there are of window: rarest, suspicion, shift, new_distinct; of process: exe_bits"
+        "there is no feature 'nope'; there are of window: rarest, suspicion, shift, new_distinct, intrusion; of process: exe_bits"
         in got.problems["a"]
     )
     assert got.problems["a"].endswith("the built-in models run.")

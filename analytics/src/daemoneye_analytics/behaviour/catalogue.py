@@ -45,6 +45,12 @@ FEATURES: Final[tuple[Feature, ...]] = (
     Feature("intent", PROCESS, "bits", "log2 of a rough share of an intruder's executions that this program has; -14 for most, -4 in hidden places."),
     Feature("hour_sin", PROCESS, "", "Time of day (UTC) on a circle, sine."),
     Feature("hour_cos", PROCESS, "", "Time of day (UTC) on a circle, cosine."),
+    Feature(
+        "sign_bits",
+        PROCESS,
+        "bits",
+        "How strongly its signs of an intrusion speak: words, programs, places that intruders use, as far as they and the execution are rare here.",
+    ),
     Feature("rarest", WINDOW, "bits", "Sum of rarity_bits of the window's three rarest different processes."),
     Feature(
         "suspicion",
@@ -54,6 +60,7 @@ FEATURES: Final[tuple[Feature, ...]] = (
     ),
     Feature("shift", WINDOW, "bits", "Mean of relative_bits over all of the window's executions: the workload does other things than usual."),
     Feature("new_distinct", WINDOW, "items", "Different new items of the window."),
+    Feature("intrusion", WINDOW, "bits", "Sum over the window's different signs of an intrusion of the most bits with which a process shows each."),
 )  # fmt: skip
 BY_NAME: Final = {feature.name: feature for feature in FEATURES}
 PROCESS_FEATURES: Final = tuple(feature.name for feature in FEATURES if feature.scope == PROCESS)

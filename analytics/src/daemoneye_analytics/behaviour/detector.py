@@ -6,21 +6,21 @@ judged and told is the affair of the package's other modules.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+import dataclasses
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, ClassVar, Final
 
 import numpy as np
 
 from daemoneye.errors import CorruptData
 from daemoneye.findings import Finding
-from daemoneye_analytics.analyzer import DECADES
-from daemoneye_analytics.behaviour import features, models, telling
+from daemoneye_analytics.analyzer import DECADES, BehavioralAnalyzer
+from daemoneye_analytics.behaviour import features, models, signs, telling
 from daemoneye_analytics.behaviour.counts import Counts
 from daemoneye_analytics.behaviour.executions import Arrivals, Executions, executions
-from daemoneye_analytics.behaviour.judge import Judge
+from daemoneye_analytics.behaviour.kept import Kept
 from daemoneye_analytics.behaviour.lives import Lives, Phase
 from daemoneye_analytics.behaviour.node import TICK_NS, Node
-from daemoneye_analytics.behaviour.scorers import Scorers
 from daemoneye_analytics.behaviour.telling import Alarm, Place
 from daemoneye_analytics.behaviour.windows import Rows, Windows
 from daemoneye_analytics.detectors.base import Declaration, Parameter, State, detector
@@ -52,7 +52,7 @@ _EXTREME: Final = 1e-3
     version=1,
     title="A workload behaves unlike itself",
     severity="medium",
-    techniques=(telling.INTERPRETER,),
+    techniques=(telling.INTERPRETER, *(t for t in signs.TECHNIQUES if t != telling.INTERPRETER)),
     behavioral=True,
     scored=True,
     parameters=(
@@ -81,14 +81,14 @@ class BehavioralAnomaly:
 
     def __init__(self, parameters: Mapping[str, Any]) -> None:
         self._p = parameters
-        self._specs = models.parse([models.read(text) for text in parameters["models"]])
-        self._judge = Judge(self._specs)
-        self._scorers = Scorers(self._judge.process, parameters["update_seconds"])
+        declared = models.parse([models.read(text) for text in parameters["models"]])
+        self._analyzer = BehavioralAnalyzer(declared, parameters["threshold"], parameters["update_seconds"])
         self._counts = Counts(parameters["max_items"])
         self._lives = Lives(
             parameters["max_workloads"], parameters["learning_events"], parameters["learning_seconds"], parameters["quiet_seconds"],
             parameters["learned_per_hour"],
         )  # fmt: skip
+        self._kept = Kept()
         self._repeats = Repeats(1, int(parameters["cooldown_seconds"] * _SECOND))
         self._teller = telling.Teller()
         self._nodes: dict[str, Node] = {}
@@ -141,7 +141,7 @@ class BehavioralAnomaly:
         try:
             nodes = [
                 Node.restored(
-                    {name.removeprefix(f"node{at}_"): v for name, v in state.items() if name.startswith(f"node{at}_")}, plain, len(self._judge.process)
+                    {name.removeprefix(f"node{at}_"): v for name, v in state.items() if name.startswith(f"node{at}_")}, plain, len(self._analyzer.process)
                 )
                 for at, plain in enumerate(state["nodes"])
             ]  # fmt: skip
@@ -160,7 +160,8 @@ class BehavioralAnomaly:
         )
         return {
             "phase": str(phase).lower(), **lives, "suppressed": self._repeats.suppressed, "items": len(self._counts.items),
-            "contexts": len(self._counts.contexts), "references": self._judge.summary(), "models": self._scorers.status(), "flagged": len(self._flagged),
+            "contexts": len(self._counts.contexts), "references": self._analyzer.summary(), "models": self._analyzer.scorers.status(),
+            "flagged": len(self._flagged),
             "counted": {
                 "executions": self._measured, **{name: self._lives.counted[name] for name in ("judged", "insufficient", "alarms")},
                 "nominal": self._lives.counted["judged"] * 10.0 ** (-DECADES * self._p["threshold"]),
@@ -173,7 +174,7 @@ class BehavioralAnomaly:
 
     def details(self) -> dict[str, Any]:
         """What is too long for every heartbeat: the calibration of each reference by classes."""
-        return {"references": self._judge.status()}
+        return {"references": self._analyzer.status()}
 
     @property
     def suppressed(self) -> int:
@@ -189,8 +190,9 @@ class BehavioralAnomaly:
         return {
             "counts": self._counts,
             "lives": self._lives,
-            "judge": self._judge,
-            "scorers": self._scorers,
+            "kept": self._kept,
+            "judge": self._analyzer,
+            "scorers": self._analyzer.scorers,
             "repeats": self._repeats,
         }
 
@@ -212,24 +214,39 @@ class BehavioralAnomaly:
     def _rows(self, arrived: Arrivals) -> Rows:
         measured = features.measure(self._counts, arrived)
         self._measured += len(arrived)
-        flagged = np.zeros(len(arrived), bool)
-        if self._flagged:
-            flagged |= np.isin(arrived.tree, np.fromiter(self._flagged, np.uint64, len(self._flagged))).any(axis=1)
-        return Rows(arrived.executions, measured, self._scorers.score(measured), flagged)
+        e = arrived.executions
+        return Rows(e, measured, self._analyzer.analyze_process(measured), self._of_flagged(e))
+
+    def _of_flagged(self, e: Executions) -> np.ndarray:
+        """Which executions belong to a process tree that somebody found something in, bool."""
+        if not self._flagged:
+            return np.zeros(len(e), bool)
+        flagged = np.isin(e.tree, np.fromiter(self._flagged, np.uint64, len(self._flagged)))
+        return np.asarray(flagged.any(axis=1))
 
     def _look(self, node: Node, windows: Windows, frame: Frame) -> list[Finding]:
         """Judge windows, tell what alarms, and note what of the closed ones may be learned."""
+        # What was flagged since they came counts, too.
+        rows = windows.rows
+        windows = windows._replace(
+            rows=dataclasses.replace(rows, flagged=rows.flagged | self._of_flagged(rows.executions))
+        )
         keys = windows.workload.tolist()
         places = [node.places.get(key, Place("")) for key in keys]
         begun = zip(keys, places, windows.start.tolist(), strict=True)
         lives = [self._lives.of(key, place.workload, start) for key, place, start in begun]
         learned = np.array([self._lives.learned(life) for life in lives])
-        judgement, sums = self._judge.judge(windows, learned)
-        alarms = judgement.score >= self._p["threshold"]  # NaN never is
+        judgement, sums = self._analyzer.analyze_windows(windows, learned)
+        alarms = judgement.alarm
         flagged = np.bincount(windows.of, weights=windows.rows.flagged, minlength=len(lives)) > 0
         drifted = np.array([life.drifted for life in lives])
         extreme = (judgement.p <= _EXTREME) & ~drifted
-        self._judge.add(windows, sums, learned, windows.closed & ~alarms & ~flagged & ~extreme)
+        kept = windows.closed & ~alarms & ~flagged & ~extreme
+        self._analyzer.add(windows, sums, learned, kept)
+        for at in np.flatnonzero(kept).tolist():
+            self._kept.add(
+                windows.rows.executions.tree[windows.of == at], int(windows.workload[at]), int(windows.start[at])
+            )
         clean = np.bincount(windows.of, weights=~windows.rows.flagged, minlength=len(lives)).astype(np.int64)
         weights = np.zeros(len(lives))
         found = []
@@ -237,10 +254,14 @@ class BehavioralAnomaly:
             p, score = float(judgement.p[at]), float(judgement.score[at])
             if windows.closed[at]:
                 self._lives.close(life, int(windows.size[at]), int(windows.end[at]))
-                self._lives.judge(life, p, alarm=bool(alarms[at]))
+                if self._lives.judge(life, p, alarm=bool(alarms[at])):
+                    self._analyzer.scorers.hasten()
             if not (windows.closed[at] or alarms[at]):
                 continue
-            each = {spec.name: float(value) for spec, value in zip(self._specs, judgement.models[at], strict=True)}
+            each = {
+                model.name: float(value)
+                for model, value in zip(self._analyzer.models, judgement.models[at], strict=True)
+            }
             alarm = Alarm(windows, at, life, self._lives.phase(life), places[at], score, p, each)
             forgiven = bool(alarms[at]) and self._forgiven(alarm)
             if alarms[at] and (finding := self._tell(node, alarm, frame, forgiven=forgiven)):
@@ -283,7 +304,7 @@ class BehavioralAnomaly:
         if len(mine):
             mine = mine[np.argsort(windows.of[mine], kind="stable")]
             node.pending.append((windows.rows.executions.take(mine), weights[windows.of[mine]]))
-            self._scorers.offer(windows.rows.measured.take(mine))
+            self._analyzer.scorers.offer(windows.rows.measured.take(mine))
 
     def _learn(self, node: Node) -> None:
         """Count what is pending; train and forget when it is time."""
@@ -291,13 +312,13 @@ class BehavioralAnomaly:
         pending, node.pending = node.pending, []
         if pending:
             e = Executions.joined([e for e, _ in pending])
-            weight = np.concatenate([weight for _, weight in pending])
+            weight = np.where(self._of_flagged(e), 0.0, np.concatenate([weight for _, weight in pending]))
             del pending
             for first in range(0, len(e), _LEARNED):
                 part = slice(first, first + _LEARNED)
                 features.learn(self._counts, e.span(part.start, part.stop), weight[part], now // _HOUR_NS)
-            self._judge.refresh()
-        if self._scorers.advance(now):
+            self._analyzer.refresh()
+        if self._analyzer.scorers.advance(now):
             self._lives.settle()
         interval = int(self._p["update_seconds"])
         if now - self._decayed >= interval * _SECOND:
@@ -305,8 +326,14 @@ class BehavioralAnomaly:
                 self._counts.decay(0.5 ** (interval / _HALF_LIFE_S))
             self._decayed = now
 
-    def _flag(self, processes: list[int]) -> None:
-        """Remember process trees that somebody found something in: what they do is not learned."""
-        self._flagged.update(dict.fromkeys(p for p in processes if p))
+    def _flag(self, processes: Iterable[int]) -> None:
+        """Remember process trees that somebody found something in: what they do is not learned, and what they did is no example any more."""
+        new = [process for process in processes if process and process not in self._flagged]
+        if not new:
+            return
+        workload, start = self._kept.take(np.array(new, np.uint64))
+        if len(start):
+            self._analyzer.forget(workload, start)
+        self._flagged.update(dict.fromkeys(new))
         while len(self._flagged) > _MAX_FLAGGED:
             del self._flagged[next(iter(self._flagged))]

@@ -17,8 +17,10 @@ import pyarrow as pa
 from daemoneye.escape import decode
 from daemoneye.events.ancestry import identity_rows
 from daemoneye.events.flags import Flag
+from daemoneye.events.sets import groups
+from daemoneye_analytics.behaviour import signs
 from daemoneye_analytics.behaviour.intent import HIDDEN, intent
-from daemoneye_analytics.behaviour.tokens import words
+from daemoneye_analytics.behaviour.tokens import Parts, words
 from daemoneye_analytics.frame import Frame, combine, text_hash
 
 LEVELS: Final = 5
@@ -31,6 +33,7 @@ _SHARED: Final = re.compile(r"/(tmp|dev/shm|var/tmp|run/user/\d+|run/lock)/")
 _HOME: Final = re.compile(r"/(home/|root/)")
 _SHARED_CLASS: Final = 3.0
 _ODD: Final = Flag.EXE_DELETED | Flag.MEMFD | Flag.WRITABLE_LAYER
+_ODDS: Final = combine(np.arange(signs.WIDTH)) | np.uint64(1)
 _GAIN: Final = Flag.SETUID | Flag.SETGID | Flag.CAPS_GAINED
 
 
@@ -51,6 +54,8 @@ class Executions:
         grandparent: That of the parent's parent.
         user: Real and effective user as one number, u64, never 0.
         words: Hashes of words of the arguments, u64, shape (n, WORDS).
+        signs: Numbers of the signs of an intrusion that it shows, u64, shape (n, signs.WIDTH), 0 where there are no more.
+        tree: Process keys of itself and its ancestors, u64, shape (n, 9), 0 where they are unknown.
     """
 
     time: np.ndarray
@@ -65,6 +70,8 @@ class Executions:
     grandparent: np.ndarray
     user: np.ndarray
     words: np.ndarray
+    signs: np.ndarray
+    tree: np.ndarray
 
     def __len__(self) -> int:
         return len(self.time)
@@ -92,7 +99,9 @@ class Executions:
     @property
     def signature(self) -> np.ndarray:
         """What two executions have in common that are the same for the counts, u64, shape (n,)."""
-        return combine(self.workload, self.exe, self.parent, self.grandparent, self.user, *self.words.T)
+        return combine(
+            self.workload, self.exe, self.parent, self.grandparent, self.user, self.signs @ _ODDS, *self.words.T
+        )
 
     @property
     def program(self) -> np.ndarray:
@@ -112,14 +121,12 @@ class Arrivals:
         row: Row in the frame's executions.
         identity: Row in the frame's identities, int64.
         shape: Features that need no counts, in the order of `SHAPE`, float64, shape (n, len(SHAPE)).
-        tree: Process keys of itself and its ancestors, u64, shape (n, 9), 0 where they are unknown.
     """
 
     executions: Executions
     row: np.ndarray
     identity: np.ndarray
     shape: np.ndarray
-    tree: np.ndarray
 
     SHAPE: ClassVar[tuple[str, ...]] = (
         "argc", "args_length", "args_entropy", "path_depth", "path_class", "user_change", "privilege_gain", "odd_file", "terminal", "ancestors",
@@ -132,9 +139,7 @@ class Arrivals:
     def span(self, first: int, last: int) -> Self:
         """Those from `first` to before `last`, not copied."""
         here = slice(first, last)
-        return type(self)(
-            self.executions.span(first, last), self.row[here], self.identity[here], self.shape[here], self.tree[here]
-        )
+        return type(self)(self.executions.span(first, last), self.row[here], self.identity[here], self.shape[here])
 
 
 def executions(frame: Frame, excluded: np.ndarray) -> Arrivals:
@@ -152,7 +157,9 @@ def executions(frame: Frame, excluded: np.ndarray) -> Arrivals:
     exe = _padded(frame.exe.hashes())
     time = frame.batch.wall_ns(own["time"])
     user = _users(own["uid"], own["euid"])
-    spoken, entropy = _spoken(frame, image)
+    line, (spoken, entropy, parts) = _lines(frame, image)
+    paths = _paths(frame)
+    hidden = (paths[1][frame.exe.codes[image]] == _SHARED_CLASS) | ((own["flags"] & np.uint32(_ODD)) != 0)
     levels = _levels(frame, image, own)
     process = own["process_uid"]
     tree = np.empty((len(kept), 1 + ancestors.shape[1]), np.uint64)
@@ -161,23 +168,35 @@ def executions(frame: Frame, excluded: np.ndarray) -> Arrivals:
         Executions(
             time=time, sequence=frame.exec_sequence[kept], process=process, pid=own["pid"], start=frame.batch.wall_ns(own["start_time"]),
             workload=np.where(levels[:, 0] != 0, levels[:, 0], levels[:, 1]), levels=levels, exe=exe[image], parent=exe[ancestors[:, 0]],
-            grandparent=exe[ancestors[:, 1]], user=user, words=spoken,
+            grandparent=exe[ancestors[:, 1]], user=user, words=spoken.take(line, axis=0),
+            signs=_signs(frame, image, own, hidden, line, parts), tree=tree,
         ),
-        row=kept, identity=frame.identity[image], shape=_shape(frame, image, own, ancestors, user, entropy, time), tree=tree,
+        row=kept, identity=frame.identity[image], shape=_shape(frame, image, own, ancestors, user, entropy.take(line), time, paths),
     )  # fmt: skip
 
 
-def _spoken(frame: Frame, image: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """What `words` says of the command lines of images. Two of three are in a batch several times: each is read once."""
+def _lines(frame: Frame, image: np.ndarray) -> tuple[np.ndarray, tuple[np.ndarray, np.ndarray, Parts]]:
+    """The command line of each image as a number, and what `words` says of each: two of three are in a batch several times and are read once."""
     offsets, heap = frame.images.section.bytes_column("argv")
     buffers = [None, pa.py_buffer(offsets.astype(np.int32)), pa.py_buffer(np.ascontiguousarray(heap))]
     lines = pa.Array.from_buffers(pa.binary(), len(offsets) - 1, buffers).dictionary_encode()
     code = lines.indices.to_numpy()
     which = np.empty(len(lines.dictionary), np.int64)
     which[code] = np.arange(len(code))
-    spoken, entropy = words(heap, offsets[which], np.diff(offsets)[which])
-    code = code[image]
-    return spoken.take(code, axis=0), entropy.take(code)
+    return code[image], words(heap, offsets[which], np.diff(offsets)[which])
+
+
+def _signs(
+    frame: Frame, image: np.ndarray, own: np.ndarray, hidden: np.ndarray, line: np.ndarray, parts: Parts
+) -> np.ndarray:
+    """See `Executions.signs`; looked up once for what is the same to them."""
+    programs = [signs.program(path) for path in frame.exe.values]
+    hashes, shells = np.array([h for h, _ in programs], np.uint64), np.array([shell for _, shell in programs], bool)
+    code = frame.exe.codes[image]
+    piped = shells[code] & (own["argc"] == 1) & (own["tty"] == 0)
+    first, inverse = groups(((line * np.int64(len(programs)) + code) * 2 + hidden) * 2 + piped)
+    found = signs.find(parts.of(line[first]), hashes[code[first]], hidden[first], piped[first])
+    return found.take(inverse, axis=0)
 
 
 def _shape(
@@ -188,11 +207,12 @@ def _shape(
     user: np.ndarray,
     entropy: np.ndarray,
     time: np.ndarray,
+    paths: tuple[np.ndarray, np.ndarray],
 ) -> np.ndarray:
     """See `Arrivals.shape`; `own` are the rows of `image`."""
     rows = frame.images.section.rows
     users = _padded(_users(rows["uid"], rows["euid"]))
-    depth, kind = _paths(frame)
+    depth, kind = paths
     code = frame.exe.codes[image]
     flags = own["flags"]
     odd = (flags & np.uint32(_ODD)) != 0

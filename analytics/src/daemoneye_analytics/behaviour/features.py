@@ -12,6 +12,7 @@ from typing import Final, NamedTuple
 import numpy as np
 
 from daemoneye.events.sets import groups
+from daemoneye_analytics.behaviour import signs
 from daemoneye_analytics.behaviour.catalogue import PROCESS_FEATURES
 from daemoneye_analytics.behaviour.counts import Counts, Things
 from daemoneye_analytics.behaviour.executions import Arrivals, Executions
@@ -31,8 +32,17 @@ PARENT: Final = Kind(2, 1.0)
 USER: Final = Kind(3, 1.0)
 WORD: Final = Kind(4, 2.0)
 TREE: Final = Kind(5, 1.0)
-KINDS: Final = (EXE, PARENT, USER, TREE, WORD)
+SIGN: Final = Kind(6, 8.0)
+KINDS: Final = (EXE, PARENT, USER, TREE, WORD, SIGN)
 """In the order of `Links`."""
+_UNREMARKABLE: Final = np.uint64(1)
+"""What is counted of an execution without signs: a sign's share is one of all executions."""
+_FREE_SIGN: Final = 6.0
+_FREE_PROCESS: Final = 10.0
+"""Bits of surprise, of a sign in its workload and of the process that shows it, from which on the sign begins to speak. Chosen on the corpus' development
+split, as is the next."""
+_WEAK: Final = 0.5
+"""Bits that each sign must bring in: many weak ones are no strong one."""
 _TOP_WORDS: Final = 2
 _COLUMN: Final = {name: at for at, name in enumerate(PROCESS_FEATURES)}
 
@@ -43,10 +53,13 @@ class Measured(NamedTuple):
     Attributes:
         features: float64, shape (n, len(PROCESS_FEATURES)), columns in the catalogue's order.
         new: Hashes of the executable, the pair and the user that the workload never showed, u64, shape (n, 3), 0 for one that is not new.
+        evidence: Bits with which each of its signs speaks for an intrusion, float64, shape (n, signs.WIDTH): its own, as far as both the sign and the
+            whole execution are surprising in the workload.
     """
 
     features: np.ndarray
     new: np.ndarray
+    evidence: np.ndarray
 
     def take(self, index: np.ndarray) -> Measured:
         """Some rows: int array."""
@@ -72,22 +85,25 @@ class Links(NamedTuple):
 
 
 def links(e: Executions) -> Links:
-    """Everything that is counted of executions: n of each kind in order of `KINDS`, then the words that there are."""
+    """Everything that is counted of executions: n of each of the first four kinds in order of `KINDS`, then the words and the signs that there are."""
     n = len(e)
     named = e.exe != 0
     row, column = np.nonzero((e.words != 0) & named[:, None])
-    conditions = (np.zeros(n, np.uint64), e.exe, e.exe, e.program, e.exe[row])
+    told = _told(e.signs)
+    of_signs, place = np.nonzero(told)
+    conditions = (np.zeros(n, np.uint64), e.exe, e.exe, e.program, e.exe[row], np.zeros(len(of_signs), np.uint64))
     things = (
         e.exe,
         np.where(named, e.parent, 0),
         np.where(named, e.user, 0),
         np.where(e.parent != 0, e.grandparent, 0),
         e.words[row, column],
+        told[of_signs, place],
     )
     each = [len(thing) for thing in things]
     every = np.arange(n)
     return Links(
-        np.concatenate((every, every, every, every, row)),
+        np.concatenate((every, every, every, every, row, of_signs)),
         np.repeat(np.array([kind.number for kind in KINDS], np.uint64), each),
         np.concatenate(conditions),
         np.concatenate(things).astype(np.uint64),
@@ -102,8 +118,10 @@ def measure(counts: Counts, arrived: Arrivals) -> Measured:
     few = _few(counts, arrived.executions.take(first))
     features = np.empty((len(inverse), len(PROCESS_FEATURES)))
     counted = few.features.shape[1]
-    features[:, :counted], features[:, counted:] = few.features.take(inverse, axis=0), arrived.shape
-    return Measured(features, few.new.take(inverse, axis=0))
+    evidence = few.evidence.take(inverse, axis=0)
+    features[:, :counted], features[:, counted:-1] = few.features.take(inverse, axis=0), arrived.shape
+    features[:, -1] = evidence.sum(axis=1)
+    return Measured(features, few.new.take(inverse, axis=0), evidence)
 
 
 def _few(counts: Counts, e: Executions) -> Measured:
@@ -114,7 +132,9 @@ def _few(counts: Counts, e: Executions) -> Measured:
     silent = (chain.thing == 0) | ((found.fleet == chain.base_bits) & (chain.kind != EXE.number))
     here, fleet = np.where(silent, 0.0, found.bits), np.where(silent, 0.0, found.fleet)
     exe, parent, user, tree = here[: 4 * n].reshape(4, n)
-    words, fleet_words = _top(chain.row[4 * n :], chain.column, here[4 * n :], fleet[4 * n :], n)
+    shown = np.nonzero(_told(e.signs))
+    spoken = slice(4 * n, len(here) - len(shown[0]))
+    words, fleet_words = _top(chain.row[spoken], chain.column, here[spoken], fleet[spoken], n)
     rarity = exe + parent + words
     relative = rarity - fleet[: 2 * n].reshape(2, n).sum(axis=0) - fleet_words
     known = slice(0, 3 * n)
@@ -124,7 +144,19 @@ def _few(counts: Counts, e: Executions) -> Measured:
         .reshape(3, n)
         .T
     )
-    return Measured(np.column_stack((exe, parent, user, words, tree, rarity, relative, (new != 0).sum(axis=1))), new)
+    surprise = np.zeros(e.signs.shape)
+    surprise[shown] = np.minimum(found.bits[spoken.stop :] - _FREE_SIGN, rarity[shown[0]] - _FREE_PROCESS)
+    evidence = np.maximum(np.minimum(surprise, signs.bits(e.signs)) - _WEAK, 0.0)
+    return Measured(
+        np.column_stack((exe, parent, user, words, tree, rarity, relative, (new != 0).sum(axis=1))), new, evidence
+    )
+
+
+def _told(shown: np.ndarray) -> np.ndarray:
+    """Signs as they are counted: of an execution without any, that it has none."""
+    out = shown.copy()
+    out[:, 0] = np.where(out[:, 0] == 0, _UNREMARKABLE, out[:, 0])
+    return out
 
 
 def _top(

@@ -122,18 +122,20 @@ class Lives:
         life.windows += 1
         life.last = max(life.last, end)
 
-    def judge(self, life: Life, p: float, *, alarm: bool) -> None:
-        """That window's p-value; NaN where calibration was insufficient."""
+    def judge(self, life: Life, p: float, *, alarm: bool) -> bool:
+        """That window's p-value; NaN where calibration was insufficient. Whether the workload drifted by it."""
         life.calibrated = not np.isnan(p)
         self.counted["judged" if life.calibrated else "insufficient"] += 1
         if not life.calibrated:
-            return
+            return False
         life.judged += 1
         life.alarms += alarm
         self.counted["alarms"] += alarm
         life.unusual += _RATE * ((p <= _UNUSUAL) - life.unusual)
+        before = life.drifted
         if life.judged >= _ENOUGH:
             life.drifted = life.unusual > (_BACK if life.drifted else _DRIFTED)
+        return life.drifted and not before
 
     def weight(self, life: Life, size: int, time: int) -> float:
         """Weight from 0 to 1 with which `size` executions may be learned now: a flood teaches no more than an hour may."""

@@ -89,6 +89,7 @@ class Node:
             arrays |= {
                 "features": rows.measured.features,
                 "new": rows.measured.new,
+                "evidence": rows.measured.evidence,
                 "scores": rows.scores,
                 "flagged": rows.flagged,
             }
@@ -130,7 +131,7 @@ class Node:
             ):
                 node.windows.rows = Rows(
                     Executions(*(arrays[f"e_{name}"] for name in COLUMNS)),
-                    Measured(arrays["features"], arrays["new"]),
+                    Measured(arrays["features"], arrays["new"], arrays["evidence"]),
                     arrays["scores"],
                     arrays["flagged"],
                 )

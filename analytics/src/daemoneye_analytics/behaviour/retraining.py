@@ -16,6 +16,10 @@ from daemoneye_analytics.behaviour.outliers import Choice
 BUDGET: Final = 0.01
 """Share of the newest rows that may be more unusual than one in a thousand of what was learned: ten times the nominal share."""
 
+CANARY: Final = 0.99
+"""Quantile of the scores of trusted rows that a known attack lies beyond."""
+_FEWEST: Final = 100
+
 
 class Training:
     """A fit that runs in a thread. The same rows give the same model, so that one which was lost is fitted again.
@@ -59,13 +63,16 @@ def objection(old: Frozen | None, new: Frozen, recent: np.ndarray, canaries: np.
         new: The candidate.
         recent: The newest rows, float64, shape (n, k): the shadow run. More than `BUDGET` of them must not be beyond one in a thousand, unless it is even
             worse with the old model.
-        canaries: Rows of known attacks, float64, shape (c, k): the new model must find no fewer than the old.
+        canaries: Rows of known attacks, float64, shape (c, k). By the new model half of them must stand out from the newest rows that can be trusted,
+            those that the old one does not find odd, unless no more do by the old one. How many a model calls odd is no measure: a first one, which has
+            seen little, calls most things so.
     """
     try:
-        alarms, found = _beyond(new, recent), _beyond(new, canaries)
+        alarms = _beyond(new, recent)
         if old is None:
             return ""
-        allowed, required = _beyond(old, recent), _beyond(old, canaries)
+        allowed, trusted = _beyond(old, recent), _trusted(old, recent)
+        found, known = standing_out(new, trusted, canaries), standing_out(old, trusted, canaries)
     except Exception as error:  # noqa: BLE001 - as above
         return f"the new model could not score: {error!r}"
     limit = max(BUDGET * len(recent), allowed)
@@ -73,9 +80,23 @@ def objection(old: Frozen | None, new: Frozen, recent: np.ndarray, canaries: np.
         return (
             f"{alarms} of the newest {len(recent)} rows are beyond one in a thousand, at most {limit:.0f} are allowed"
         )
-    if found < required:
-        return f"it finds {found} of {len(canaries)} known attacks, the model in use {required}"
+    if found < min(known, (len(canaries) + 1) // 2):
+        return f"it finds {found} of {len(canaries)} known attacks among trusted rows, the model in use {known}"
     return ""
+
+
+def standing_out(model: Frozen, trusted: np.ndarray, canaries: np.ndarray) -> int:
+    """How many known attacks have a higher score than the `CANARY` quantile of trusted rows, or than one in a thousand where there are none."""
+    usual = model.score(trusted)
+    usual = usual[~np.isnan(usual)]
+    limit = float(np.quantile(usual, CANARY)) if len(usual) else 1.0
+    return int(np.count_nonzero(model.score(canaries) > limit))
+
+
+def _trusted(model: Frozen, rows: np.ndarray) -> np.ndarray:
+    """Rows that a model does not find odd; all where these are too few to say anything."""
+    trusted = rows[model.score(rows) <= 1]
+    return trusted if len(trusted) >= _FEWEST else rows
 
 
 def _beyond(model: Frozen, rows: np.ndarray) -> int:

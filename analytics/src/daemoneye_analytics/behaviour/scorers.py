@@ -12,7 +12,7 @@ import numpy as np
 
 from daemoneye_analytics.behaviour import canaries
 from daemoneye_analytics.behaviour.features import Measured
-from daemoneye_analytics.behaviour.models import Spec
+from daemoneye_analytics.behaviour.models import BehavioralModel
 from daemoneye_analytics.detectors.parts import collected, renewed
 
 if TYPE_CHECKING:
@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 class Scorers:
     """The models of processes, in their order."""
 
-    def __init__(self, specs: Sequence[Spec], update_seconds: int) -> None:
+    def __init__(self, specs: Sequence[BehavioralModel], update_seconds: int) -> None:
         self._specs = tuple(specs)
         self._fitted: dict[str, ShapeModel] = {}
         for spec in specs:
@@ -56,6 +56,11 @@ class Scorers:
                 model.begin(now_ns)
         return promoted
 
+    def hasten(self) -> None:
+        """What is usual has changed: train anew as soon as may be."""
+        for model in self._fitted.values():
+            model.hasten()
+
     def status(self) -> dict[str, Any]:
         """Each fitted model's figures by name; `counted` of them are since this process began."""
         return {name: {**model.status(), "counted": dict(model.counted)} for name, model in self._fitted.items()}
@@ -69,5 +74,5 @@ class Scorers:
         renewed(state, self._fitted, "model")
 
 
-def _columns(measured: Measured, spec: Spec) -> np.ndarray:
+def _columns(measured: Measured, spec: BehavioralModel) -> np.ndarray:
     return np.column_stack([measured.column(name) for name in spec.features])

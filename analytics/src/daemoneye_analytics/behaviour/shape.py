@@ -18,7 +18,7 @@ from daemoneye_analytics.behaviour import snapshot
 from daemoneye_analytics.behaviour.frozen import Frozen
 from daemoneye_analytics.behaviour.outliers import choose
 from daemoneye_analytics.behaviour.reservoir import Reservoir
-from daemoneye_analytics.behaviour.retraining import Training, objection
+from daemoneye_analytics.behaviour.retraining import Training, objection, standing_out
 from daemoneye_analytics.behaviour.signing import Signer
 
 log = logging.getLogger(__name__)
@@ -82,7 +82,7 @@ class ShapeModel:
             seed: Of all its chance.
             interval_s: Seconds of event time from one fit to the next.
             signer: Seals what `state` gives; None: with a key of this process.
-            canaries: Rows of known attacks, float64, shape (c, k), which a new model must find as well as the old.
+            canaries: Rows of known attacks, float64, shape (c, k), which must stand out by a new model; see `retraining.objection`.
 
         Raises:
             ConfigError: A detector or parameter that cannot be used; the text names the choices.
@@ -160,6 +160,10 @@ class ShapeModel:
             return False
         # A clock that was put back far does not stop retraining.
         return now_ns >= self._next_ns or now_ns < self._asked_ns - self._interval_ns
+
+    def hasten(self) -> None:
+        """A fit is due as soon as an hour went by since the last one began, not only when the interval is over."""
+        self._next_ns = min(self._next_ns, self._asked_ns + RETRY_NS)
 
     def begin(self, now_ns: int) -> bool:
         """Begin a fit in the background at this event time, due or not; False where one is running."""
@@ -283,10 +287,16 @@ class ShapeModel:
             **self._counts,
         }
         if self._models and len(self._canaries):
-            status["canaries_found"] = int(np.count_nonzero(self.score(self._canaries) > 1))
+            status["canaries_found"] = self._canaries_found()
         return status | {
             key: text[:_REASON] for key, text in (("reason", self._reason), ("caution", self.caution)) if text
         }
+
+    def _canaries_found(self) -> int:
+        try:
+            return standing_out(self._models[0], self._rows.recent, self._canaries)
+        except Exception:  # noqa: BLE001 - a detector that raises is counted where rows are scored
+            return 0
 
     def _configuration(self) -> dict[str, Any]:
         return {

@@ -15,6 +15,7 @@ import numpy as np
 from daemoneye.events.jsonform import rfc3339, split_argv
 from daemoneye.findings import EventReference, Finding, Process, Subject, Technique, finding_id
 from daemoneye_analytics import evidence
+from daemoneye_analytics.behaviour import signs
 from daemoneye_analytics.behaviour.counts import Counts
 from daemoneye_analytics.behaviour.executions import FLEET
 from daemoneye_analytics.behaviour.features import EXE, PARENT, USER
@@ -27,6 +28,8 @@ from daemoneye_analytics.pods import NOBODY, Pod
 INTERPRETER: Final = Technique("T1059", "Command and Scripting Interpreter")
 _HIGH: Final = 0.95
 _FEW: Final = 5000
+_MOST: Final = 6
+"""Signs and techniques that a finding names."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -87,7 +90,7 @@ class Teller:
         e = rows.executions
         start, pid, exe = int(e.start[row]), int(e.pid[row]), self._names.get(int(e.exe[row]), "")
         process, tree = _processes(frame, node, int(e.sequence[row]), pid, exe)
-        model, where = _model(alarm), _where(alarm)
+        model, where, shown = _model(alarm), _where(alarm), _shown(alarm)
         pod = alarm.place.pod
         parent = self.name(int(e.parent[row]))
         return Finding(
@@ -107,8 +110,8 @@ class Teller:
                 owner_name=pod.owner_name,
             ),
             key=self.key(alarm),
-            techniques=(INTERPRETER,),
-            explanation=(self._meaning(alarm, model), *self._contributions(alarm, counts, top)),
+            techniques=tuple({t.id: t for _, t, _ in shown}.values())[:_MOST] or (INTERPRETER,),
+            explanation=(self._meaning(alarm, model), *_signs(shown), *self._contributions(alarm, counts, top)),
             confidence=0.8 if alarm.phase is Phase.ACTIVE else 0.5,
             confidence_reasons=tuple(_doubts(alarm)),
             events=tuple(EventReference(node[0], node[1], node[2], int(e.sequence[i]), "process_exec") for i in top),
@@ -185,6 +188,22 @@ def _processes(
     begin, length = (int(column[image]) for column in frame.images.section.column("argv"))
     process = Process(pid, exe, tuple(split_argv(frame.images.section.heap[begin : begin + length].tobytes())))
     return process, (*evidence.ancestry(frame, image), process)
+
+
+def _shown(alarm: Alarm) -> list[tuple[str, Technique, float]]:
+    """The signs of an intrusion in a window, their words, techniques and bits, the strongest first."""
+    known = ((signs.meaning(number), bits) for number, bits in alarm.windows.signs(alarm.window).items())
+    return [(*found, bits) for found, bits in known if found]
+
+
+def _signs(shown: list[tuple[str, Technique, float]]) -> list[str]:
+    if not shown:
+        return []
+    told = "; ".join(
+        f"{words} ({technique.id} {technique.name}, {bits:.1f} bits)" for words, technique, bits in shown[:_MOST]
+    )
+    more = f"; and {len(shown) - _MOST} more" if len(shown) > _MOST else ""
+    return [f"What intruders do and this workload seldom does: {told}{more}."]
 
 
 def _model(alarm: Alarm) -> str:

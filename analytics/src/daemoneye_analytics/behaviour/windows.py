@@ -23,6 +23,8 @@ TOP: Final = 3
 SUSPICIOUS: Final = 5
 """Processes of a window that count most."""
 NOTABLE_BITS: Final = 8.0
+_SPEAKING: Final = 4.0
+"""Bits of rarity that a bit of a sign is worth when a window's processes are named."""
 _CLOSED: Final = -1
 _ROOM: Final = 1024
 
@@ -54,8 +56,8 @@ class Rows:
     @classmethod
     def of(cls, columns: Sequence[np.ndarray]) -> Rows:
         """The inverse of `columns`."""
-        *executions, features, new, scores, flagged = columns
-        return cls(Executions(*executions), Measured(features, new), scores, flagged)
+        *executions, features, new, evidence, scores, flagged = columns
+        return cls(Executions(*executions), Measured(features, new, evidence), scores, flagged)
 
 
 class Windows(NamedTuple):
@@ -68,7 +70,7 @@ class Windows(NamedTuple):
         start: Time of the first execution, ns, int64.
         end: Where the window ended, or of an open one the time of its last execution, ns, int64.
         size: Executions.
-        statistics: float64, shape (w, 4 + m): the catalogue's features of windows in order, then the largest score of each model of processes.
+        statistics: float64, shape (w, 5 + m): the catalogue's features of windows in order, then the largest score of each model of processes.
         closed: Whether nothing more will come.
     """
 
@@ -82,11 +84,22 @@ class Windows(NamedTuple):
     closed: np.ndarray
 
     def top(self, window: int, number: int = TOP) -> np.ndarray:
-        """Rows of a window's rarest processes, one a program, the rarest first, int64."""
+        """Rows of a window's processes that stand out most, by their signs and then by their rarity, one a program, int64."""
         mine = np.flatnonzero(self.of == window)
-        order = mine[np.argsort(-self.rows.measured.column("rarity_bits")[mine], kind="stable")]
+        measured = self.rows.measured
+        bits = measured.column("rarity_bits") + _SPEAKING * measured.column("sign_bits")
+        order = mine[np.argsort(-bits[mine], kind="stable")]
         _, first = np.unique(self.rows.executions.program[order], return_index=True)
         return order[np.sort(first)][:number]
+
+    def signs(self, window: int) -> dict[int, float]:
+        """A window's signs of an intrusion by their numbers, with the most bits that a process gives to each, the strongest first."""
+        mine = self.of == window
+        numbers, bits = self.rows.executions.signs[mine], self.rows.measured.evidence[mine]
+        shown: dict[int, float] = {}
+        for number, value in zip(numbers[bits > 0].tolist(), bits[bits > 0].tolist(), strict=True):
+            shown[number] = max(value, shown.get(number, 0.0))
+        return dict(sorted(shown.items(), key=lambda sign: (-sign[1], sign[0])))
 
 
 class OpenWindows:
@@ -215,6 +228,7 @@ def _windows(rows: Rows, of: np.ndarray, closed: np.ndarray, end: int | None) ->
         programs.largest_sum(suspicion(measured), len(closed), SUSPICIOUS),
         np.bincount(of, weights=measured.column("relative_bits"), minlength=len(closed)) / size,
         _distinct(of, measured.new, len(closed)),
+        _evidence(of, e.signs, measured.evidence, len(closed)),
         np.fmax.reduceat(rows.scores.take(order, axis=0), begin),
     ))  # fmt: skip
     last = np.maximum.reduceat(time, begin)
@@ -263,3 +277,14 @@ def _distinct(of: np.ndarray, new: np.ndarray, count: int) -> np.ndarray:
     head = np.ones(len(order), bool)
     head[1:] = (thing[1:] != thing[:-1]) | (window[1:] != window[:-1])
     return np.bincount(window[head], minlength=count).astype(np.float64)
+
+
+def _evidence(of: np.ndarray, signs: np.ndarray, bits: np.ndarray, count: int) -> np.ndarray:
+    """Sum over each window's different signs of the most bits that a row gives to it."""
+    row, column = np.nonzero(bits)
+    window, sign, bits = of[row], signs[row, column], bits[row, column]
+    order = np.lexsort((-bits, sign, window))
+    window, sign, bits = window[order], sign[order], bits[order]
+    head = np.ones(len(order), bool)
+    head[1:] = (window[1:] != window[:-1]) | (sign[1:] != sign[:-1])
+    return np.bincount(window[head], weights=bits[head], minlength=count)

@@ -85,6 +85,9 @@ def test_an_attack_is_told_with_its_process_its_bits_and_its_counts(learned):
     assert "/usr/bin/nc never ran in this workload in" in text or "/bin/sh never ran in this workload in" in text
     assert "bits)" in text
     assert finding.process_tree[0].exe == "/usr/sbin/nginx"
+    assert "T1059.004" in {technique.id for technique in finding.techniques}
+    assert "What intruders do and this workload seldom does: " in text
+    assert "nc -e (T1059.004 Unix Shell, 6.5 bits)" in text
     assert {event.event for event in finding.events} == {"process_exec"}
 
 
@@ -134,6 +137,43 @@ def test_what_others_found_is_not_learned(learned):
     known = quiet._counts.seen
     assert known(FLEET, EXE.number, 0, text_hash("/usr/bin/nc"))[0] == 0
     assert known(FLEET, EXE.number, 0, text_hash("/usr/bin/date"))[0] > 100
+
+
+def test_what_is_found_out_late_is_taken_back(learned):
+    """A process tree that somebody finds something in after its window was closed and kept: the window is no example any more, and is not learned."""
+    detector = again(learned)
+    tool = [
+        execution(12, HOURS * 3600 + 200 + 5 * k, b"/usr/bin/date", (b"date", b"--level", b"1"), 930_000)
+        for k in range(3)
+    ]
+    run(detector, later(*tool, hours=1.0), first=100_000)
+    before = detector.status()["references"]["rarest"]["windows"], detector.details()["references"]["rarest"]["waiting"]
+    (frame,) = frames([execution(11, (HOURS + 1) * 3600 + 90, b"/usr/bin/date", (b"date",), 940_000)], first=200_000)
+    rows = next(frames(tool, first=100_000)).exec_rows
+    frame.flagged += rows["process_uid"].tolist()
+    detector.process(frame)
+    after = detector.status()["references"]["rarest"]["windows"], detector.details()["references"]["rarest"]["waiting"]
+    assert sum(after) == sum(before) - 1
+    state = detector.state()
+    fresh = analyser()
+    fresh.restore(state)
+    assert fresh.status()["references"] == detector.status()["references"]
+
+
+def test_a_workload_that_drifts_has_the_models_trained_at_once(learned):
+    models = ('{"name": "process_rarity"}', '{"name": "process_shape", "detector": "IForest"}')
+    detector = again(learned, models=models, update_seconds=30 * 86_400)
+    # In one workload something else each ten minutes, for two hours.
+    begin = HOURS * 3600 + 3000
+    odd = [
+        execution(12, begin + 120 * k, b"/opt/release-%d/bin/run" % (k // 5), (b"run",), 950_000 + k) for k in range(45)
+    ]
+    rows = sorted([*usual(2.4, seed=2, every=30.0, start=HOURS * 3600 + 60), *odd], key=lambda row: row.time)
+    begun = sum(row.time < begin for row in rows)
+    run(detector, rows[:begun], first=100_000)
+    assert detector.status()["models"]["process_shape"]["model"] == 1
+    run(detector, rows[begun:], first=100_000 + begun)
+    assert detector.status()["models"]["process_shape"]["model"] > 1, "the interval is a month"
 
 
 def test_a_score_does_not_depend_on_its_batch(learned):

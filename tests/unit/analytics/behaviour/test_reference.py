@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from daemoneye_analytics.behaviour import tail
-from daemoneye_analytics.behaviour.reference import P_MIN, Reference, size_class
+from daemoneye_analytics.behaviour.reference import AGE_NS, DAY_NS, P_MIN, Reference, size_class
 
 DATA = {
     "exponential": lambda r, n: r.exponential(3, n),
@@ -21,15 +21,15 @@ DATA = {
 }
 
 
-def rows(statistic, size=50, noise=np.nan, learned=True, workload=None):
-    """Windows, one a workload unless given."""
+def rows(statistic, size=50, learned=True, workload=None, start=0):
+    """Windows, one a workload and all at one time unless given."""
     n = len(statistic)
     return (
         np.asarray(statistic, float),
         np.broadcast_to(size, n).astype(np.int64),
-        np.broadcast_to(noise, n).astype(float),
         np.broadcast_to(learned, n).astype(bool),
         np.arange(n, dtype=np.uint64) if workload is None else np.broadcast_to(workload, n).astype(np.uint64),
+        np.broadcast_to(start, n).astype(np.int64),
     )
 
 
@@ -41,7 +41,7 @@ def filled(statistic, reference=None, **how):
 
 
 def judged(reference, statistic, **how):
-    return reference.p_values(*rows(statistic, **how)[:4])
+    return reference.p_values(*rows(statistic, **how)[:3])
 
 
 @pytest.mark.parametrize("windows", [1_000, 6_000])
@@ -77,8 +77,8 @@ def test_more_unusual_is_never_more_probable_and_p_stays_in_its_range(name):
 
 def test_a_row_alone_and_among_others():
     rng = np.random.default_rng(10)
-    reference = filled(rng.exponential(1, 3_000), size=np.tile([5, 50, 500], 1_000), noise=np.arange(3_000) % 7)
-    many = rows(rng.exponential(3, 200), size=rng.integers(1, 300, 200), noise=rng.integers(0, 9, 200))[:4]
+    reference = filled(rng.exponential(1, 3_000), size=np.tile([5, 50, 500], 1_000))
+    many = rows(rng.exponential(3, 200), size=rng.integers(1, 300, 200))[:3]
     together = reference.p_values(*many)
     alone = [reference.p_values(*(column[i : i + 1] for column in many))[0] for i in range(200)]
     assert not np.isnan(together).any()
@@ -90,7 +90,6 @@ def test_additions_count_from_the_next_refresh_on_and_their_parts_do_not_matter(
     columns = rows(
         rng.exponential(1, 9_000),
         size=rng.integers(1, 300, 9_000),
-        noise=rng.random(9_000),
         workload=rng.integers(0, 9, 9_000),
     )
     whole, parts = Reference(900), Reference(900)
@@ -125,26 +124,28 @@ def test_learning_and_learned_never_mix():
 
 def test_coarser_classes_serve_where_a_class_has_too_few_unless_it_contradicts_them():
     rng = np.random.default_rng(12)
-    reference = filled(rng.exponential(1, 2_000), size=5, noise=1.0)
-    small = judged(reference, [5.0], size=5, noise=1.0)
-    assert judged(reference, [5.0], size=500, noise=1.0) == small
+    reference = filled(rng.exponential(1, 2_000), size=5)
+    small = judged(reference, [5.0], size=5)
+    assert judged(reference, [5.0], size=500) == small
     assert {c["compared"] for c in reference.status()["classes"] if c["class"].startswith("learned, 100")} == {
         "of all sizes",
-        "of all sizes and every noise",
     }
     # Larger windows turn out to be more unusual by nature: they are not judged by the small ones.
-    filled(rng.exponential(1, 250) + 5, reference, size=500, noise=1.0)
-    assert np.isnan(judged(reference, [5.0], size=500, noise=1.0))
-    filled(rng.exponential(1, 250) + 5, reference, size=500, noise=1.0)
-    assert judged(reference, [5.0], size=500, noise=1.0) > 0.9
+    filled(rng.exponential(1, 250) + 5, reference, size=500)
+    assert np.isnan(judged(reference, [5.0], size=500))
+    filled(rng.exponential(1, 250) + 5, reference, size=500)
+    assert judged(reference, [5.0], size=500) > 0.9
 
 
-def test_a_noisy_workload_is_compared_with_noisy_ones():
+def test_sizes_are_held_apart_only_where_they_matter():
     rng = np.random.default_rng(13)
-    noise = np.tile([1.0, 2.0, 30.0], 2_000)
-    reference = filled(noise * rng.exponential(1, 6_000), noise=noise)
-    assert judged(reference, [60.0], noise=30.0) > 0.05
-    assert judged(reference, [60.0], noise=1.0) < 1e-4
+    size = np.tile([5, 500], 3_000)
+    statistic = np.where(size == 5, 30.0, 1.0) * rng.exponential(1, 6_000)
+    apart, together = filled(statistic, size=size), filled(statistic, Reference(sized=False), size=size)
+    assert judged(apart, [60.0], size=5) > 0.05
+    assert judged(apart, [60.0], size=500) < 1e-4
+    assert judged(together, [60.0], size=5) == judged(together, [60.0], size=500)
+    assert [c["class"] for c in together.status()["classes"]] == ["learned, all sizes", "learning, all sizes"]
 
 
 @pytest.mark.parametrize("value", [0.0, 17.3])
@@ -158,7 +159,7 @@ def test_a_constant_statistic(value):
 
 
 def test_what_is_not_finite_is_left_out_and_counted():
-    reference = filled(np.concatenate((np.arange(400.0), [np.nan, np.inf, -np.inf])), noise=np.inf)
+    reference = filled(np.concatenate((np.arange(400.0), [np.nan, np.inf, -np.inf])))
     assert reference.status()["windows"] == 400
     assert reference.status()["not_finite"] == 3
 
@@ -186,7 +187,7 @@ def test_the_pool_is_bounded_even_if_nobody_refreshes():
 
 def test_a_restored_reference_goes_on_as_if_nothing_had_happened():
     rng = np.random.default_rng(15)
-    reference = filled(rng.exponential(1, 3_000), noise=rng.random(3_000))
+    reference = filled(rng.exponential(1, 3_000))
     reference.add(*rows(rng.exponential(1, 200)))
     state = reference.state()
     again = Reference()
@@ -202,7 +203,7 @@ def test_a_restored_reference_goes_on_as_if_nothing_had_happened():
 @pytest.mark.parametrize(
     "change",
     [
-        {"format": 2},
+        {"format": 1},
         {"rows": np.zeros(3)},
         {"pending": None},
         {"not_finite": "x"},
@@ -214,6 +215,42 @@ def test_a_foreign_state_is_refused_and_changes_nothing(change):
     with pytest.raises(ValueError, match="reference"):
         reference.restore(reference.state() | change)
     assert judged(reference, [400.0]) == before
+
+
+def test_the_newest_windows_count_after_a_day_and_old_ones_go():
+    rng = np.random.default_rng(17)
+    reference = filled(rng.exponential(1, 3_000), start=DAY_NS)
+    filled(np.full(20, 50.0), reference, start=DAY_NS + 1)
+    assert judged(reference, [40.0]) < 1e-3, "a few windows are no tenth"
+    filled(np.full(21, 50.0), reference, start=2 * DAY_NS + 1)
+    assert judged(reference, [40.0]) > 5e-3, "after a day they count"
+    # Two weeks on, what is usual is something else; of the old windows those stay without which nothing could be said.
+    later = DAY_NS + AGE_NS + 2 * DAY_NS
+    filled(rng.exponential(1, 1_000) + 100, reference, start=later)
+    assert reference.status()["windows"] == 1_000
+    assert judged(reference, [99.0]) > 0.99
+
+
+def test_one_clock_that_is_wrong_does_not_age_the_others():
+    rng = np.random.default_rng(18)
+    reference = filled(rng.exponential(1, 3_000), start=DAY_NS)
+    reference.add(*rows([1.0] * 20, start=1_000 * DAY_NS))
+    filled(rng.exponential(1, 1_000), reference, start=2 * DAY_NS)
+    assert reference.status()["windows"] == 4_020
+
+
+def test_windows_that_turn_out_to_be_no_example_are_taken_out():
+    rng = np.random.default_rng(19)
+    start = np.arange(3_000)
+    reference = filled(np.concatenate((rng.exponential(1, 2_990), np.full(10, 50.0))), start=start)
+    reference.add(*rows(np.full(5, 50.0), start=start[:5] + 5_000))
+    odd = np.concatenate((np.arange(2_990, 3_000), np.arange(5)))
+    assert judged(reference, [40.0]) > 3e-3
+    reference.forget(odd.astype(np.uint64), np.concatenate((start[2_990:], start[:5] + 5_000)))
+    assert judged(reference, [40.0]) < 1e-4
+    assert (reference.status()["windows"], reference.status()["waiting"]) == (2_990, 0)
+    reference.forget(np.array([7], np.uint64), np.array([8]))  # another workload's window
+    assert reference.status()["windows"] == 2_990
 
 
 def test_a_tail_that_does_not_fit_is_refused_and_said():

@@ -103,6 +103,32 @@ def test_a_candidate_that_forgot_the_canaries_does_not_take_over(caplog):
     assert model.due(DAY + shape.RETRY_NS)
 
 
+def test_a_first_model_that_called_everything_odd_is_no_measure_for_the_next():
+    """Few rows of one kind make most things odd; what is learned later knows more, and attacks still stand out from it."""
+    canaries = odd(10)
+    model = made(canaries=canaries)
+    model.offer(usual(600))
+    assert fit(model)
+    # Another half of what is usual, far from the first and nearer to the attacks.
+    model.offer(np.vstack((usual(4_000, 3), usual(4_000, 4) + SHIFT)))
+    first = model.score(canaries)
+    assert fit(model, DAY), model.status()
+    assert (model.number, model.status()["rejected"]) == (2, 0)
+    assert (model.score(canaries) < first).any(), "attacks are less extreme by the new model"
+    assert model.status()["canaries_found"] >= 5
+
+
+def test_what_drifted_is_trained_at_once_and_no_oftener_than_hourly():
+    model = grown()
+    assert not model.due(shape.RETRY_NS)
+    model.hasten()
+    assert not model.due(shape.RETRY_NS - 1)
+    assert model.due(shape.RETRY_NS)
+    assert fit(model, shape.RETRY_NS)
+    model.hasten()
+    assert not model.due(2 * shape.RETRY_NS - 1)
+
+
 def test_a_candidate_that_alarms_on_the_newest_rows_is_objected_to():
     shifted = usual(1_000, 51) + SHIFT
     choice = choose("HBOS", {}, "model m")

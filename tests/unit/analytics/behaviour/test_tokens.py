@@ -12,7 +12,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from daemoneye.events.base import splitmix64
-from daemoneye_analytics.behaviour.tokens import WORDS, words
+from daemoneye_analytics.behaviour.tokens import WORDS, Parts, spelled, words
 
 LINES = st.lists(
     st.binary(max_size=30)
@@ -24,6 +24,11 @@ LINES = st.lists(
 
 
 def read(lines: list[bytes]) -> tuple[np.ndarray, np.ndarray]:
+    found, entropy, _ = everything(lines)
+    return found, entropy
+
+
+def everything(lines: list[bytes]) -> tuple[np.ndarray, np.ndarray, Parts]:
     length = np.array([len(line) for line in lines])
     heap = np.frombuffer(b"??" + b"".join(lines), np.uint8)
     return words(heap, 2 + np.cumsum(length) - length, length)
@@ -46,6 +51,34 @@ def plainly(line: bytes) -> list[int]:
 def test_words_are_what_a_reader_of_one_line_finds(lines):
     found, _ = read(lines)
     assert [[int(key) for key in row if key] for row in found] == [plainly(line) for line in lines]
+
+
+@given(LINES)
+def test_pieces_are_what_a_reader_of_one_line_finds(lines):
+    _, _, parts = everything(lines)
+    for at, line in enumerate(lines):
+        rest = line[:512].partition(b"\0")[2]
+        wanted = [piece for piece in re.split(rb"[\0 \t\r\n\"'`|&;<>(),=:/]+", rest) if piece]
+        mine = parts.row == at
+        assert [int(key) for key in parts.hash[mine]] == [spelled_bytes(piece) for piece in wanted]
+        dotted = [piece[:1] == b"." and re.sub(rb"[0-9]+", b"#", piece) not in {b".", b".."} for piece in wanted]
+        assert parts.dotted[mine].tolist() == dotted
+
+
+def spelled_bytes(piece: bytes) -> int:
+    """As `spelled`, which takes text."""
+    if all(byte < 128 for byte in piece):
+        return spelled(re.sub(r"[0-9]+", "#", piece.decode()))
+    return plainly(b"\0" + piece)[0]
+
+
+def test_pieces_of_some_lines():
+    lines = [b"a\0b/c\0.d\0", b"", b"a\0e\0", b"a\0f g\0"]
+    _, _, parts = everything(lines)
+    some = parts.of(np.array([3, 0, 1, 3]))
+    assert some.row.tolist() == [0, 0, 1, 1, 1, 3, 3]
+    assert some.hash.tolist() == [spelled(text) for text in ("f", "g", "b", "c", ".d", "f", "g")]
+    assert np.flatnonzero(some.dotted).tolist() == [4]
 
 
 @given(LINES)

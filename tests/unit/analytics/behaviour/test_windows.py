@@ -11,10 +11,11 @@ from hypothesis import strategies as st
 from daemoneye_analytics.behaviour.catalogue import PROCESS_FEATURES
 from daemoneye_analytics.behaviour.executions import COLUMNS, LEVELS, Executions
 from daemoneye_analytics.behaviour.features import Measured
+from daemoneye_analytics.behaviour.signs import WIDTH
 from daemoneye_analytics.behaviour.tokens import WORDS
 from daemoneye_analytics.behaviour.windows import BIN_NS, SIZE, OpenWindows, Rows
 
-WIDE = {"levels": LEVELS, "words": WORDS}
+WIDE = {"levels": LEVELS, "words": WORDS, "signs": WIDTH, "tree": 9}
 
 
 def rows(workloads: list[int], first: int) -> Rows:
@@ -25,7 +26,7 @@ def rows(workloads: list[int], first: int) -> Rows:
     }
     columns |= {"workload": np.array(workloads, np.uint64), "sequence": np.arange(first, first + n, dtype=np.uint64)}
     columns["time"] = columns["sequence"].astype(np.int64)
-    measured = Measured(np.zeros((n, len(PROCESS_FEATURES))), np.zeros((n, 3), np.uint64))
+    measured = Measured(np.zeros((n, len(PROCESS_FEATURES))), np.zeros((n, 3), np.uint64), np.zeros((n, WIDTH)))
     return Rows(Executions(**columns), measured, np.full((n, 1), np.nan), np.zeros(n, bool))
 
 

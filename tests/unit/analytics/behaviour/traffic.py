@@ -20,7 +20,7 @@ ROOTS = tuple(
 QUICK: dict[str, Any] = {
     "learning_events": 100,
     "learning_seconds": 600,
-    "models": ('{"name": "process_rarity"}', '{"name": "process_shift"}'),
+    "models": ('{"name": "intrusion"}', '{"name": "process_rarity"}', '{"name": "process_shift"}'),
 }
 
 
