@@ -136,6 +136,9 @@ static __always_inline int de_look(struct __sk_buff *skb, struct de_view *view, 
 {
     u8 raw[4] = {}, *at = raw;
 
+    /* The verifier must see the bounds of the very register that is the place. */
+    if (!__builtin_constant_p(place))
+        asm volatile("" : "+r"(place));
     if (place + size > view->size)
         return 1;
     if (place <= DE_VIEW - 4)
