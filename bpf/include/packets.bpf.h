@@ -136,6 +136,9 @@ static __always_inline int de_look(struct __sk_buff *skb, struct de_view *view, 
 {
     u8 raw[4] = {}, *at = raw;
 
+    /* The verifier must see the bounds of the very register that is the place. */
+    if (!__builtin_constant_p(place))
+        asm volatile("" : "+r"(place));
     if (place + size > view->size)
         return 1;
     if (place <= DE_VIEW - 4)
@@ -154,15 +157,15 @@ static __always_inline int de_look(struct __sk_buff *skb, struct de_view *view, 
 /* Up to `room` bytes of the frame. */
 static __always_inline int de_fill(struct __sk_buff *skb, u32 from, u8 *to, u64 room)
 {
-    u64 have = skb->len - from;
+    u64 more = skb->len - from - 1; /* than one; of no bytes it wraps, and the helper refuses to read so many */
 
-    /* The verifier must see the bounds of the very register that is the length. */
-    asm volatile("" : "+r"(have));
-    if (have > room)
-        have = room;
-    if (have < 1)
-        return 1;
-    return bpf_skb_load_bytes(skb, from, to, have);
+    /* The verifier must see the bounds of the very register that is the length. Until 6.8 it does not learn from a
+     * comparison with 0 that a length is none: so it is counted from one. */
+    asm volatile("" : "+r"(more));
+    if (more > room - 1)
+        more = room - 1;
+    asm volatile("" : "+r"(more));
+    return bpf_skb_load_bytes(skb, from, to, more + 1);
 }
 
 /* The view of a frame, which nothing matched yet; none if the frame is too short for anything. */

@@ -112,6 +112,11 @@ def look_again(kernel: Kernel) -> OpenSockets:
     return kernel.source._sockets
 
 
+def receiver(kernel: Kernel) -> str:
+    """How this kernel tells whose an accepted connection is; tests/kernel/vm runs the tests on one without the tracepoints."""
+    return "descriptor" if kernel.source.status()["sockets"]["instead"] else "exact"  # type: ignore[index]
+
+
 @pytest.fixture(scope="module")
 def networks() -> Iterator[tuple[Namespace, Namespace]]:
     """Two namespaces, joined by a cable: 10.213.0.1 and fd00:213::1, .2 and ::2."""

@@ -13,8 +13,9 @@ from typing import Any
 import pytest
 
 from daemoneye_sensor import opensockets
+from daemoneye_sensor.loader.btf import Btf
 from daemoneye_sensor.programs import RingSizes
-from tests.kernel.conftest import Kernel, look_again, one, rows
+from tests.kernel.conftest import Kernel, look_again, one, receiver, rows
 from tests.support.namespaces import TALKING, Namespace, heard, star
 
 EVENTS = ["process_exec", "process_fork", "process_exit", "socket_open", "socket_close"]
@@ -45,7 +46,8 @@ def test_a_connection_is_two_rows_on_either_side_with_its_process_and_its_bytes(
     for side, pid, direction in ((client, said["pid"], "outbound"), (server, answered["pid"], "inbound")):
         opened, closed = one(kernel, "socket_open", **side), one(kernel, "socket_close", **side)
         for row in (opened, closed):
-            assert (row["pid"], row["direction"], row["attribution"]) == (pid, direction, "exact")
+            attribution = receiver(kernel) if direction == "inbound" else "exact"
+            assert (row["pid"], row["direction"], row["attribution"]) == (pid, direction, attribution)
             assert row["exe"] == PYTHON
             assert row["argv"][1:3] == [TALKING, "serve" if direction == "inbound" else "call"]
             assert row["workload"].startswith("host/")
@@ -170,15 +172,13 @@ def test_of_10000_mixed_connections_over_three_namespaces_each_has_its_own(kerne
 
         kernel.wait(lambda _: len(ends("socket_close")) >= len(who))
         opened, closed = ends("socket_open"), ends("socket_close")
+        receiving = receiver(kernel)
         assert opened.keys() == closed.keys() == who.keys()
         for end, (pid, direction, sent) in who.items():
+            attribution = receiving if direction == "inbound" else "exact"
             for row in (opened[end], closed[end]):
-                assert (row["pid"], row["direction"], row["exe"], row["attribution"]) == (
-                    pid,
-                    direction,
-                    PYTHON,
-                    "exact",
-                )
+                assert (row["pid"], row["direction"]) == (pid, direction)
+                assert (row["exe"], row["attribution"]) == (PYTHON, attribution)
             assert (row["src_bytes"], row["dst_bytes"], row["ending"], row["flags"]) == (sent, 11, "closed", [])
         assert asking.stdout
         asked = sorted((said["port"], said["pid"]) for said in map(json.loads, asking.stdout))
@@ -237,6 +237,7 @@ def test_dropped_packets_are_counted_for_their_socket_and_the_node(
         "    while full.recv(2000): got += 1\n"
         "except BlockingIOError: print(full.getsockname()[1], 200 - got)"
     )
+    kernel.read()  # the tests before it had kernels of their own: this one's lease may have lapsed
     before = kernel.source.status()["sockets"]["packets_dropped"]["receive_buffer"]  # type: ignore[index]
     command = ["ip", "netns", "exec", space.name, sys.executable, "-c", code]
     said = subprocess.run(command, stdout=subprocess.PIPE, check=True).stdout.split()
@@ -246,7 +247,8 @@ def test_dropped_packets_are_counted_for_their_socket_and_the_node(
     look_again(kernel)
     ends = {"netns": space.inode, "proto": "udp", "dst_port": port}
     closed = one(kernel, "socket_close", **ends, direction="listen")
-    assert (closed["drops"], closed["drop_reason"]) == (dropped, "receive_buffer")
+    whose = Btf.running().has("trace_event_raw_kfree_skb", "rx_sk")  # else they count for the node alone
+    assert (closed["drops"], closed["drop_reason"]) == ((dropped, "receive_buffer") if whose else (0, "none"))
     sender = one(kernel, "socket_close", **ends, direction="outbound")
     assert (sender["drops"], sender["drop_reason"]) == (0, "none")
     after = kernel.source.status()["sockets"]["packets_dropped"]["receive_buffer"]  # type: ignore[index]
