@@ -32,7 +32,8 @@ def ours(interface: str, over: list[int], *, xdp: bool = False) -> dict[str, Any
     rows, packets = 0, 0
     began = _ready()
     while True:
-        if over:
+        ending = bool(over)  # asked once: whoever ends must have finished before
+        if ending:
             source.finish()
         while (drain := source.drain()) is not None:
             rows += drain.rows
@@ -41,7 +42,7 @@ def ours(interface: str, over: list[int], *, xdp: bool = False) -> dict[str, Any
                     packets += int(section.rows["src_packets"].sum() + section.rows["dst_packets"].sum())
             if not drain.more:
                 break
-        if over:
+        if ending:
             break
         time.sleep(_PAUSE_S)
     cpu = time.process_time() - began

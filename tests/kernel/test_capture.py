@@ -253,11 +253,13 @@ def test_what_a_full_ring_drops_is_counted(program: CaptureProgram, cable: tuple
     frame = bytes(ETHER / IP(src=THERE, dst=HERE) / QUESTION / Raw(bytes(1000)))
     cable[1].send(*[frame] * 1000)
     until(lambda: program.counters()["exported"] - before >= 1000)
+    assert shown.filling()
     exported, drops, freezes = shown.statistics()
     assert exported == 1000
     assert 900 < drops < 1000
     assert freezes
     frames = list(shown.blocks())
+    assert not shown.filling()
     assert sum(len(one.begin) for one in frames) <= 1000 - drops
     assert all(bytes_of(one, i) == frame for one in frames for i in range(len(one.begin)))
     cable[1].send(frame)

@@ -107,12 +107,15 @@ class Ring:
         self.ring_bytes = int(options["ring_bytes"])
         self.lost = (0, 0, 0)
         self.alive = True
-        self.closed = False
+        self.closed = self.full = False
         kernel.taps.append(self)
 
     def blocks(self) -> Iterator[Frames]:
         while self.ready:
             yield self.ready.popleft()
+
+    def filling(self) -> bool:
+        return self.full
 
     def statistics(self) -> tuple[int, int, int]:
         return self.lost

@@ -58,6 +58,7 @@ def kernel(monkeypatch: pytest.MonkeyPatch) -> Kernel:
             """Nothing to close."""
 
     monkeypatch.setattr(sources, "CaptureProgram", Loader)
+    monkeypatch.setattr(sources, "READ_S", 0.0)
     monkeypatch.setattr(sources, "COUNT_S", 0.0)
     monkeypatch.setattr(bpfsys, "fdinfo", lambda _: {})
     monkeypatch.setattr(taps, "Links", lambda _: Asked())
@@ -96,6 +97,31 @@ def test_messages_come_at_once_and_conversations_when_they_are_over(
     assert sorted(texts(made, "packet_flow", "service")) == ["dns", "http"]
     assert source.status()["records"] == {"packets": 4}
     assert source.drain() is None
+
+
+def test_rings_are_read_after_a_pause_or_when_one_fills(
+    kernel: Kernel, begin: Callable[..., PacketSource], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    clock = [1000.0]
+    monkeypatch.setattr(sources, "READ_S", 0.9)
+    monkeypatch.setattr("time.monotonic", lambda: clock[0])
+    source = begin()
+
+    def shown() -> list[str]:
+        kernel.show([ASK, REPLY], 2)
+        return texts(sections(source), "dns_query", "query")
+
+    assert shown() == ["www.example.org"]
+    clock[0] += 0.6
+    assert shown() == []
+    clock[0] += 0.5
+    assert shown() == ["www.example.org"] * 2
+    kernel.taps[0].full = True
+    assert shown() == ["www.example.org"]
+    kernel.taps[0].full = False
+    assert shown() == []
+    source.finish()
+    assert texts(sections(source), "dns_query", "query") == ["www.example.org"]
 
 
 def test_a_pod_is_captured_when_it_comes_and_its_conversations_are_told_when_it_goes(

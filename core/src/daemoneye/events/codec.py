@@ -122,8 +122,10 @@ def section_of(record: Record, values: dict[str, object], n: int, *, context: bo
     rows = np.zeros(n, record.dtype)
     parts: list[list[bytes]] = []
     for field in record.fields:
-        if field.heap:
-            strings = [bytes(s) for s in values.get(field.name, ())] or [b""] * n  # type: ignore[attr-defined]
+        if field.heap and field.name not in values:
+            parts.append([b""] * n)
+        elif field.heap:
+            strings = [bytes(s) for s in values[field.name]] or [b""] * n  # type: ignore[attr-defined]
             limit = 0xFFFF if field.type == "heap16" else 0xFFFFFFFF
             strings = [s[:limit] for s in strings]
             rows[field.column] = [len(s) for s in strings]

@@ -6,8 +6,7 @@ Bodies are not read: a request is looked for behind the body that its predecesso
 from __future__ import annotations
 
 from collections import deque
-from dataclasses import dataclass
-from typing import Final
+from typing import Final, NamedTuple
 
 from daemoneye.events.flags import Flag
 from daemoneye.events.http_request import HTTP_REQUEST
@@ -22,8 +21,7 @@ _WHOLE: Final = 1 << 32
 _HALF: Final = 1 << 31
 
 
-@dataclass(frozen=True, slots=True)
-class _Asked:
+class _Asked(NamedTuple):
     time: int
     policy_set: int
     request: http.Request

@@ -62,12 +62,16 @@ class Governor:
         self._wanted = _CALM
         self._rose = False
 
+    def due(self, now: float) -> bool:
+        """Whether the cost is judged with what is spent until `now`."""
+        return self._began is not None and now - self._began >= WINDOW_S
+
     def spend(self, now: float, seconds: float) -> bool:
         """Processor time was spent until `now` (s, any clock that only rises); whether the level changed."""
         if self._began is None:
             self._began = now
         self._spent += seconds
-        if now - self._began < WINDOW_S:
+        if not self.due(now):
             return False
         self.used = 100 * self._spent / (now - self._began)
         self._began, self._spent = now, 0.0

@@ -15,6 +15,7 @@ import numpy as np
 
 from daemoneye.events.codec import Section
 from daemoneye.events.quic_initial import QUIC_INITIAL
+from daemoneye.events.sets import unique
 from daemoneye_sensor.l7 import http, ja, quic, stratum, tls
 from daemoneye_sensor.l7.errors import Malformed
 from daemoneye_sensor.packets import columns as c
@@ -69,7 +70,7 @@ class _Open:
 
 
 class _Segment(NamedTuple):
-    """A segment with payload as its connection's reader is given it."""
+    """A packet with payload as whoever reads its conversation is given it; of UDP the sequence means nothing."""
 
     time: int
     sequence: int
@@ -152,22 +153,38 @@ class Inspector:
         policies.
         """
         placed, told = self.flows.add(packets)
-        chosen = select(packets, placed, self._waiting(), self.flows.rows["service"] != 0)
+        chosen = select(packets, placed, self._waiting(placed), self.flows.rows["service"] != 0)
         slots = placed.slot[chosen]
         rows = self.flows.rows[slots]
-        about = (chosen, slots, rows["flow"], placed.out[chosen], packets.time[chosen])
+        # A SYN, which may have data (RFC 7413), counts as a byte before them.
+        sequence = packets.sequence[chosen] + ((packets.tcp_flags[chosen] & c.SYN) != 0)
+        begin = packets.payload[chosen]
+        about = (
+            slots,
+            rows["flow"],
+            placed.out[chosen],
+            packets.time[chosen],
+            sequence,
+            packets.cut[chosen],
+            begin,
+            begin + packets.length[chosen],
+        )
         sets = (
             [0] * len(chosen)
             if askers is None or packets.taken is None
             else [askers(mask) for mask in packets.taken[chosen].tolist()]
         )
-        spoken: dict[int, int] = {}
-        for ends, policy_set, i, slot, flow, out, time in zip(
+        spoken: dict[int, str] = {}
+        data = packets.data.data
+        # Plain numbers and bytes from here on: one of numpy's costs as much as ten of these.
+        for ends, policy_set, slot, flow, out, time, number, cut, start, stop in zip(
             ends_of(self.flows, rows), sets, *(column.tolist() for column in about), strict=True
         ):
-            if service := self._look(packets, i, ends, flow, time, out=out, policy_set=policy_set):
-                spoken[slot] = SERVICES.index(service)
-        self.flows.rows["service"][list(spoken)] = list(spoken.values())
+            segment = _Segment(time, number, bytes(data[start:stop]), out, policy_set)
+            if service := self._look(ends, flow, segment, cut=cut):
+                spoken[slot] = service
+        if spoken:
+            self.flows.rows["service"][list(spoken)] = [SERVICES.index(service) for service in spoken.values()]
         if self.oddities is not None and self.oddities.wanted:
             self._unknown(packets, placed, askers, self.oddities)
         self._early.clear()
@@ -179,28 +196,25 @@ class Inspector:
         self._questions.end()
         return [section for section in (*self._rows.take(), self.flows.end()) if len(section.rows)]
 
-    def _waiting(self) -> np.ndarray:
-        """Conversations whose bytes somebody puts together, by slot."""
-        rows = self.flows.rows
-        waiting = np.zeros(len(rows), bool)
+    def _waiting(self, placed: Placed) -> np.ndarray:
+        """Which of a block's conversations somebody puts together bytes of, by slot."""
+        waiting = np.zeros(len(self.flows.rows), bool)
         if self._open:
-            used = np.flatnonzero(rows["used"])
-            waiting[used] = np.isin(rows["flow"][used], np.fromiter(self._open, np.uint64, len(self._open)))
+            slots = unique(placed.slot)
+            flows = self.flows.rows["flow"][slots].tolist()
+            waiting[slots] = [flow in self._open for flow in flows]
         return waiting
 
-    def _look(self, packets: Packets, i: int, ends: Ends, flow: int, time: int, *, out: bool, policy_set: int) -> str:
+    def _look(self, ends: Ends, flow: int, segment: _Segment, *, cut: bool) -> str:
         """One packet; what its conversation speaks, if it says so. Nothing that it says ends more than its own message."""
-        begin = int(packets.payload[i])
-        payload = packets.data[begin : begin + int(packets.length[i])].tobytes()
+        time, _, payload, out, policy_set = segment
         what = ""
         try:
             if ends.proto == c.TCP:
-                # A SYN, which may have data (RFC 7413), counts as a byte before them.
-                sequence = int(packets.sequence[i]) + bool(packets.tcp_flags[i] & c.SYN)
-                return self._segment(ends, flow, _Segment(time, sequence % (1 << 32), payload, out, policy_set))
+                return self._segment(ends, flow, segment)
             if ends.src_port in DNS_PORTS or ends.dst_port in DNS_PORTS:
                 what = "dns"
-                self._questions.add(flow, ends if out else ends.turned(), time, payload, cut=bool(packets.cut[i]))
+                self._questions.add(flow, ends if out else ends.turned(), time, payload, cut=cut)
             elif out:  # the server's Initials answer these and are passed over
                 what = "quic"
                 self._initial(ends, flow, time, payload, policy_set)

@@ -115,10 +115,13 @@ class Decoder:
     def _headers(self, data: np.ndarray, ip: _Ip, rows: np.ndarray, end: np.ndarray, fate: np.ndarray) -> np.ndarray:
         """Read the IP headers of these rows; those that are well."""
         kind = ip.kind[rows]
+        four = kind == link.IPV4
+        if four.all():  # nearly always
+            return _ipv4(data, ip, rows, end, fate)
         fate[rows[kind < 0]] = Fate.SHORT
         fate[rows[(kind >= 0) & (kind != link.IPV4) & (kind != link.IPV6)]] = Fate.NOT_IP
-        four, six = rows[kind == link.IPV4], rows[kind == link.IPV6]
-        return np.union1d(_ipv4(data, ip, four, end, fate), _ipv6(data, ip, six, end, fate))
+        well = _ipv4(data, ip, rows[four], end, fate), _ipv6(data, ip, rows[kind == link.IPV6], end, fate)
+        return np.sort(np.concatenate(well))
 
     def _transport(self, data: np.ndarray, ip: _Ip, fate: np.ndarray) -> tuple[Packets, np.ndarray]:
         """Read the headers above IP; the packets, and the rows that they are of."""

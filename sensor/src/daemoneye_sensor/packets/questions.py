@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 from collections import OrderedDict
-from dataclasses import dataclass
-from typing import Final
+from typing import Final, NamedTuple
 
 from daemoneye.events.dns_query import DNS_QUERY
 from daemoneye.events.flags import Flag
@@ -18,8 +17,7 @@ MAX_OPEN: Final = 16_384
 _PARTIAL, _TRUNCATED, _UNSEEN = map(int, (Flag.PARTIAL, Flag.TRUNCATED, Flag.RESPONSE_UNSEEN))
 
 
-@dataclass(frozen=True, slots=True)
-class _Asked:
+class _Asked(NamedTuple):
     ends: Ends
     time: int
     message: dns.Message

@@ -32,13 +32,13 @@ class Ends(NamedTuple):
 
     def turned(self) -> Ends:
         """The same seen from the other side."""
-        return Ends(*_SIDES(self))
+        return Ends._make(_SIDES(self))
 
 
 def ends_of(table: flows.FlowTable, rows: np.ndarray) -> list[Ends]:
     """The endpoints of rows of a table."""
     columns = {**flows.endpoints(rows), "interface": table.shown_by(rows)}
-    return [Ends(*values) for values in zip(*(_listed(columns[name]) for name in Ends._fields), strict=True)]
+    return list(map(Ends._make, zip(*(_listed(columns[name]) for name in Ends._fields), strict=True)))
 
 
 def _listed(column: object) -> list[Any]:
@@ -63,11 +63,12 @@ class Rows:
             times, flags, ends, given = zip(*rows, strict=True)
             sides = dict(zip(Ends._fields, zip(*ends, strict=True), strict=True))
             values: dict[str, object] = {"event": record.id, "time": times, "flags": flags}
+            told = {name for one in given for name in one}  # of a record's fields most are filled in by others
             for field in record.fields:
                 if field.name in sides:
                     column = sides[field.name]
                     values[field.name] = np.frombuffer(b"".join(column), "V16") if field.type == "ip" else column
-                elif field.name not in values:
+                elif field.name in told:
                     values[field.name] = _column(field, given)
             sections.append(section_of(record, values, len(rows)))
         self._rows.clear()

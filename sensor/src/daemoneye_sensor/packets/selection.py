@@ -9,6 +9,7 @@ from typing import Final
 
 import numpy as np
 
+from daemoneye.events.sets import isin
 from daemoneye_sensor.l7 import http, stratum
 from daemoneye_sensor.packets import columns as c
 from daemoneye_sensor.packets.columns import Packets, any_of, be32
@@ -49,7 +50,7 @@ def select(packets: Packets, placed: Placed, waiting: np.ndarray, known: np.ndar
     quads = np.flatnonzero((tcp | udp) & (packets.length >= SURE))
     word = be32(packets.data, packets.payload[quads])
     hello = (word >> 16 == 0x1603) & (word >> 8 & 0xFF <= 4)
-    begins[quads] = tcp[quads] & (hello | np.isin(word, _METHODS))
+    begins[quads] = tcp[quads] & (hello | isin(word, _METHODS))
     initial = quads[udp[quads] & (word >> 30 == 3) & (packets.length[quads] >= _QUIC_LEAST)]
     chosen = dns & (tcp | udp)
     chosen[initial] |= any_of(be32(packets.data, packets.payload[initial] + 1), _QUIC_VERSIONS)
@@ -77,7 +78,7 @@ def odd(packets: Packets, placed: Placed, known: np.ndarray) -> np.ndarray:
     # Whatever TLS sends begins with a type of 20 to 23 and a version of 3.
     tls = (word >> 26 == 0x14 >> 2) & (word >> 16 & 0xFF == 3)
     ssh = (word == _SSH) & (packets.dst_port[at] == 22)
-    return at[~(tls | ssh | np.isin(word, _METHODS) | any_of(word, (*_CALLS, _HTTP2)))]
+    return at[~(tls | ssh | isin(word, _METHODS) | any_of(word, (*_CALLS, _HTTP2)))]
 
 
 def _rank(group: np.ndarray) -> np.ndarray:

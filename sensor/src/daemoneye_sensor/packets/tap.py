@@ -137,6 +137,13 @@ class Tap:
                 _NEXT.pack_into(ring, begin + _STATUS_AT, 0)
             yield self._frames(data, firsts)
 
+    def filling(self) -> bool:
+        """Whether a quarter of the ring waits to be read, of a small one two blocks."""
+        if self._map is None:
+            return False
+        last = (self._at + (max(self._blocks // 4, 2) - 1) * self._block) % self.ring_bytes
+        return bool(_DESCRIPTION.unpack_from(self._map, last)[0] & _TO_USER)
+
     def statistics(self) -> tuple[int, int, int]:
         """(packets, drops, freezes) since the beginning: exported packets, those of them that found no room in the ring, how often it was full."""
         if self._map is not None:

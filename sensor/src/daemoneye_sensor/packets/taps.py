@@ -133,6 +133,10 @@ class Taps:
                     return shown, True
         return shown, False
 
+    def filling(self) -> bool:
+        """Whether a ring is to be read before its time."""
+        return any(captured.tap.filling() for captured in self.captured.values())
+
     def numbers(self) -> dict[int, int]:
         """Number of each interface by its index."""
         return {index: captured.number for index, captured in self.captured.items()}
