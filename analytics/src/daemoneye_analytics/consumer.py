@@ -248,8 +248,8 @@ class Consumer:
             if place <= self._covered:
                 await self._acknowledge(message)
             return
-        if place > self._position + 1 and not self._fresh_place:
-            # Either the stream was trimmed there or messages are in flight to nobody: asking again tells which.
+        if place > self._position + 1 and not (self._fresh_place and metadata.sequence.consumer == 1):
+            # Either the stream was trimmed there or messages went to somebody else: asking again tells which.
             self.placed = False
             return
         self._fresh_place = False

@@ -66,6 +66,7 @@ class Slots:
         """
         if name not in self._known:
             await self.look(name)
+            await self._sweep()  # now it is known what became of the upload that failed
             raise Taken
         before, upload = self._known.pop(name), uuid.uuid4().hex
         self._litter.add(upload)  # until it is known to lie in its place

@@ -68,6 +68,10 @@ class Puller:
         return messages
 
     async def _request(self) -> None:
+        if (
+            not self._client.is_connected
+        ):  # the client would keep it, and send it when the consumer may be somebody else's
+            return
         self._outstanding = _BATCH
         self._heard = time.monotonic()
         request = {"batch": _BATCH, "expires": int(_EXPIRES_S * 1e9), "max_bytes": _MAX_BYTES}
