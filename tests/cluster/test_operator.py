@@ -13,6 +13,7 @@ from typing import Any
 import pytest
 
 from daemoneye import subjects
+from daemoneye.ending import end
 from daemoneye.findings import Finding, Subject, Technique
 from tests.cluster.harness.cluster import NODE, Cluster
 from tests.cluster.operatorprocess import NAMESPACE, Node, OperatorProcess
@@ -54,8 +55,7 @@ async def node(operator: OperatorProcess) -> AsyncIterator[Node]:
     try:
         yield speaking
     finally:
-        beating.cancel()
-        await asyncio.gather(beating, return_exceptions=True)
+        await end([beating])
         await sensor.close()
         await analytics.close()
 
