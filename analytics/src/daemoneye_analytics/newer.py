@@ -26,7 +26,7 @@ _MOST: Final = 256
 """Schemas of each kind that are remembered: a hostile sensor can think of many."""
 _SHOWN: Final = 64
 _AGAIN_S: Final = 600.0
-_TRIES: Final = 3
+_TRIES: Final = 30
 _PAUSE_S: Final = 1.0
 
 

@@ -27,6 +27,8 @@ MAX_BODY: Final = 256 * 1024 * 1024
 """Largest decompressed body in bytes; a frame that claims more is refused before anything is allocated."""
 _PREFIX: Final = struct.Struct("<4sI")
 _MAX_HEADER: Final = 1024 * 1024
+_MAX_SECTIONS: Final = 256
+"""Ten times what a batch has that holds every record, in rows and as context."""
 # Level 1: on recorded events level 3 saved 1 to 4 % of the bytes for up to 1.4 times the time (docs/benchmarks.md).
 _COMPRESSOR: Final = zstandard.ZstdCompressor(level=1, write_checksum=True, write_content_size=True)
 
@@ -215,6 +217,9 @@ def _header(data: bytes | memoryview) -> tuple[Envelope, int]:
     except (ValueError, KeyError, TypeError, AttributeError) as error:
         msg = f"batch header: {error!r}"
         raise CorruptData(msg) from error
+    if len(envelope.sections) > _MAX_SECTIONS:
+        msg = f"batch header: {len(envelope.sections)} sections, at most {_MAX_SECTIONS} are read"
+        raise CorruptData(msg)
     if any(min(s.rows, s.fixed_bytes, s.heap_bytes) < 0 for s in envelope.sections):
         raise CorruptData("batch header: a section has a negative size")
     return envelope, _PREFIX.size + length

@@ -129,6 +129,7 @@ def header_changed(**changes: object) -> bytes:
         ({"sections": [[PROCESS_EXEC.hash, "process_exec", -1, 10, 0, 0]]}, "negative"),
         ({"sections": [[PROCESS_EXEC.hash, "process_exec", 2**40, 2**50, 0, 0]]}, "beyond the body"),
         ({"sections": []}, "after the last section"),
+        ({"sections": [[PROCESS_EXEC.hash, "process_exec", 0, 0, 0, 0]] * 257}, "257 sections, at most 256"),
         ({"sections": "nonsense"}, "batch header"),
         ({"seq": None}, "batch header"),
         ({"pos": []}, "batch header"),

@@ -7,6 +7,7 @@ descriptor, and none may make rows much larger than the bytes that they came as.
 from __future__ import annotations
 
 import json
+import re
 from typing import Any, Final
 
 from nats.js import JetStreamContext
@@ -20,6 +21,8 @@ from daemoneye.events.schema import Record
 MAX_BYTES: Final = 64 * 1024
 """Sixteen times today's largest."""
 _GROWTH: Final = 2
+_FIELDS: Final = 128
+_NAME: Final = re.compile(r"[a-z][a-z0-9_]{0,63}")
 
 
 async def read(jetstream: JetStreamContext, schema: str) -> Record | None:
@@ -48,20 +51,25 @@ def parse(schema: str, data: bytes) -> Record:
         raise CorruptData(f"the descriptor of schema {schema} has {len(data)} bytes; at most {MAX_BYTES} are read")
     try:
         record = _record(json.loads(data))
-    except (ValueError, TypeError, KeyError, AttributeError, RecursionError) as error:
+        known, sizes = record.hash, (record.wire_dtype.itemsize, record.dtype.itemsize)
+    except (ValueError, TypeError, KeyError, AttributeError, OverflowError, RecursionError) as error:
         raise CorruptData(
             f"the descriptor of schema {schema} is of a form that this release does not know: {error!r}"
         ) from error
-    if record.hash != schema:
-        raise CorruptData(f"what the broker has as the descriptor of schema {schema} is another one's: {record.hash}")
+    if known != schema:
+        raise CorruptData(f"what the broker has as the descriptor of schema {schema} is another one's: {known}")
     today = BY_NAME.get(record.name)
-    if _GROWTH * record.wire_dtype.itemsize < max(record.dtype.itemsize, today.dtype.itemsize if today else 0, 16):
+    if _GROWTH * sizes[0] < max(sizes[1], today.dtype.itemsize if today else 0, 16):
         raise CorruptData(f"schema {schema} of {record.name!r} has too little in common with what this release reads")
     return record
 
 
 def _record(descriptor: Any) -> Record:
     record = Record.from_descriptor(descriptor)
+    names = record.name, *(field.name for field in record.fields)
+    if len(names) > 1 + _FIELDS or not all(map(_NAME.fullmatch, names)):
+        msg = f"more than {_FIELDS} fields, or a name that is none"
+        raise ValueError(msg)
     columns = {field.name for field in record.fields if not field.heap}
     for field in record.fields:
         if field.key_of and (field.type != "u64" or not columns.issuperset(field.key_of)):

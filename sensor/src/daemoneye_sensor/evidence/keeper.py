@@ -105,13 +105,15 @@ class Keeper:
         *,
         look_back: int = LOOK_BACK_BYTES,
         memory: int = MEMORY,
+        late: float = 0.0,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
-        """Nothing is kept before `enable`."""
+        """Nothing is kept before `enable`; what the capture reads comes up to `late` seconds after it was on the wire."""
         self.refused = 0
         self.woken: Callable[[], object] = lambda: None
         self._look_back = look_back
         self._memory = memory
+        self._late = late
         self._clock = clock
         self._lock = threading.Lock()
         self._decoder = Decoder()
@@ -181,7 +183,7 @@ class Keeper:
                 self.refused += 1
                 return problem
             left = self._memory - sum(one.room for one in self._requests.values())
-            one = Collected(request, pairs, self._clock() + request.seconds, min(request.max_bytes, left))
+            one = Collected(request, pairs, self._clock() + request.seconds + self._late, min(request.max_bytes, left))
             for _, frames in self._before:
                 self._collect(frames, [one])
             self._requests[request.finding] = one

@@ -136,6 +136,18 @@ def test_time_and_program_end_with_it(kept, clock, program):
     assert kept.due() == []
 
 
+def test_frames_that_are_read_late_belong_to_it_too(clock, program):
+    kept = Keeper(late=1.5, clock=clock)
+    kept.enable(on=True)
+    kept.follow(program)
+    arm(kept, TALK)
+    clock.now += 11
+    kept.look([shown(MIXED)], {})
+    assert kept.due() == []
+    clock.now += 0.5
+    assert kept.due()[0].frames > 0
+
+
 def test_what_two_requests_are_about_stays_armed_until_both_are_over(kept, clock, program):
     arm(kept, TALK, hosts=[C])
     clock.now += 5
