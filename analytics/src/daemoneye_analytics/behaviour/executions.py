@@ -159,7 +159,6 @@ def executions(frame: Frame, excluded: np.ndarray) -> Arrivals:
     user = _users(own["uid"], own["euid"])
     line, (spoken, entropy, parts) = _lines(frame, image)
     paths = _paths(frame)
-    hidden = (paths[1][frame.exe.codes[image]] == _SHARED_CLASS) | ((own["flags"] & np.uint32(_ODD)) != 0)
     levels = _levels(frame, image, own)
     process = own["process_uid"]
     tree = np.empty((len(kept), 1 + ancestors.shape[1]), np.uint64)
@@ -169,7 +168,7 @@ def executions(frame: Frame, excluded: np.ndarray) -> Arrivals:
             time=time, sequence=frame.exec_sequence[kept], process=process, pid=own["pid"], start=frame.batch.wall_ns(own["start_time"]),
             workload=np.where(levels[:, 0] != 0, levels[:, 0], levels[:, 1]), levels=levels, exe=exe[image], parent=exe[ancestors[:, 0]],
             grandparent=exe[ancestors[:, 1]], user=user, words=spoken.take(line, axis=0),
-            signs=_signs(frame, image, own, hidden, line, parts), tree=tree,
+            signs=_signs(frame, image, own, paths[1], line, parts), tree=tree,
         ),
         row=kept, identity=frame.identity[image], shape=_shape(frame, image, own, ancestors, user, entropy.take(line), time, paths),
     )  # fmt: skip
@@ -187,12 +186,13 @@ def _lines(frame: Frame, image: np.ndarray) -> tuple[np.ndarray, tuple[np.ndarra
 
 
 def _signs(
-    frame: Frame, image: np.ndarray, own: np.ndarray, hidden: np.ndarray, line: np.ndarray, parts: Parts
+    frame: Frame, image: np.ndarray, own: np.ndarray, kind: np.ndarray, line: np.ndarray, parts: Parts
 ) -> np.ndarray:
     """See `Executions.signs`; looked up once for what is the same to them."""
     programs = [signs.program(path) for path in frame.exe.values]
     hashes, shells = np.array([h for h, _ in programs], np.uint64), np.array([shell for _, shell in programs], bool)
     code = frame.exe.codes[image]
+    hidden = _hidden(kind[code], own["flags"])
     piped = shells[code] & (own["argc"] == 1) & (own["tty"] == 0)
     first, inverse = groups(((line * np.int64(len(programs)) + code) * 2 + hidden) * 2 + piped)
     found = signs.find(parts.of(line[first]), hashes[code[first]], hidden[first], piped[first])
@@ -216,17 +216,21 @@ def _shape(
     code = frame.exe.codes[image]
     flags = own["flags"]
     odd = (flags & np.uint32(_ODD)) != 0
-    hidden = (kind[code] == _SHARED_CLASS) | odd
     day = (time % _DAY_NS) * (2 * np.pi / _DAY_NS)
     columns = (
         np.log2(1.0 + own["argc"]), np.log2(1.0 + own["argv_length"]), entropy, depth[code], np.where(flags & np.uint32(Flag.MEMFD), 4.0, kind[code]),
         (ancestors[:, 0] >= 0) & (user != users[ancestors[:, 0]]), (flags & np.uint32(_GAIN)) != 0, odd, own["tty"] != 0,
-        np.count_nonzero(ancestors >= 0, axis=1), np.where(hidden, HIDDEN, intent(frame.exe.values)[code]), np.sin(day), np.cos(day),
+        np.count_nonzero(ancestors >= 0, axis=1), np.where(_hidden(kind[code], flags), HIDDEN, intent(frame.exe.values)[code]), np.sin(day), np.cos(day),
     )  # fmt: skip
     out = np.empty((len(image), len(columns)))
     for at, column in enumerate(columns):
         out[:, at] = column
     return out
+
+
+def _hidden(kind: np.ndarray, flags: np.ndarray) -> np.ndarray:
+    """Which programs come from where none belongs, bool, by the class of their path and their flags."""
+    return np.asarray((kind == _SHARED_CLASS) | ((flags & np.uint32(_ODD)) != 0))
 
 
 def _padded(column: np.ndarray) -> np.ndarray:

@@ -73,7 +73,7 @@ class Measured(NamedTuple):
 class Links(NamedTuple):
     """Things of n executions one after another, arrays of one length: whose, what kind, on what condition, what, and the kind's base bits.
 
-    `column` is the place of each word on its command line.
+    `column` is the place of each word on its command line, then that of each sign among its execution's.
     """
 
     row: np.ndarray
@@ -108,7 +108,7 @@ def links(e: Executions) -> Links:
         np.concatenate(conditions),
         np.concatenate(things).astype(np.uint64),
         np.repeat(np.array([kind.base_bits for kind in KINDS]), each),
-        column,
+        np.concatenate((column, place)),
     )
 
 
@@ -132,9 +132,9 @@ def _few(counts: Counts, e: Executions) -> Measured:
     silent = (chain.thing == 0) | ((found.fleet == chain.base_bits) & (chain.kind != EXE.number))
     here, fleet = np.where(silent, 0.0, found.bits), np.where(silent, 0.0, found.fleet)
     exe, parent, user, tree = here[: 4 * n].reshape(4, n)
-    shown = np.nonzero(_told(e.signs))
-    spoken = slice(4 * n, len(here) - len(shown[0]))
-    words, fleet_words = _top(chain.row[spoken], chain.column, here[spoken], fleet[spoken], n)
+    number = np.count_nonzero(chain.kind == WORD.number)
+    spoken, signed = slice(4 * n, 4 * n + number), slice(4 * n + number, None)
+    words, fleet_words = _top(chain.row[spoken], chain.column[:number], here[spoken], fleet[spoken], n)
     rarity = exe + parent + words
     relative = rarity - fleet[: 2 * n].reshape(2, n).sum(axis=0) - fleet_words
     known = slice(0, 3 * n)
@@ -145,7 +145,8 @@ def _few(counts: Counts, e: Executions) -> Measured:
         .T
     )
     surprise = np.zeros(e.signs.shape)
-    surprise[shown] = np.minimum(found.bits[spoken.stop :] - _FREE_SIGN, rarity[shown[0]] - _FREE_PROCESS)
+    row = chain.row[signed]
+    surprise[row, chain.column[number:]] = np.minimum(found.bits[signed] - _FREE_SIGN, rarity[row] - _FREE_PROCESS)
     evidence = np.maximum(np.minimum(surprise, signs.bits(e.signs)) - _WEAK, 0.0)
     return Measured(
         np.column_stack((exe, parent, user, words, tree, rarity, relative, (new != 0).sum(axis=1))), new, evidence

@@ -13,7 +13,7 @@ from typing import Final
 
 import numpy as np
 
-from daemoneye.events.sets import ranks
+from daemoneye.events.sets import ranks, unique
 from daemoneye.findings import Technique
 from daemoneye_analytics.behaviour.tokens import Parts, spelled
 from daemoneye_analytics.frame import combine
@@ -211,7 +211,7 @@ def find(parts: Parts, programs: np.ndarray, hidden: np.ndarray, piped: np.ndarr
         _SIGNS[at[hit]], *(np.full(len(rows), _SPECIAL[name]) for name, rows in zip((HIDDEN, PIPED, DOTTED), extra, strict=True)),
     ))  # fmt: skip
     # Each sign of an execution once, the weightiest first.
-    each = np.unique(np.concatenate((row, *extra)) * len(BITS) + sign)
+    each = unique(np.concatenate((row, *extra)) * len(BITS) + sign)
     row, sign = np.divmod(each, len(BITS))
     order = np.lexsort((sign, -BITS[sign], row))
     row, sign = row[order], sign[order]

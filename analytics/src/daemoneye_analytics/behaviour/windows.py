@@ -89,7 +89,7 @@ class Windows(NamedTuple):
         measured = self.rows.measured
         bits = measured.column("rarity_bits") + _SPEAKING * measured.column("sign_bits")
         order = mine[np.argsort(-bits[mine], kind="stable")]
-        _, first = np.unique(self.rows.executions.program[order], return_index=True)
+        first, _ = groups(self.rows.executions.program[order])
         return order[np.sort(first)][:number]
 
     def signs(self, window: int) -> dict[int, float]:
@@ -227,8 +227,8 @@ def _windows(rows: Rows, of: np.ndarray, closed: np.ndarray, end: int | None) ->
         programs.largest_sum(measured.column("rarity_bits"), len(closed), TOP),
         programs.largest_sum(suspicion(measured), len(closed), SUSPICIOUS),
         np.bincount(of, weights=measured.column("relative_bits"), minlength=len(closed)) / size,
-        _distinct(of, measured.new, len(closed)),
-        _evidence(of, e.signs, measured.evidence, len(closed)),
+        _each_once(of, measured.new, (measured.new != 0).astype(np.float64), len(closed)),
+        _each_once(of, e.signs, measured.evidence, len(closed)),
         np.fmax.reduceat(rows.scores.take(order, axis=0), begin),
     ))  # fmt: skip
     last = np.maximum.reduceat(time, begin)
@@ -268,23 +268,12 @@ class _Programs(NamedTuple):
         return np.bincount(self.window[top], weights=most[top], minlength=count)
 
 
-def _distinct(of: np.ndarray, new: np.ndarray, count: int) -> np.ndarray:
-    """Different things that are new, of each window."""
-    row, column = np.nonzero(new)
-    thing, window = new[row, column], of[row]
-    order = np.lexsort((thing, window))
-    thing, window = thing[order], window[order]
-    head = np.ones(len(order), bool)
-    head[1:] = (thing[1:] != thing[:-1]) | (window[1:] != window[:-1])
-    return np.bincount(window[head], minlength=count).astype(np.float64)
-
-
-def _evidence(of: np.ndarray, signs: np.ndarray, bits: np.ndarray, count: int) -> np.ndarray:
-    """Sum over each window's different signs of the most bits that a row gives to it."""
+def _each_once(of: np.ndarray, things: np.ndarray, bits: np.ndarray, count: int) -> np.ndarray:
+    """Sum over each window's different things of the most bits that a row gives to it, float64, shape (count,)."""
     row, column = np.nonzero(bits)
-    window, sign, bits = of[row], signs[row, column], bits[row, column]
-    order = np.lexsort((-bits, sign, window))
-    window, sign, bits = window[order], sign[order], bits[order]
+    window, thing, bits = of[row], things[row, column], bits[row, column]
+    order = np.lexsort((-bits, thing, window))
+    window, thing, bits = window[order], thing[order], bits[order]
     head = np.ones(len(order), bool)
-    head[1:] = (window[1:] != window[:-1]) | (sign[1:] != sign[:-1])
+    head[1:] = (window[1:] != window[:-1]) | (thing[1:] != thing[:-1])
     return np.bincount(window[head], weights=bits[head], minlength=count)

@@ -68,9 +68,8 @@ class Puller:
         return messages
 
     async def _request(self) -> None:
-        if (
-            not self._client.is_connected
-        ):  # the client would keep it, and send it when the consumer may be somebody else's
+        # Without a connection the client would keep it, and send it when the consumer may be somebody else's.
+        if not self._client.is_connected:
             return
         self._outstanding = _BATCH
         self._heard = time.monotonic()

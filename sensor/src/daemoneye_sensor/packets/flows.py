@@ -314,7 +314,7 @@ class FlowTable:
             rows[mine][turned], rows[theirs][turned] = rows[theirs][turned], rows[mine][turned]
         states = _state(rows).tolist()
         names = (
-            [state if state and own not in _OVER else own for own in states]
+            [state if state and own == _ACTIVE else own for own in states]
             if state != b"active"
             else [state] * len(rows)
         )
@@ -341,7 +341,6 @@ _COUNTED: Final = ("src_packets", "src_bytes", "dst_packets", "dst_bytes")
 _TURNED: Final = tuple(
     (f"src_{what}", f"dst_{what}") for what in ("hi", "lo", "port", "tcp_flags", "packets", "bytes", "interface")
 )
-_OVER: Final = (b"closed", b"reset")
 _ACTIVE: Final = b"active"
 
 
