@@ -186,10 +186,12 @@ def test_every_conversation_finds_both_its_processes(
     assert shared < 0.01 * seen
 
 
+@pytest.mark.parametrize("port", [pytest.param(0, id="ports by chance"), pytest.param(40_000, id="one port for all")])
 def test_a_message_has_its_processes_when_it_is_told(
-    kernels: Callable[..., Kernel], spaces: tuple[Namespace, ...]
+    kernels: Callable[..., Kernel], spaces: tuple[Namespace, ...], port: int
 ) -> None:
-    """Rows are told once. Processes that did not exist at the last look, and that are gone by now, ask for a name and a page."""
+    """Rows are told once. Processes that did not exist at the last look, and that are gone by now, ask for a name and a page; one after the other from
+    one port of UDP, every other one connected."""
     kernel = kernels("told", events=EVENTS).open()
     here, there, _, middle = spaces
     servers = {name: there.start(name, "10.214.0.2") for name in ("names", "web")}
@@ -199,7 +201,7 @@ def test_a_message_has_its_processes_when_it_is_told(
     )  # fmt: skip
     source.open({}, None)
     try:
-        visiting = here.start("visit", "10.214.0.2", said["web"]["port"], TIMES)
+        visiting = here.start("visit", "10.214.0.2", said["web"]["port"], TIMES, port)
         told: dict[tuple[str, str], dict[str, Any]] = {}
         deadline = time.monotonic() + DEADLINE_S
         while len(told) < 2 * TIMES:

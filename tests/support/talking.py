@@ -115,14 +115,17 @@ def web(address: str) -> None:
                 connection.sendall(b"HTTP/1.1 204 No Content\r\nServer: talking\r\n\r\n")
 
 
-def visit(address: str, port: int, times: int) -> None:
-    """So many processes, one after the other: each asks for a name and then for a page, both of which bear its number, and ends."""
+def visit(address: str, port: int, times: int, own_port: int) -> None:
+    """So many processes, one after the other: each asks for a name, from that port (0: any), and then for a page, both of which bear its number,
+    and ends."""
     for number in range(times):
         if not os.fork():
             own = os.getpid()
             with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as udp:
                 label = b"p%d" % own
                 query = b"\x12\x34\x01\0\0\x01\0\0\0\0\0\0%c%s\x07example\0\0\x01\0\x01" % (len(label), label)
+                if own_port:
+                    udp.bind(("", own_port))
                 if number % 2:
                     udp.connect((address, 53))
                     udp.send(query)

@@ -122,6 +122,21 @@ def test_a_port_that_goes_from_hand_to_hand_within_milliseconds_is_whose_it_was(
     assert [answer[0] for answer in whose([*hands, known], *rows)] == [5, 6, 7]
 
 
+def test_the_port_of_a_client_that_had_a_peer_is_the_next_ones() -> None:
+    """One client is connected, the next has the same port by chance, names no peer, and asks the same server before the former is known to be gone."""
+    former = Sock(1, STUB, DNS, OUT, 5, 10, None, UDP)
+    latter = Sock(1, ("0.0.0.0", 50_000), NOBODY, OUT, 6, 10.0402, None, UDP)
+    rows = [replace(QUERY, time=time) for time in (10.001, 10.04, 10.3)]
+    for sockets, expected in (
+        ([former, latter], [5, 6, 6]),
+        ([replace(former, begin=latter.begin), replace(latter, begin=former.begin)], [6, 5, 5]),
+        ([former, replace(latter, begin=9.9)], [5, 5, 5]),
+        ([former, replace(latter, direction=LISTEN)], [5, 5, 5]),
+        ([former, replace(latter, netns=2)], [5, 5, 5]),
+    ):
+        assert [answer[0] for answer in whose(sockets, *rows)] == expected
+
+
 def test_a_socket_that_its_process_takes_up_again_is_the_same() -> None:
     """UDP that was silent for a minute is told as ended, and as a new one when it speaks again; its conversation goes on."""
     again = [Sock(1, CLIENT, ("10.0.0.2", 123), OUT, 7, t, end, UDP) for t, end in ((10, 70), (80, 140), (150, None))]

@@ -88,15 +88,24 @@ def reference(sockets: Sequence[Sock], row: Row, netns: int) -> tuple[set[tuple[
         named = [
             (s, 0) for s in sockets if s.other != NOBODY and s.proto == row.proto and (s.own, s.other) == (near, far)
         ]
-        found = choose(named, near, None)
-        if found - {0}:
-            return {(pid, "tuple") for pid in found}
         bound = [
             (s, {"0.0.0.0": 1, "::": 2}.get(s.own[0], 0))
             for s in sockets
             if s.other == NOBODY and row.proto == UDP and s.own[1] == near[1]
             and (s.own[0] == near[0] or ((s.netns, near[0]) in local and (s.own[0] == "::" or (s.own[0] == "0.0.0.0" and ":" not in near[0]))))
         ]  # fmt: skip
+        found = choose(named, near, None)
+        if found - {0}:
+            whose_now: set[int] = set()
+            for one in (s for s, _ in named if s.pid in found):
+                others = [
+                    (s, width)
+                    for s, width in bound
+                    if s.direction == OUT and s.netns == one.netns
+                    and abs(ns(s.begin) - ns(row.time)) < abs(ns(one.begin) - ns(row.time))
+                ]  # fmt: skip
+                whose_now |= (choose(others, near, None) - {0}) or {one.pid}
+            return {(pid, "tuple") for pid in whose_now}
         answers = set()
         for pid in choose(bound, near, alone=False) or {0}:
             answers |= {(pid, "tuple")} if pid else translated(direction)

@@ -109,7 +109,7 @@ class Owners:
         found = []
         for side, direction in ((asked, Direction.OUTBOUND), (asked.turned(), Direction.INBOUND)):
             slot, how = self._named(side), np.full(len(rows), int(Attribution.TUPLE))
-            slot = np.where(slot == _NOBODY, self._bound(side, slot == _NOBODY), slot)
+            slot = np.where(slot == _NOBODY, self._bound(side, slot == _NOBODY), self._taken_over(side, slot))
             missing = slot == _NOBODY
             how[missing] = Attribution.NAT
             slot = np.where(missing, self._translated(asked, missing, direction), slot)
@@ -124,20 +124,36 @@ class Owners:
         return self._choose(side, at[mine], slots[mine])
 
     def _bound(self, side: _Asked, which: np.ndarray) -> np.ndarray:
-        """Sockets of UDP without a peer: those bound to the address of some rows' near side, or to all addresses where it is local."""
+        """Sockets of UDP without a peer that have the near side of some rows."""
+        at, slots = self._peerless(side, which)
+        # The port of a client that is gone may be the next one's at once, before it is known to be silent. Servers may share theirs.
+        return self._choose(side, at, slots, alone=self.sockets.rows["direction"][slots] != Direction.OUTBOUND)
+
+    def _taken_over(self, side: _Asked, slot: np.ndarray) -> np.ndarray:
+        """The sockets that were found by both ends, but for UDP where another client is meant.
+
+        A port is one client's at a time: one which has it without a peer, and began nearer to the row, came before the one with a peer or after it.
+        """
+        at, slots = self._peerless(side, slot != _NOBODY)
+        if not len(at):
+            return slot
+        other, named, begin = self.sockets.rows[slots], self.sockets.rows[slot[at]], side.begin[at]
+        mine = (other["direction"] == Direction.OUTBOUND) & (other["netns"] == named["netns"])
+        mine &= np.abs(begin - other["begin"]) < np.abs(begin - named["begin"])
+        found = self._choose(side, at[mine], slots[mine])
+        return np.where(found == _NOBODY, slot, found)
+
+    def _peerless(self, side: _Asked, which: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """Rows of UDP, and a socket without a peer for each: those bound to the address of the near side, or to all addresses where it is local."""
         known = self.sockets
         which = np.flatnonzero(which & (side.proto == UDP))
-        if not len(which):
-            return np.full(len(side.begin), _NOBODY)
         at, slots = known.by_own.find(side.near.both[which], _MOST)
         there, spaces = known.local.find(side.near.address[which], _MOST)
         keys = known.wild_keys(spaces, side.near.port[which][there])
         place, wild = known.by_own.find(keys, _MOST)
         there = there[place]
         suits = (known.rows["wild"][wild] == _ANY) | side.near.v4[which[there]]
-        at, slots = np.concatenate([at, there[suits]]), np.concatenate([slots, wild[suits]])
-        # The port of a client that is gone may be the next one's at once, before it is known to be silent. Servers may share theirs.
-        return self._choose(side, which[at], slots, alone=known.rows["direction"][slots] != Direction.OUTBOUND)
+        return which[np.concatenate([at, there[suits]])], np.concatenate([slots, wild[suits]])
 
     def _translated(self, asked: _Asked, which: np.ndarray, direction: Direction) -> np.ndarray:
         """Sockets of one side by the client's end, which stays: if it is the only one, names another server, and is not the one that this knows."""
