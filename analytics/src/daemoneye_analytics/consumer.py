@@ -25,6 +25,7 @@ from nats.js.errors import NotFoundError
 from daemoneye import subjects
 from daemoneye.broker.link import TRANSIENT
 from daemoneye.broker.pull import Puller
+from daemoneye.broker.schemas import Schemas
 from daemoneye.ending import end
 from daemoneye.envelope import Batch
 from daemoneye.errors import CorruptData
@@ -33,7 +34,6 @@ from daemoneye_analytics.checkpoint import Checkpoint
 from daemoneye_analytics.detectors.base import Detector
 from daemoneye_analytics.follower import Follower
 from daemoneye_analytics.losses import Losses
-from daemoneye_analytics.newer import Schemas
 from daemoneye_analytics.pipeline import Pipeline
 from daemoneye_analytics.pods import Pods
 from daemoneye_analytics.progress import Progress
@@ -94,7 +94,7 @@ class Consumer:
         self._stop = stop
         self.may: Callable[[], bool] = lambda: True
         self.store = Store(self._jetstream, shard, stop, progress)
-        self.schemas = Schemas(self._jetstream, self.store)
+        self.schemas = Schemas(self._jetstream, complain=self.store.complain, pause=self.store.pause)
         self.follower = None if known is None else Follower(client, known, self.store.complain)
         self._arming = arming
         self._status = StatusPublisher(client, lambda: answers.describe(self) if self.may() else None, status_interval)
