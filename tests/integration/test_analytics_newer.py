@@ -66,7 +66,7 @@ async def test_without_a_good_descriptor_it_stays_refused_and_holds_nothing_up(b
         asked.append(request.subject)
 
     assert bench.client
-    looking = await bench.client.subscribe(f"$JS.API.STREAM.MSG.GET.{subjects.SCHEMAS}", cb=note)
+    looking = await bench.client.subscribe(f"$JS.API.DIRECT.GET.{subjects.SCHEMAS}.>", cb=note)
     await bench.start()
     await bench.publish(message([fileless(0)], first=0))
     for _ in range(20):

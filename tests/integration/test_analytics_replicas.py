@@ -172,6 +172,25 @@ async def test_who_was_paused_while_another_took_over_changes_nothing_and_ends(b
     assert bench.status[-1]["events"] == 602
 
 
+async def test_who_is_still_sure_though_another_has_the_lease_places_nothing(bench: Bench) -> None:
+    # The same pod takes its lease at once, while the former process believes in it for most of a minute: as after a halt of its virtual machine.
+    bench.more["lease_seconds"] = 60.0
+    former = bench.replicas["former"] = await bench.start_replica("a")
+    assert await judge(bench) == former.pid
+    await publish(bench, 0, 40)
+    await bench.judged(40)
+    later = await bench.start_replica("a")
+    # That its consumer was taken away tells the former at once; its next renewal would be after 20 s.
+    assert await asyncio.wait_for(former.wait(), 15) != 0
+    assert bench.log.count("lost the lease analytics.0 to a") == 1
+    await bench.eventually(lambda: bench.status[-1]["pid"] == later.pid)
+    consumer = await bench.jetstream.consumer_info(SHARD_STREAM, "analytics-0")
+    await publish(bench, 40, 40)
+    await once(bench, 80)
+    now = await bench.jetstream.consumer_info(SHARD_STREAM, "analytics-0")
+    assert now.created == consumer.created
+
+
 async def test_who_is_asked_to_end_hands_over_at_once(bench: Bench) -> None:
     first = await bench.start_replica("a")
     assert await judge(bench) == first.pid

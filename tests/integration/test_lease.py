@@ -124,6 +124,42 @@ async def test_a_broker_that_forgot_it_lets_its_holder_go_on(bench: Bench, clien
         waiting.cancel()
 
 
+async def test_who_was_halted_without_its_clock_asks_before_it_does_what_cannot_be_undone(client: Client) -> None:
+    # A container of the same pod need not wait: so there are two that are sure, as after a halt of a virtual machine.
+    halted, other = (Lease(client, 0, "a", 60) for _ in range(2))
+    await took(halted, 5)
+    assert await halted.confirm()
+    await took(other, 5)
+    assert halted.holds()
+    assert other.holds()
+    assert not await halted.confirm()
+    assert halted.lost.is_set()
+    assert not halted.holds()
+    assert await other.confirm()
+    await other.give_back()
+    assert not await other.confirm(), "what was given back is not taken again"
+
+
+async def test_a_newcomer_may_take_a_lease_that_the_broker_forgot_and_its_holder_then_places_nothing(
+    bench: Bench, client: Client
+) -> None:
+    former, newcomer = (Lease(client, 0, holder, 60) for holder in "ab")
+    await took(former, 5)
+    await bench.jetstream.purge_stream(f"KV_{subjects.LEASES_BUCKET}")
+    assert await took(newcomer, 5) < LOOK_S
+    assert not await former.confirm()
+    assert former.lost.is_set()
+
+
+async def test_who_confirms_after_the_broker_forgot_it_has_it_again(bench: Bench, client: Client) -> None:
+    first = Lease(client, 0, "a", 60)
+    await took(first, 5)
+    await bench.jetstream.purge_stream(f"KV_{subjects.LEASES_BUCKET}")
+    assert not await first.confirm(), "the revision that it knew is gone"
+    assert await first.confirm()
+    assert first.holds()
+
+
 async def test_a_place_that_somebody_else_wrote_is_not_written_over(bench: Bench, client: Client) -> None:
     first, second = Slots(client.jetstream()), Slots(client.jetstream())
     await first.look("x")

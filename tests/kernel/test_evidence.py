@@ -13,7 +13,7 @@ from daemoneye.evidence import Arm, Conversation
 from daemoneye_sensor import procfs
 from daemoneye_sensor.dissector import Dissector
 from daemoneye_sensor.evidence import writing
-from daemoneye_sensor.evidence.keeper import Keeper
+from daemoneye_sensor.evidence.keeper import LOOK_BACK_BYTES, Keeper
 from daemoneye_sensor.evidence.matching import pairs
 from daemoneye_sensor.packets.capture import CaptureProgram
 from daemoneye_sensor.packets.tap import Tap
@@ -79,3 +79,23 @@ async def test_what_was_shown_before_and_all_of_it_afterwards(tmp_path: Path) ->
             b"two",
         ]
         assert one.names == {end.index: end.name}
+
+
+def test_a_look_at_more_than_the_look_back_leaves_most_of_it(tmp_path: Path) -> None:
+    sent = 2 * LOOK_BACK_BYTES // 1400
+    with star(1) as (here, _):
+        end = end_of(here)
+        program = CaptureProgram.load(BPF, [])
+        tap = Tap(end.name, end.index, program, ring_bytes=4 * LOOK_BACK_BYTES, promiscuous=True, netns=end.netns)
+        kept = Keeper()
+        kept.enable(on=True)
+        try:
+            end.send(*[frame(53, bytes(1400))] * sent)
+            until(lambda: tap.statistics()[0] >= sent)
+            # What a second of 16 MB/s leaves in the ring is one look.
+            kept.look(list(tap.blocks()), {end.index: end.name}, {})
+            assert tap.statistics()[1] == 0
+            assert 3 / 4 * LOOK_BACK_BYTES < kept.bytes <= LOOK_BACK_BYTES
+        finally:
+            tap.close()
+            program.close()

@@ -11,29 +11,29 @@ anew: waiting for the broker to deliver again what was in flight would take `ack
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import logging
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
+from functools import partial
 from typing import Any, Final
 
 from nats.aio.client import Client
 from nats.aio.msg import Msg
-from nats.js.api import AckPolicy, ConsumerConfig, ConsumerInfo, DeliverPolicy
-from nats.js.errors import NotFoundError
 
 from daemoneye import subjects
 from daemoneye.broker.link import TRANSIENT
 from daemoneye.broker.pull import Puller
+from daemoneye.broker.schemas import Schemas
 from daemoneye.ending import end
 from daemoneye.envelope import Batch
 from daemoneye.errors import CorruptData
 from daemoneye_analytics import answers
 from daemoneye_analytics.checkpoint import Checkpoint
 from daemoneye_analytics.detectors.base import Detector
+from daemoneye_analytics.durable import Durable
 from daemoneye_analytics.follower import Follower
+from daemoneye_analytics.lease import Lease
 from daemoneye_analytics.losses import Losses
-from daemoneye_analytics.newer import Schemas
 from daemoneye_analytics.pipeline import Pipeline
 from daemoneye_analytics.pods import Pods
 from daemoneye_analytics.progress import Progress
@@ -42,8 +42,6 @@ from daemoneye_analytics.store import Stopped, Store
 from daemoneye_analytics.vault.arming import Arming
 
 _LOG = logging.getLogger(__name__)
-ACK_WAIT_S: Final = 60.0
-MAX_ACK_PENDING: Final = 2048
 CHECKPOINT_MESSAGES: Final = 200
 CHECKPOINT_S: Final = 5.0
 CHECKPOINT_SHARE: Final = 0.05
@@ -57,14 +55,13 @@ class Consumer:
     """Reads one shard until it is asked to stop.
 
     With `known`, the detectors that there are, the cluster's policies say which of them run; as long as they say nothing, messages wait
-    in the stream. Without, the pipeline is as it was made.
+    in the stream. Without, the pipeline is as it was made. With a lease nothing is read or written while that may be another replica's.
 
     Attributes:
         shard: Number of the stream.
         stream: Its name.
         placed: Whether the broker has its consumer on the stream.
         state: `ready` before the first message, then `running`.
-        may: Whether the stream is this process's; if not, another replica may read it, and nothing is read or written here.
         told: Watermarks by node, as the status message says them.
         pipeline: What batches go through.
         progress: What is counted.
@@ -72,7 +69,7 @@ class Consumer:
         follower: The cluster's configuration, if that is followed.
     """
 
-    def __init__(
+    def __init__(  # noqa: PLR0913 - what a process consists of comes together here
         self,
         client: Client,
         *,
@@ -83,21 +80,22 @@ class Consumer:
         status_interval: float = 10.0,
         known: Mapping[str, type[Detector]] | None = None,
         arming: Arming | None = None,
+        lease: Lease | None = None,
     ) -> None:
         self.pipeline = pipeline
         self.progress = progress
         self._client = client
-        self._jetstream = client.jetstream(timeout=5)
-        self.stream = subjects.EVENTS(shard)
-        self._name = f"analytics-{shard}"
+        jetstream = client.jetstream(timeout=5)
+        self._durable = Durable(jetstream, shard, lease)
+        self.stream = self._durable.stream
         self.shard = shard
+        self._lease = lease
         self._stop = stop
-        self.may: Callable[[], bool] = lambda: True
-        self.store = Store(self._jetstream, shard, stop, progress)
-        self.schemas = Schemas(self._jetstream, self.store)
+        self.store = Store(jetstream, shard, stop, progress)
+        self.schemas = Schemas(jetstream, complain=self.store.complain, pause=self.store.pause)
         self.follower = None if known is None else Follower(client, known, self.store.complain)
         self._arming = arming
-        self._status = StatusPublisher(client, lambda: answers.describe(self) if self.may() else None, status_interval)
+        self._status = StatusPublisher(client, lambda: answers.describe(self) if self._may() else None, status_interval)
         self._puller: Puller | None = None
         self.state = "ready"
         self.told: dict[str, Any] = {}
@@ -150,11 +148,15 @@ class Consumer:
         """Whether the broker is there."""
         return self._client.is_connected
 
+    def _may(self) -> bool:
+        """Whether the stream is this process's."""
+        return self._lease is None or self._lease.holds()
+
     # ── reading ─────────────────────────────────────────────────────────────────────────────────────────────────────
 
     async def _turn(self) -> None:
         self.progress.turn()
-        if not (self._client.is_connected and self.may()):
+        if not (self._client.is_connected and self._may()):
             await self.store.pause(_AWAY_S)
             return
         if not self.placed or self._puller is None or self._puller.gone:
@@ -170,7 +172,7 @@ class Consumer:
         for message in messages:
             if not self.placed or self._stop.is_set():
                 break
-            if not await self._in_force() or not self.may():
+            if not await self._in_force() or not self._may():
                 self.placed = False  # what was taken and not looked at is delivered again
                 break
             await self._take(message)
@@ -302,53 +304,31 @@ class Consumer:
         if self._puller is not None:
             await self._puller.close()
         self._unacknowledged.clear()  # they lie before the new consumer's beginning
-        await self.store.persist(self._create, f"place consumer {self._name} on {self.stream}")
-        puller = Puller(self._client, self.stream, self._name)
+        self._position = await self.store.persist(
+            partial(self._durable.place, self._position), f"place consumer {self._durable.name} on {self.stream}"
+        )
+        puller = Puller(self._client, self.stream, self._durable.name)
         await self.store.persist(puller.open, "subscribe")
         self.placed = self._fresh_place = True
         return puller
-
-    async def _create(self) -> None:
-        stream = await self._jetstream.stream_info(self.stream)
-        if stream.state.last_seq < self._position:
-            _LOG.warning(
-                "stream %s begins anew: it ends at %d, before %d", self.stream, stream.state.last_seq, self._position
-            )
-            self._position = 0
-        if not self.may():
-            raise TimeoutError("another replica may have the stream")
-        with contextlib.suppress(NotFoundError):
-            await self._jetstream.delete_consumer(self.stream, self._name)
-        await self._jetstream.add_consumer(
-            self.stream,
-            ConsumerConfig(
-                name=self._name,
-                durable_name=self._name,
-                description="daemoneye analytics",
-                deliver_policy=DeliverPolicy.BY_START_SEQUENCE,
-                opt_start_seq=self._position + 1,
-                ack_policy=AckPolicy.EXPLICIT,
-                ack_wait=ACK_WAIT_S,
-                max_ack_pending=MAX_ACK_PENDING,
-            ),
-        )
 
     async def _look(self) -> None:
         """Ask after the consumer when nothing comes: whether it is still there, and whether it really has nothing."""
         self._looked = time.monotonic()
         try:
-            info: ConsumerInfo = await self._jetstream.consumer_info(self.stream, self._name)
-        except NotFoundError:
-            _LOG.warning("consumer %s is missing; it is made again", self._name)
-            self.placed = False
+            info = await self._durable.look()
         except TRANSIENT as error:
-            self.store.complain(f"cannot ask after consumer {self._name}: {error!r}")
-        else:
-            # What was delivered and not taken waits, too.
-            waiting = max((info.num_ack_pending or 0) - len(self._unacknowledged), 0)
-            self.progress.lag = (info.num_pending or 0) + waiting
-            if self.progress.lag == 0:
-                self.pipeline.watermarks.settled = True
+            self.store.complain(f"cannot ask after consumer {self._durable.name}: {error!r}")
+            return
+        if info is None:
+            _LOG.warning("consumer %s is missing; it is made again", self._durable.name)
+            self.placed = False
+            return
+        # What was delivered and not taken waits, too.
+        waiting = max((info.num_ack_pending or 0) - len(self._unacknowledged), 0)
+        self.progress.lag = (info.num_pending or 0) + waiting
+        if self.progress.lag == 0:
+            self.pipeline.watermarks.settled = True
 
     # ── what lasts ──────────────────────────────────────────────────────────────────────────────────────────────────
 
@@ -366,21 +346,14 @@ class Consumer:
             self.told = self.pipeline.watermarks.by_node()
             _LOG.info("goes on after message %d of %s (checkpoint %d)", self._position, self.stream, self._number)
             return
-        self._position = await self.store.persist(self._acknowledged, f"ask after consumer {self._name}")
+        self._position = await self.store.persist(
+            self._durable.acknowledged, f"ask after consumer {self._durable.name}"
+        )
         _LOG.info("starts without a checkpoint after message %d of %s", self._position, self.stream)
-
-    async def _acknowledged(self) -> int:
-        """Stream sequence up to which a predecessor's findings are stored, 0 without one."""
-        await self._jetstream.stream_info(self.stream)
-        try:
-            info = await self._jetstream.consumer_info(self.stream, self._name)
-        except NotFoundError:
-            return 0
-        return info.ack_floor.stream_seq if info.ack_floor else 0
 
     async def _checkpoint(self) -> None:
         """Write everything down, then acknowledge what it covers."""
-        if not self.may():
+        if not self._may():
             return
         begun = time.monotonic()
         number, place, covered = self._number + 1, self._position, list(self._unacknowledged)

@@ -4,8 +4,12 @@ Responsible for one holder at a time, whatever is killed, paused or cut off; wha
 
 Nobody compares clocks. Whoever waits takes the lease when it has seen the same revision of the key for its whole term by its own monotonic
 clock. Whoever holds it writes a new revision three times a term, and believes in it only for `_SURE` of a term from the moment at which it
-*sent* the last one that was stored. Every write names the revision that it replaces, so that of two writers one is refused. A holder that could not renew in
-time stops, and goes on if the key still has its own last revision: then nobody took its place.
+*sent* the last one that was stored, by a clock that goes on while the machine sleeps. A virtual machine that is halted has no such clock: what
+could not be undone is done right after `confirm` only. Every write names the revision that it replaces, so that of two writers one is refused.
+A holder that could not renew in time stops, and goes on if the key still has its own last revision: then nobody took its place.
+
+A key that is not there is taken at once by who has seen no holder: an installation begins so, and nobody can tell that from a broker that lost its
+store a moment ago. Who held it then finds the other's revision at its next write, or before it places anything.
 """
 
 from __future__ import annotations
@@ -88,7 +92,7 @@ class Lease:
 
     def holds(self) -> bool:
         """Whether nobody else can hold it at this moment."""
-        return not self.lost.is_set() and time.monotonic() < self._sure_until
+        return not self.lost.is_set() and _awake_or_asleep() < self._sure_until
 
     async def take(self, stop: asyncio.Event) -> bool:
         """Wait until it is ours; False if the process is asked to end before."""
@@ -130,6 +134,20 @@ class Lease:
                         await self._settle()
             except TRANSIENT as error:
                 self._complain(f"cannot renew the lease {self.key}: {error!r}; trying on")
+
+    async def confirm(self) -> bool:
+        """Renew it now; whether nobody else held it at that moment, whatever this process slept through.
+
+        Raises:
+            nats.errors.Error: The broker does not answer.
+        """
+        async with self._writing:
+            if self.lost.is_set() or self._given_back:
+                return False
+            renewed = await self._write(self._holder, self._revision)
+            if not renewed:
+                await self._settle()
+            return renewed
 
     async def give_back(self) -> None:
         """Let the next one take it at once."""
@@ -180,7 +198,7 @@ class Lease:
     async def _write(self, holder: str, revision: int) -> bool:
         """Replace this revision; False if the key has another one."""
         _connected(self._client)
-        sent = time.monotonic()
+        sent = _awake_or_asleep()
         document = json.dumps({"holder": holder, "session": self._session}).encode()
         try:
             async with asyncio.timeout(_REQUEST_S):
@@ -200,6 +218,11 @@ class Lease:
         if time.monotonic() - self._logged >= _MINUTE:
             self._logged = time.monotonic()
             _LOG.warning("%s", text)
+
+
+def _awake_or_asleep() -> float:
+    """Seconds of this machine, those of a suspend included."""
+    return time.clock_gettime(time.CLOCK_BOOTTIME)
 
 
 def _connected(client: Client) -> None:

@@ -127,9 +127,8 @@ async def serve(settings: Settings) -> None:
                         status_interval=settings.status_interval,
                         known=known,
                         arming=arming,
+                        lease=lease,
                     )
-                    if lease:
-                        consumer.may = lease.holds
                     link.on_reconnect = consumer.replace
                     await consumer.run()
         finally:

@@ -17,9 +17,10 @@ from nats.aio.msg import Msg
 from nats.errors import Error as NatsError
 
 from daemoneye import subjects
-from daemoneye.envelope import Batch, decode, peek
+from daemoneye.envelope import Batch, peek
 from daemoneye.errors import ConfigError, CorruptData
 from daemoneye.events.jsonform import losses_json
+from daemoneye_cli.batches import Batches
 from daemoneye_cli.client import StreamReader, last_sequence
 from daemoneye_cli.tally import Tally, now_rfc3339
 
@@ -54,11 +55,21 @@ class View(Protocol):
 class Feed:
     """Reads all streams of an installation with one shard into a tally and a view.
 
-    ``on_status`` gets what each process says of itself, by the kind and the name in its subject.
+    ``on_status`` gets what each process says of itself, by the kind and the name in its subject, ``tell`` a sentence for each schema of a newer release.
     """
 
-    def __init__(self, client: Client, view: View, tally: Tally, *, on_status: StatusHandler, shard: int = 0) -> None:
+    def __init__(
+        self,
+        client: Client,
+        view: View,
+        tally: Tally,
+        *,
+        on_status: StatusHandler,
+        tell: Callable[[str], None],
+        shard: int = 0,
+    ) -> None:
         self._client = client
+        self._batches = Batches(client, tell)
         self._view = view
         self._tally = tally
         self._on_status = on_status
@@ -113,11 +124,13 @@ class Feed:
         try:
             envelope = peek(message.data)
             self._tally.add_envelope(envelope)
-            if envelope.lane == "loss":
-                for loss in losses_json(decode(message.data)):
-                    await self._loss(loss)
-            elif self._view.wants_batches:
-                await self._view.on_batch(decode(message.data))
+            if envelope.lane != "loss" and not self._view.wants_batches:
+                return
+            batch, unread = await self._batches.read(message.data)
+            for loss in (*unread, *(losses_json(batch) if envelope.lane == "loss" else ())):
+                await self._loss(loss)
+            if envelope.lane != "loss":
+                await self._view.on_batch(batch)
         except CorruptData as error:
             await self._loss(unreadable("event", message, error))
 

@@ -16,6 +16,7 @@ from nats.aio.client import Client
 
 from daemoneye.envelope import Batch
 from daemoneye.errors import DaemonEyeError
+from daemoneye.escape import escape
 from daemoneye_cli.configuration import CLUSTER, STATUS_INTERVAL_S, Plan
 from daemoneye_cli.feed import Feed, Origin
 from daemoneye_cli.logfile import LogLine
@@ -110,7 +111,13 @@ class Session:
         supervisor = self._supervisor
         self._connection = await supervisor.start_broker()
         self._spawn("broker", supervisor.keep_broker())
-        self._feed = Feed(self._connection, view, self.tally, on_status=self._on_status)
+        self._feed = Feed(
+            self._connection,
+            view,
+            self.tally,
+            on_status=self._on_status,
+            tell=lambda text: self._on_line(LogLine("run", "warning", escape(text))),
+        )
         await self._feed.start()
         self._spawn("analytics", supervisor.analytics.run())
         self._spawn("sensor", self._run_sensor())

@@ -14,6 +14,8 @@ from daemoneye_cli import client
 from daemoneye_cli.commands.cluster import events
 from daemoneye_cli.main import main
 from tests.support.broker import Broker, running
+from tests.support.newer import ADDED, NEWER, descriptor, message
+from tests.unit.analytics.factory import Exec
 from tests.unit.cli.fakekubectl import Kubectl, forwarded_to, secret, started, told, with_broker
 
 pytestmark = pytest.mark.integration
@@ -45,7 +47,8 @@ async def broker(tmp_path):
         await found.ready()
         operator = await found.connect("operator")
         streams = declared(events_max_bytes=64 << 20, findings_max_bytes=8 << 20)
-        await ensure_streams(operator.jetstream(timeout=10), [one for one in streams if one.name == subjects.EVENTS(0)])
+        read = {subjects.EVENTS(0), subjects.SCHEMAS}
+        await ensure_streams(operator.jetstream(timeout=10), [one for one in streams if one.name in read])
         await operator.close()
         await publish(
             found,
@@ -96,6 +99,31 @@ async def test_events_for_people_and_programs(forwarded):
     assert (status, err) == (0, "")
     (found,) = map(json.loads, out.splitlines())
     assert (found["kind"], found["node"], found["pid"]) == ("event", "node-2", 9)
+
+
+async def test_events_of_a_newer_release_are_shown_by_its_descriptors(forwarded, broker):
+    onlooker = await broker.onlooker()
+    jetstream = onlooker.jetstream(timeout=10)
+    batch = message([Exec(exe=b"/bin/new", pid=10), Exec(exe=b"/bin/newer", pid=11)], things=3)
+    await jetstream.publish(subjects.events(0, "n1", "urgent"), batch)
+    status, out, err = await run("events", "--last", "1", "-o", "json")
+    (lost,) = map(json.loads, out.splitlines())
+    assert (status, lost["stage"], lost["count"], err) == (0, "decode", 1, "")
+    assert "the broker has no descriptor of it" in lost["reason"]
+    for record in (NEWER, ADDED):
+        await jetstream.publish(subjects.schemas(record.hash), descriptor(record))
+    await onlooker.close()
+    status, out, err = await run("events", "--last", "3", "-o", "json")
+    first, second, lost = map(json.loads, out.splitlines())
+    assert [(event["exe"], event["pid"]) for event in (first, second)] == [("/bin/new", 10), ("/bin/newer", 11)]
+    assert (lost["kind"], lost["stage"], lost["count"], lost["node"]) == ("loss", "decode", 3, "n1")
+    assert lost["reason"] == "events thing_done of a newer release cannot be shown"
+    assert status == 0
+    assert f"sensors of a newer release write schema {NEWER.hash} of 'process_exec': not read: mood" in err
+    assert f"schema {ADDED.hash} of 'thing_done': this release does not know the record" in err
+    status, out, _ = await run("events", "--last", "3")
+    assert (status, len(out.splitlines())) == (0, 3)
+    assert "LOST 3 at stage decode (urgent): events thing_done of a newer release" in out
 
 
 async def test_choosing(forwarded):

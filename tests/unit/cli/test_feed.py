@@ -9,9 +9,12 @@ from typing import Any
 
 from daemoneye import streams, subjects
 from daemoneye.broker.admin import ensure_streams
+from daemoneye.envelope import Batch
 from daemoneye_cli.broker import Broker
 from daemoneye_cli.feed import Feed
 from daemoneye_cli.tally import Tally
+from tests.support.newer import ADDED, NEWER, descriptor, message
+from tests.unit.analytics.factory import Exec
 
 
 class Nothing:
@@ -44,7 +47,7 @@ async def test_a_node_named_analytics_is_no_component(tmp_path: Path) -> None:
     try:
         connections = {role: await broker.connect(role) for role in ("cli", "sensor", "analytics")}
         await ensure_streams(connections["cli"].jetstream(), declared)
-        await Feed(connections["cli"], Nothing(), tally, on_status=on_status).start()
+        await Feed(connections["cli"], Nothing(), tally, on_status=on_status, tell=print).start()
         subject = {"sensor": subjects.status("analytics"), "analytics": subjects.component("analytics")}
         async with asyncio.timeout(20):
             # Again and again, as heartbeats come: nats-py's flush sends its PING past what is buffered, so it waits for no subscription.
@@ -61,6 +64,55 @@ async def test_a_node_named_analytics_is_no_component(tmp_path: Path) -> None:
             await connection.close()
     finally:
         await broker.stop()
+
+
+class Shown(Nothing):
+    wants_batches = True
+
+    def __init__(self) -> None:
+        self.batches: list[Batch] = []
+        self.losses: list[dict[str, Any]] = []
+
+    async def on_batch(self, batch: Batch) -> None:
+        self.batches.append(batch)
+
+    async def on_loss(self, loss: dict[str, Any]) -> None:
+        self.losses.append(loss)
+
+
+async def test_after_a_roll_back_the_spool_of_a_newer_sensor_is_shown(tmp_path: Path) -> None:
+    declared = streams.declared(events_max_bytes=16 << 20)
+    broker = Broker(tmp_path, node="n1", max_store_bytes=2 * streams.reserved_bytes(declared))
+    shown, said, tally = Shown(), list[str](), Tally("n1", lambda: 0.0)
+
+    async def on_status(*_: object) -> None:
+        pass
+
+    await broker.start()
+    try:
+        cli, sensor = [await broker.connect(role) for role in ("cli", "sensor")]
+        await ensure_streams(cli.jetstream(), declared)
+        feed = Feed(cli, shown, tally, on_status=on_status, tell=said.append)
+        await feed.start()
+        reading = asyncio.create_task(feed.events())
+        for record in (NEWER, ADDED):
+            await sensor.publish(subjects.schemas(record.hash), descriptor(record))
+        batch = message([Exec(exe=b"/bin/new", pid=10)], things=2)
+        await sensor.publish(subjects.events(0, "n1", "urgent"), batch)
+        async with asyncio.timeout(20):
+            while not shown.losses or not shown.batches:
+                await asyncio.sleep(0.02)
+        reading.cancel()
+        await cli.close()
+        await sensor.close()
+    finally:
+        await broker.stop()
+    (read,) = shown.batches
+    assert [section.record.name for section in read.sections if not section.context] == ["process_exec"]
+    tally.add_workloads(read)
+    assert [(loss["count"], loss["stage"]) for loss in shown.losses] == [(2, "decode")]
+    assert (tally.events, dict(tally.lost)) == (3, {"decode": 2})
+    assert len(said) == 2
 
 
 def test_other_nodes_keep_their_names() -> None:

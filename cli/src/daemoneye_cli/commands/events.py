@@ -3,16 +3,17 @@
 from __future__ import annotations
 
 import argparse
-import functools
 from collections.abc import Callable
 from typing import Any
 
+from nats.aio.client import Client
+
 from daemoneye import subjects
-from daemoneye.envelope import Batch, decode
 from daemoneye.errors import CorruptData
 from daemoneye.events.jsonform import events_json, losses_json
+from daemoneye_cli.batches import Batches
 from daemoneye_cli.commands import reading
-from daemoneye_cli.commands.options import Subparsers, command
+from daemoneye_cli.commands.options import Subparsers, command, say
 from daemoneye_cli.show import text
 from daemoneye_cli.show.jsonlines import json_line
 
@@ -31,38 +32,45 @@ def run(options: argparse.Namespace) -> int:
 
 def renderer(
     output: str, keep: Callable[[dict[str, Any]], bool] = lambda _: True, *, bound: bool = False
-) -> reading.Render:
-    """Give the function that turns a batch into lines; events that ``keep`` does not want are left out, losses never.
+) -> Callable[[Client], reading.Render]:
+    """Give what makes, of a connection, the function that turns a batch into lines; events that ``keep`` does not want are left out, losses never.
 
     ``bound``: the broker lets each node write under its own name only, so that a batch of another node than its subject's is a forgery.
     """
-    return functools.partial(_json if output == "json" else _plain, keep, bound)
+    shown = (json_line, json_line) if output == "json" else (_event_line, _loss_line)
+    return lambda client: _Renderer(Batches(client, say), keep, bound=bound, shown=shown)
 
 
-def _json(keep: Callable[[dict[str, Any]], bool], bound: bool, subject: str, data: bytes) -> list[str]:  # noqa: FBT001
-    try:
-        batch = _read(bound, subject, data)
-    except CorruptData as error:
-        return [json_line(_unreadable(error))]
-    return [json_line(content) for content in (*filter(keep, events_json(batch)), *losses_json(batch))]
+_Line = Callable[[dict[str, Any]], str]
 
 
-def _plain(keep: Callable[[dict[str, Any]], bool], bound: bool, subject: str, data: bytes) -> list[str]:  # noqa: FBT001
-    try:
-        batch = _read(bound, subject, data)
-    except CorruptData as error:
-        return [f"{text.loss(_unreadable(error))}\n"]
-    events = [f"{text.event(content)}\n" for content in filter(keep, events_json(batch))]
-    return events + [f"{text.plain(content['time'])} {text.loss(content)}\n" for content in losses_json(batch)]
+class _Renderer:
+    """Turns batches into lines; ``shown`` gives the line of an event and that of a loss."""
+
+    def __init__(
+        self, batches: Batches, keep: Callable[[dict[str, Any]], bool], *, bound: bool, shown: tuple[_Line, _Line]
+    ) -> None:
+        self._batches = batches
+        self._keep = keep
+        self._bound = bound
+        self._event, self._loss = shown
+
+    async def __call__(self, subject: str, data: bytes) -> list[str]:
+        try:
+            batch, unread = await self._batches.read(data)
+            about = batch.envelope
+            if self._bound and not subjects.is_events_of(subject, about.node, about.lane):
+                raise CorruptData(f"a batch that says it is of node {about.node!r}, lane {about.lane!r}", where=subject)
+        except CorruptData as error:
+            unreadable = {"kind": "loss", "stage": "decode", "count": 1, "lane": "", "ring": "", "reason": str(error)}
+            return [self._loss(unreadable)]
+        events = [self._event(content) for content in filter(self._keep, events_json(batch))]
+        return events + [self._loss(content) for content in (*unread, *losses_json(batch))]
 
 
-def _read(bound: bool, subject: str, data: bytes) -> Batch:  # noqa: FBT001
-    batch = decode(data)
-    about = batch.envelope
-    if bound and not subjects.is_events_of(subject, about.node, about.lane):
-        raise CorruptData(f"a batch that says it is of node {about.node!r}, lane {about.lane!r}", where=subject)
-    return batch
+def _event_line(content: dict[str, Any]) -> str:
+    return f"{text.event(content)}\n"
 
 
-def _unreadable(error: CorruptData) -> dict[str, object]:
-    return {"kind": "loss", "stage": "decode", "count": 1, "lane": "", "ring": "", "reason": str(error)}
+def _loss_line(content: dict[str, Any]) -> str:
+    return f"{text.plain(content.get('time'))} {text.loss(content)}\n".lstrip()

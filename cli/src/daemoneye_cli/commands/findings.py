@@ -32,14 +32,15 @@ def run(options: argparse.Namespace) -> int:
             raise ConfigError("--suppressed shows what analytics' status lists now: it does not go with -f")
         access = State.at(options.state).read_private("cli.json")
         return suppressed.show(options, contextlib.nullcontext(access), interval=STATUS_INTERVAL_S)
-    return reading.show(options, subjects.FINDINGS, _json if options.output == "json" else _plain)
+    render = _json if options.output == "json" else _plain
+    return reading.show(options, subjects.FINDINGS, lambda _: render)
 
 
-def _json(_: str, data: bytes) -> list[str]:
+async def _json(_: str, data: bytes) -> list[str]:
     return [json_line({"kind": "finding", **finding}) for finding in _read(data)]
 
 
-def _plain(_: str, data: bytes) -> list[str]:
+async def _plain(_: str, data: bytes) -> list[str]:
     return [finding_lines(finding) for finding in _read(data)]
 
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 import argparse
 import asyncio
 import contextlib
-from collections.abc import Callable, Mapping
+from collections.abc import Awaitable, Callable, Mapping
 from typing import Any, Final
 
 from nats.aio.client import Client
@@ -24,7 +24,7 @@ from daemoneye_cli.commands.waiting import until_signal
 from daemoneye_cli.show.writer import LineWriter
 from daemoneye_cli.state import State
 
-Render = Callable[[str, bytes], list[str]]
+Render = Callable[[str, bytes], Awaitable[list[str]]]
 """Gives the lines of a message, oldest first, from its subject and its data."""
 
 _MESSAGES: Final = 10_000
@@ -38,17 +38,17 @@ def add_options(parser: argparse.ArgumentParser) -> None:
     add_state(parser)
 
 
-def show(options: argparse.Namespace, stream: str, render: Render) -> int:
-    """Show ``stream`` of this machine's installation as ``render`` gives it."""
+def show(options: argparse.Namespace, stream: str, renders: Callable[[Client], Render]) -> int:
+    """Show ``stream`` of this machine's installation as what ``renders`` makes of a connection gives it."""
     access = State.at(options.state).read_private("cli.json")
-    asyncio.run(read(contextlib.nullcontext(access), stream, render, last=options.last, follow=options.follow))
+    asyncio.run(read(contextlib.nullcontext(access), stream, renders, last=options.last, follow=options.follow))
     return 0
 
 
 async def read(
     broker: contextlib.AbstractAsyncContextManager[Mapping[str, Any]],
     stream: str,
-    render: Render,
+    renders: Callable[[Client], Render],
     *,
     last: int,
     follow: bool,
@@ -57,13 +57,15 @@ async def read(
     writer = LineWriter()
     connections: list[Client] = []
 
-    async def handle(message: Msg) -> None:
-        await writer.write("".join(render(message.subject, message.data)))
-
     async def work() -> None:
         async with broker as access:
             connection = await client.connect(access, name=f"daemoneye {stream}")
             connections.append(connection)
+            render = renders(connection)
+
+            async def handle(message: Msg) -> None:
+                await writer.write("".join(await render(message.subject, message.data)))
+
             try:
                 newest = await client.last_sequence(connection, stream)
                 lines = await _newest(connection, stream, newest, last, render)
@@ -95,5 +97,5 @@ async def _newest(connection: Client, stream: str, newest: int, last: int, rende
             message = await manager.get_msg(stream, sequence, direct=True)
         except NotFoundError:
             break  # expired, and everything before it
-        lines = render(message.subject or "", message.data or b"") + lines
+        lines = await render(message.subject or "", message.data or b"") + lines
     return lines[-last:] if last else []

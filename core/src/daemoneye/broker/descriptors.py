@@ -33,7 +33,8 @@ async def read(jetstream: JetStreamContext, schema: str) -> Record | None:
         nats.errors.Error: The broker does not answer.
     """
     try:
-        message = await jetstream.get_last_msg(subjects.SCHEMAS, subjects.schemas(schema))
+        # Directly: the command line may ask for nothing else.
+        message = await jetstream.get_last_msg(subjects.SCHEMAS, subjects.schemas(schema), direct=True)
     except ConfigError as error:
         raise CorruptData(str(error)) from error
     except NotFoundError:

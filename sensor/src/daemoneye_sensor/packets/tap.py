@@ -30,8 +30,8 @@ _V3, _PROMISCUOUS, _ALL = 2, 1, 3
 _BLOCK_MS: Final = 250
 _BLOCK: Final = 1 << 18
 _LEAST_BLOCKS: Final = 4
-_RUN: Final = 8 << 20
-"""Bytes of blocks that are given back at once."""
+_RUN: Final = 1 << 20
+"""Bytes of blocks that are given back at once. Evidence keeps runs whole and forgets them whole, so several must fit into its look-back."""
 
 _LOOPBACK: Final = 772
 _ETHERNET, _IP = 1, 101

@@ -6,8 +6,10 @@ this release has no name for is passed over. A schema without a usable descripto
 
 from __future__ import annotations
 
+import asyncio
 import logging
 import time
+from collections.abc import Awaitable, Callable
 from typing import Any, Final
 
 from nats.js import JetStreamContext
@@ -19,7 +21,6 @@ from daemoneye.envelope import Batch
 from daemoneye.errors import CorruptData, UnknownSchema
 from daemoneye.events.registry import BY_NAME, READABLE
 from daemoneye.events.schema import Record
-from daemoneye_analytics.store import Store
 
 _LOG = logging.getLogger(__name__)
 _MOST: Final = 256
@@ -33,9 +34,29 @@ _PAUSE_S: Final = 1.0
 class Schemas:
     """Decodes batches."""
 
-    def __init__(self, jetstream: JetStreamContext, store: Store) -> None:
+    def __init__(
+        self,
+        jetstream: JetStreamContext,
+        *,
+        tell: Callable[[str], None] = _LOG.warning,
+        complain: Callable[[str], None] = lambda _: None,
+        pause: Callable[[float], Awaitable[None]] = asyncio.sleep,
+        tries: int = _TRIES,
+    ) -> None:
+        """Nothing is asked before a batch needs it.
+
+        Args:
+            jetstream: Where the descriptors are.
+            tell: Gets a sentence for each schema that is learned.
+            complain: Gets one for each time that the broker does not answer.
+            pause: Waits so many seconds before the broker is asked again; what it raises ends the decoding.
+            tries: Times that a broker is asked that does not answer, before the schema is refused.
+        """
         self._jetstream = jetstream
-        self._store = store
+        self._tell = tell
+        self._complain = complain
+        self._pause = pause
+        self._tries = tries
         self._learned: dict[str, Record] = {}
         self._known = READABLE
         self._refused: dict[str, tuple[float, str]] = {}
@@ -46,7 +67,6 @@ class Schemas:
 
         Raises:
             CorruptData: It is none, or of a schema that cannot be learned; the message says why.
-            Stopped: The process is asked to end.
         """
         try:
             return envelope.decode(data, self._known)
@@ -66,15 +86,15 @@ class Schemas:
         if reason and time.monotonic() - since < _AGAIN_S:
             return reason
         reason = "the broker does not give its descriptor"
-        for _ in range(_TRIES):
+        for _ in range(self._tries):
             try:
                 record = await descriptors.read(self._jetstream, schema)
             except CorruptData as error:
                 reason = str(error)
                 break
             except TRANSIENT as error:
-                self._store.complain(f"cannot read the descriptor of schema {schema}: {error!r}")
-                await self._store.pause(_PAUSE_S)
+                self._complain(f"cannot read the descriptor of schema {schema}: {error!r}")
+                await self._pause(_PAUSE_S)
                 continue
             if record is None:
                 reason = "the broker has no descriptor of it"
@@ -92,15 +112,13 @@ class Schemas:
         self._known = {**self._learned, **READABLE}
         if schema not in self._told and len(self._told) < _MOST:
             self._told.add(schema)
-            _LOG.warning(
-                "sensors of a newer release write schema %s of %r: %s", schema, record.name, _difference(record)
-            )
+            self._tell(f"sensors of a newer release write schema {schema} of {record.name!r}: {_difference(record)}")
 
 
 def _difference(record: Record) -> str:
     today = BY_NAME.get(record.name)
     if today is None:
-        return "this release does not know the record; its rows are counted and not judged"
+        return "this release does not know the record; its rows are counted and passed over"
     ours, theirs = ({field.id: field.name for field in each.fields} for each in (today, record))
     unread = ", ".join(name for number, name in theirs.items() if number not in ours)
     absent = ", ".join(name for number, name in ours.items() if number not in theirs)
