@@ -131,12 +131,16 @@ def remove(root: Path, names: Collection[str], keep: Collection[str]) -> None:
                 folders.add(path)
             elif (path.is_symlink() or path.exists()) and same(path) not in kept:
                 path.unlink()
+                if path.suffix == ".py":
+                    for compiled in (path.parent / "__pycache__").glob(f"{path.stem}.*.pyc"):
+                        compiled.unlink()
         for path in about:
             path.unlink()
     for folder in sorted(folders, key=lambda path: len(path.parts), reverse=True):
-        discard(folder / "__pycache__")
-        if folder.is_dir() and same(folder) not in kept and not any(folder.iterdir()):
-            folder.rmdir()
+        # Byte code, which Debian makes after it installed, is in no list. What stays keeps its own: without it, Python compiles at every start.
+        for left in (folder / "__pycache__", folder):
+            if left.is_dir() and same(left) not in kept and not any(left.iterdir()):
+                left.rmdir()
 
 
 def listed(root: Path, name: str) -> tuple[list[Path], list[Path]]:

@@ -317,10 +317,16 @@ def _judging(release: Release, *, judges: bool) -> list[dict[str, Any]]:
 
 
 def _api_server(cluster: Cluster) -> None:
-    """Start it as the harness did, and wait until it answers."""
+    """Start it as the harness did, and wait until it answers.
+
+    Kubelet and kube-proxy start anew: their watches would take up to a minute to come back, and until then nobody reaches the API server by its Service.
+    """
     programs = {name: binaries.tool(name) for name in binaries.KUBERNETES}
     cluster.processes.start("kube-apiserver", configs.control_plane(cluster, programs)["kube-apiserver"])
     wait("API server", lambda: cluster.kubectl("get", "--raw", "/readyz") == "ok", 60)
+    for name, command in configs.node(cluster, programs).items():
+        cluster.processes.end(name)
+        cluster.processes.start(name, command)
 
 
 @contextmanager

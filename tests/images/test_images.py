@@ -7,6 +7,7 @@ import os
 import re
 import signal
 import stat
+import struct
 import subprocess
 from pathlib import Path
 
@@ -192,6 +193,18 @@ def test_byte_code_is_compiled_and_does_not_age(image, name):
     assert missing == []
     (compiled,) = image(name).root.glob("opt/daemoneye/lib/python3*/site-packages/daemoneye/__pycache__/__init__.*.pyc")
     assert compiled.read_bytes()[4:8] == b"\1\0\0\0"  # PEP 552: by hash, unchecked
+
+
+@pytest.mark.parametrize("name", WITH_PYTHON)
+def test_debian_s_modules_have_byte_code_that_is_up_to_date(image, name):
+    """By the source's size and time, as Debian makes it: a read-only image compiles what has none at every start."""
+    # sitecustomize.py is a link into the image's /etc, which here would be ours.
+    sources = [p for p in image(name).root.glob("usr/lib/python3.11/*.py") if not p.is_symlink()]
+    assert len(sources) > 100
+    for source in sources:
+        compiled = (source.parent / "__pycache__" / f"{source.stem}.cpython-311.pyc").read_bytes()
+        kind, moment, size = struct.unpack_from("<III", compiled, 4)
+        assert (kind, moment, size) == (0, int(source.stat().st_mtime), source.stat().st_size), source
 
 
 def test_operator_has_one_kubernetes_client_and_no_models(image):

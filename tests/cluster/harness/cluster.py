@@ -162,8 +162,8 @@ class Cluster:
         source = Path(__file__).with_name("pause.c")
         pause = images.compile_static(source, self.state / "images" / "pause")
         self.load_image(images.archive(self.state / "images" / "pause.tar", PAUSE, {"/pause": pause}, ["/pause"]))
-        self.processes.start("kubelet", configs.kubelet(self, programs["kubelet"]))
-        self.processes.start("kube-proxy", [programs["kube-proxy"], "--config", self.state / "proxy.yaml"])
+        for name, command in configs.node(self, programs).items():
+            self.processes.start(name, command)
 
     def _dns(self, coredns: Path) -> None:
         tar = images.archive(self.state / "images" / "coredns.tar", COREDNS, {"/coredns": coredns}, ["/coredns"])

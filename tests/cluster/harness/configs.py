@@ -52,14 +52,17 @@ def control_plane(cluster: Cluster, programs: dict[str, Path]) -> dict[str, list
     }  # fmt: skip
 
 
-def kubelet(cluster: Cluster, program: Path) -> list[str | Path]:
-    """The kubelet's command line."""
+def node(cluster: Cluster, programs: dict[str, Path]) -> dict[str, list[str | Path]]:
+    """The node's own, by name."""
     from tests.cluster.harness.cluster import NODE
 
-    return [
-        program, f"--config={cluster.state}/kubelet.yaml", f"--kubeconfig={cluster.state}/kubelet.kubeconfig",
-        f"--root-dir={cluster.state}/kubelet", f"--node-ip={cluster.address}", f"--hostname-override={NODE}",
-    ]  # fmt: skip
+    return {
+        "kubelet": [
+            programs["kubelet"], f"--config={cluster.state}/kubelet.yaml", f"--kubeconfig={cluster.state}/kubelet.kubeconfig",
+            f"--root-dir={cluster.state}/kubelet", f"--node-ip={cluster.address}", f"--hostname-override={NODE}",
+        ],
+        "kube-proxy": [programs["kube-proxy"], "--config", cluster.state / "proxy.yaml"],
+    }  # fmt: skip
 
 
 def _containerd(cluster: Cluster) -> str:
@@ -116,7 +119,10 @@ def _kubelet(cluster: Cluster) -> dict[str, Any]:
         # The machine's disk is others' affair.
         "evictionHard": {"memory.available": "0%", "nodefs.available": "0%", "imagefs.available": "0%", "nodefs.inodesFree": "0%"},
         "imageGCHighThresholdPercent": 100, "imageGCLowThresholdPercent": 99,
-        "syncFrequency": "10s", "nodeStatusUpdateFrequency": "5s", "serializeImagePulls": False,
+        "syncFrequency": "3s",
+        # What our processes need to come back is measured, not for how long a kubelet has them wait who were killed a minute ago, too.
+        "featureGates": {"KubeletCrashLoopBackOffMax": True}, "crashLoopBackOff": {"maxContainerRestartPeriod": "1s"},
+        "nodeStatusUpdateFrequency": "5s", "serializeImagePulls": False,
         "memorySwap": {}, "registerNode": True, "localStorageCapacityIsolation": False,
     }  # fmt: skip
 
