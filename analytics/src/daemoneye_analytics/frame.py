@@ -140,7 +140,7 @@ class Frame:
 
     def fitting(self, patterns: Sequence[str]) -> np.ndarray:
         """Which of `identities` have a workload that fits one of some patterns with * and ?, bool."""
-        return np.array([any(fnmatchcase(i.workload, pattern) for pattern in patterns) for i in self.identities])
+        return np.array([_fits(i.workload, tuple(patterns)) for i in self.identities])
 
     @cached_property
     def pods(self) -> Pods:
@@ -317,6 +317,11 @@ class Frame:
     def _identity_of(self, rows: np.ndarray, side: str = "") -> np.ndarray:
         index = identity_rows(self.batch, rows, side=side)
         return np.where(index < 0, len(self.identities) - 1, index)
+
+
+@lru_cache(maxsize=_DISTINCT)
+def _fits(text: str, patterns: tuple[str, ...]) -> bool:
+    return any(fnmatchcase(text, pattern) for pattern in patterns)
 
 
 @lru_cache(maxsize=_DISTINCT)
