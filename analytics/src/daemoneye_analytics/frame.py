@@ -5,7 +5,7 @@ lazily and by whole columns. What a row means is a detector's affair; how a row 
 `daemoneye_analytics.evidence`'s.
 
 Masks and joins are numpy; texts repeat a lot, so that whatever is asked of a text is answered once for each distinct one
-(`Texts`). The polars tables are made when somebody asks for them: for rows that became findings, and for feature extraction.
+(`Texts`). The polars tables are made when somebody asks for them; a row that became a finding is read alone.
 """
 
 from __future__ import annotations
@@ -19,7 +19,6 @@ from typing import Any, Final, NamedTuple, cast
 
 import numpy as np
 import polars as pl
-from polars import selectors
 
 from daemoneye.envelope import Batch, Envelope
 from daemoneye.escape import decode
@@ -34,6 +33,7 @@ from daemoneye_analytics.pods import Pods
 
 _NO_SPANS: Final = np.zeros((0, 2), np.int64)
 _DISTINCT: Final = 65_536
+_JOINED: Final = ("sequence", "image", "parent_image")
 
 
 class Identity(NamedTuple):
@@ -140,7 +140,7 @@ class Frame:
 
     def fitting(self, patterns: Sequence[str]) -> np.ndarray:
         """Which of `identities` have a workload that fits one of some patterns with * and ?, bool."""
-        return np.array([any(fnmatchcase(i.workload, pattern) for pattern in patterns) for i in self.identities])
+        return np.array([_fits(i.workload, tuple(patterns)) for i in self.identities])
 
     @cached_property
     def pods(self) -> Pods:
@@ -182,7 +182,11 @@ class Frame:
 
     def has(self, flags: Flag) -> np.ndarray:
         """Which new executions carry one of some flags, bool, shape (n,)."""
-        return (self.exec_rows["flags"] & np.uint32(flags)) != 0
+        return (self._flags & np.uint32(flags)) != 0
+
+    @cached_property
+    def _flags(self) -> np.ndarray:
+        return np.ascontiguousarray(self.exec_rows["flags"])
 
     def exec_starts_with(self, field: str, prefix: bytes) -> np.ndarray:
         """Which new executions have a heap field that begins with some bytes, bool, shape (n,)."""
@@ -203,12 +207,8 @@ class Frame:
         return self.table("process_exec")
 
     def exec_row(self, row: int) -> dict[str, Any]:
-        """One new execution by column name, without its moments: Python's own cannot hold nanoseconds and need a time zone database."""
-        return self._plain.row(row, named=True)
-
-    @cached_property
-    def _plain(self) -> pl.DataFrame:
-        return self.execs.drop(selectors.temporal())
+        """One new execution by column name: `row("process_exec", row)`."""
+        return self.row("process_exec", row)
 
     # ── any kind of event ───────────────────────────────────────────────────────────────────────────────────────────
 
@@ -223,29 +223,16 @@ class Frame:
         section = self.batch.section(record)
         if section is None:
             return pl.DataFrame()
-        new = self._new(section)
-        taken = section.take(new)
-        rows = taken.rows
-        if record == "process_exec":
-            image, parent = self.exec_image, self.ancestors[self.exec_image, 0]
-        else:
-            image, parent = (self.images.find(rows[key], rows["time"]) for key in ("process_uid", "parent_uid"))
-        identity = self._identity_of(rows)
+        taken, joined = self._explained(section, slice(None))
         known = pl.DataFrame(self.identities, schema=["workload", "container_id", "pod_uid", "identity"], orient="row")
         more = []
-        if "peer_pid" in (rows.dtype.names or ()):
+        if "peer_image" in joined:
             more = [
-                pl.Series("peer_image", self.images.find(rows["peer_uid"], rows["time"])),
-                known["workload"][self._identity_of(rows, "peer_")].alias("peer_workload"),
+                pl.Series("peer_image", joined["peer_image"]),
+                known["workload"][joined["peer_identity"]].alias("peer_workload"),
             ]
         return cast("pl.DataFrame", pl.from_arrow(to_arrow(self.batch, taken))).with_columns(
-            pl.Series(
-                "sequence", (self._position(section) + new).astype(np.uint64) + np.uint64(self.envelope.first_sequence)
-            ),
-            pl.Series("image", image),
-            pl.Series("parent_image", parent),
-            *known[identity].get_columns(),
-            *more,
+            *(pl.Series(name, joined[name]) for name in _JOINED), *known[joined["identity"]].get_columns(), *more
         )
 
     def rows(self, record: str) -> np.ndarray:
@@ -266,9 +253,27 @@ class Frame:
 
     def row(self, record: str, index: int) -> dict[str, Any]:
         """One new row by column name, without its moments: Python's own cannot hold nanoseconds and need a time zone database."""
-        if record not in self._tables:
-            self._tables[record] = self.table(record).drop(selectors.temporal())
-        return self._tables[record].row(index, named=True)
+        section = self.batch.section(record)
+        if section is None:
+            msg = f"the batch has no rows of {record}"
+            raise IndexError(msg)
+        if (record, index) not in self._told:
+            taken, joined = self._explained(section, slice(index, index + 1))
+            names = tuple(field.name for field in section.record.fields if not field.moment)
+            (told,) = to_arrow(self.batch, taken, names).to_pylist()
+            who = self.identities[int(joined["identity"][0])]
+            told |= {name: int(joined[name][0]) for name in _JOINED}
+            told |= {
+                "workload": who.workload,
+                "container_id": who.container_id,
+                "pod_uid": who.pod_uid,
+                "identity": who.state,
+            }
+            if "peer_image" in joined:
+                peer = self.identities[int(joined["peer_identity"][0])]
+                told |= {"peer_image": int(joined["peer_image"][0]), "peer_workload": peer.workload}
+            self._told[record, index] = told
+        return dict(self._told[record, index])
 
     def wall(self, record: str, index: int, column: str = "time") -> int:
         """A moment of one new row in ns since 1970."""
@@ -286,8 +291,29 @@ class Frame:
         return {}
 
     @cached_property
-    def _tables(self) -> dict[str, pl.DataFrame]:
+    def _told(self) -> dict[tuple[str, int], dict[str, Any]]:
         return {}
+
+    def _explained(self, section: Section, at: slice) -> tuple[Section, dict[str, np.ndarray]]:
+        """Some of a section's new rows, and what `table` has beside their own columns; identities are positions in `identities`."""
+        new = self._new(section)[at]
+        taken = section.take(new)
+        rows = taken.rows
+        if section.record.name == "process_exec":
+            image = self.exec_image[at]
+            parent = self.ancestors[image, 0]
+        else:
+            image, parent = (self.images.find(rows[key], rows["time"]) for key in ("process_uid", "parent_uid"))
+        joined = {
+            "sequence": (self._position(section) + new).astype(np.uint64) + np.uint64(self.envelope.first_sequence),
+            "image": image,
+            "parent_image": parent,
+            "identity": self._identity_of(rows),
+        }
+        if "peer_pid" in (rows.dtype.names or ()):
+            joined["peer_image"] = self.images.find(rows["peer_uid"], rows["time"])
+            joined["peer_identity"] = self._identity_of(rows, "peer_")
+        return taken, joined
 
     def _new(self, section: Section) -> np.ndarray:
         """Rows of a section that were not processed before, in order of time."""
@@ -317,6 +343,11 @@ class Frame:
     def _identity_of(self, rows: np.ndarray, side: str = "") -> np.ndarray:
         index = identity_rows(self.batch, rows, side=side)
         return np.where(index < 0, len(self.identities) - 1, index)
+
+
+@lru_cache(maxsize=_DISTINCT)
+def _fits(text: str, patterns: tuple[str, ...]) -> bool:
+    return any(fnmatchcase(text, pattern) for pattern in patterns)
 
 
 @lru_cache(maxsize=_DISTINCT)

@@ -25,6 +25,7 @@ MAX_BITS: Final = 64.0
 _BROAD: Final = 4096
 """Different things that a context keeps: beyond them nothing there is surprising, and one workload cannot fill the table."""
 _FORMAT: Final = 1
+_ODD: Final = np.uint64(0x9E3779B97F4A7C15)
 
 
 class Surprisal(NamedTuple):
@@ -81,12 +82,16 @@ class _Keys(NamedTuple):
     @classmethod
     def of(cls, levels: np.ndarray, things: Things) -> _Keys:
         whose, kind, condition, thing = things
-        # combine(level, kind, condition) and combine(context, thing), each step for as few as it can be done for.
+        # combine(level, kind, condition) and combine(context, thing), each step for as few as it can be done for: contexts that nobody has (on one
+        # machine there are no pods) are left out, but for the last, and what is only compared is no more than a sum.
+        there = levels.any(axis=0)
+        there[-1] = True
+        levels = levels[:, there]
         number = kind.astype(np.int64)
         stems = combine(levels.T[:, None], np.arange(number.max(initial=0) + 1)[:, None])
         code = number * len(levels) + whose
-        pairs = combine(code.astype(np.uint64), condition)
-        first, inverse = groups(combine(pairs, thing))
+        pairs = code.astype(np.uint64) * _ODD + condition
+        first, inverse = groups(pairs * _ODD + thing)
         head, pair = groups(pairs[first])
         at = first[head]
         contexts = splitmix64(stems.reshape(len(stems), -1).take(code[at], axis=1) ^ condition[at])

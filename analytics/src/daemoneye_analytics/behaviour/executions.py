@@ -20,7 +20,7 @@ from daemoneye.events.flags import Flag
 from daemoneye.events.sets import groups
 from daemoneye_analytics.behaviour import signs
 from daemoneye_analytics.behaviour.intent import HIDDEN, intent
-from daemoneye_analytics.behaviour.tokens import Parts, words
+from daemoneye_analytics.behaviour.tokens import WORDS, Parts, words
 from daemoneye_analytics.frame import Frame, combine, text_hash
 
 LEVELS: Final = 5
@@ -33,7 +33,7 @@ _SHARED: Final = re.compile(r"/(tmp|dev/shm|var/tmp|run/user/\d+|run/lock)/")
 _HOME: Final = re.compile(r"/(home/|root/)")
 _SHARED_CLASS: Final = 3.0
 _ODD: Final = Flag.EXE_DELETED | Flag.MEMFD | Flag.WRITABLE_LAYER
-_ODDS: Final = combine(np.arange(signs.WIDTH)) | np.uint64(1)
+_ODDS: Final = combine(np.arange(5 + signs.WIDTH + WORDS)) | np.uint64(1)
 _GAIN: Final = Flag.SETUID | Flag.SETGID | Flag.CAPS_GAINED
 
 
@@ -98,10 +98,14 @@ class Executions:
 
     @property
     def signature(self) -> np.ndarray:
-        """What two executions have in common that are the same for the counts, u64, shape (n,)."""
-        return combine(
-            self.workload, self.exe, self.parent, self.grandparent, self.user, self.signs @ _ODDS, *self.words.T
-        )
+        """What two executions have in common that are the same for the counts, u64, shape (n,): hashes, so that their weighted sum is one."""
+        who = (self.workload, self.exe, self.parent, self.grandparent, self.user)
+        return np.asarray(np.column_stack((*who, self.signs, self.words)) @ _ODDS)
+
+    @property
+    def context(self) -> np.ndarray:
+        """What two executions have in common that are in the same contexts, u64, shape (n,)."""
+        return np.asarray(self.levels @ _ODDS[:LEVELS])
 
     @property
     def program(self) -> np.ndarray:

@@ -179,7 +179,7 @@ def _top(
 
 def _things(e: Executions, chain: Links) -> tuple[np.ndarray, Things]:
     """Contexts and things as `Counts` wants them."""
-    first, whose = groups(combine(*e.levels.T))
+    first, whose = groups(e.context)
     return e.levels[first], Things(whose[chain.row], chain.kind, chain.condition, chain.thing)
 
 

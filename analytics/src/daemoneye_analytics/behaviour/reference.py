@@ -103,8 +103,8 @@ class Reference:
         out = np.full(len(statistic), np.nan)
         cells = _stratum(self._size_class(size), learned)
         known = ~np.isnan(statistic)
-        for cell in np.unique(cells[known]):
-            found = self._cells.get(divmod(int(cell), _SIZES))
+        for cell in np.flatnonzero(np.bincount(cells[known])).tolist():
+            found = self._cells.get(divmod(cell, _SIZES))
             if isinstance(found, _Class):
                 mine = known & (cells == cell)
                 out[mine] = found.p_values(np.clip(statistic[mine], -LARGEST, LARGEST))

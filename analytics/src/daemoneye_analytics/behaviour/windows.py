@@ -13,7 +13,7 @@ from typing import Final, NamedTuple
 import numpy as np
 
 from daemoneye.events.codec import starts
-from daemoneye.events.sets import groups, ranks
+from daemoneye.events.sets import groups, places, ranks
 from daemoneye_analytics.behaviour.executions import Executions
 from daemoneye_analytics.behaviour.features import Measured
 
@@ -190,7 +190,7 @@ class OpenWindows:
         """The windows of some rows, all of their workloads'; the full ones are taken out."""
         mine = Rows.of([column.take(here, axis=0) for column in self._columns])
         _, code = groups(mine.executions.workload)
-        order = np.argsort(code, kind="stable")
+        order = places(code)
         rank = np.empty(len(code), np.int64)
         rank[order] = ranks(code[order])
         first, of = groups(code * len(code) + rank // SIZE)
@@ -220,7 +220,7 @@ def _windows(rows: Rows, of: np.ndarray, closed: np.ndarray, end: int | None) ->
     """The windows of rows, of which each has one at least; see `Windows`."""
     e, measured = rows.executions, rows.measured
     size = np.bincount(of, minlength=len(closed))
-    order, begin = np.argsort(of, kind="stable"), starts(size)
+    order, begin = places(of), starts(size)
     time = e.time[order]
     programs = _Programs.of(of, e.program)
     statistics = np.column_stack((
@@ -255,7 +255,7 @@ class _Programs(NamedTuple):
         """Programs of the rows of windows."""
         first, code = groups(program)
         pair = of * len(first) + code
-        order = np.argsort(pair)
+        order = places(pair)
         begin = np.flatnonzero(np.diff(pair[order], prepend=-1))
         return cls(order, begin, of[order[begin]])
 

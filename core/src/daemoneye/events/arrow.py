@@ -10,6 +10,7 @@ Text is UTF-8 in Arrow, but a process may name itself with any bytes: those that
 from __future__ import annotations
 
 from collections.abc import Iterable
+from functools import lru_cache
 from typing import Final
 
 import numpy as np
@@ -40,7 +41,12 @@ def schema(record: Record, columns: Iterable[str] | None = None) -> pa.Schema:
     Returns:
         Fields in order of declaration with the metadata `id`, `doc`, `unit` and `ocsf`; the schema's own name the record.
     """
-    wanted = None if columns is None else set(columns)
+    return _schema(record, None if columns is None else frozenset(columns))
+
+
+@lru_cache(maxsize=256)
+def _schema(record: Record, wanted: frozenset[str] | None) -> pa.Schema:
+    """Made once for each choice of columns, of which the code knows a few dozen: it takes as long as a hundred rows."""
     fields = [
         pa.field(
             f.name,

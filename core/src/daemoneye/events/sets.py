@@ -34,15 +34,31 @@ def ranks(ordered: np.ndarray) -> np.ndarray:
 def groups(values: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """Where each distinct value stands first, and for each value which distinct one it is, int64; the distinct ones ascend.
 
-    What `numpy.unique` gives with `return_index` and `return_inverse`, in a third of its time: its sort is stable, which takes long for 64-bit numbers.
+    What `numpy.unique` gives with `return_index` and `return_inverse`, in a fraction of its time; of 64-bit integers.
     """
-    order = np.argsort(values)
-    ordered = values[order]
+    order = places(values)
+    ordered = values.take(order)
     head = np.ones(len(order), bool)
     np.not_equal(ordered[1:], ordered[:-1], out=head[1:])
     inverse = np.empty(len(order), np.int64)
     inverse[order] = np.cumsum(head) - 1
-    first = np.empty(int(np.count_nonzero(head)), np.int64)
-    # Of several that are written to one place the last one stays: backwards that is the first.
-    first[inverse[::-1]] = np.arange(len(order) - 1, -1, -1)
-    return first, inverse
+    return order[head], inverse
+
+
+def places(values: np.ndarray) -> np.ndarray:
+    """What a stable `argsort` of 64-bit integers gives, int64: each carries its place in its low bits, and numbers are sorted in a third of the time."""
+    n = len(values)
+    bits = n.bit_length()
+    if not n or (values.dtype != np.uint64 and int(values.min()) < 0):
+        return np.argsort(values, kind="stable")
+    place = np.uint64((1 << bits) - 1)
+    numbers = values.astype(np.uint64, copy=False)
+    wide = int(numbers.max()) >> (64 - bits) > 0
+    carried = numbers & ~place if wide else numbers << np.uint64(bits)
+    carried |= np.arange(n, dtype=np.uint64)
+    carried.sort()
+    carried &= place
+    order = carried.view(np.int64)
+    # Of hashes the high bits are enough: that two are alike in them and differ below is next to impossible, and is seen.
+    ordered = numbers.take(order) if wide else carried[:0]
+    return np.argsort(values, kind="stable") if bool((ordered[1:] < ordered[:-1]).any()) else order
