@@ -26,6 +26,9 @@ DECADES: Final = 5.0
 _FORMAT: Final = 1
 _FALLING: Final = "shift"
 """The one statistic that can fall while a window is open."""
+_SIGNS: Final = "intrusion"
+SUSPECT_BITS: Final = 8.0
+"""Bits of `intrusion` beyond which a window is rather an intruder's than not, even if one window in 2^8 were an intruder's: they are a likelihood ratio."""
 _DAY_S: Final = 86_400
 
 
@@ -37,12 +40,14 @@ class Judgement(NamedTuple):
         score: From 0 to 1, float64, shape (w,); NaN likewise.
         models: Each model's p-value, float64, shape (w, number of models).
         alarm: Whether the score reaches the threshold, bool, shape (w,).
+        suspect: Whether the window is no example of what is usual, whatever its score: by its signs alone it is rather an intruder's, bool, shape (w,).
     """
 
     p: np.ndarray
     score: np.ndarray
     models: np.ndarray
     alarm: np.ndarray
+    suspect: np.ndarray
 
 
 class BehavioralAnalyzer:
@@ -124,8 +129,13 @@ class BehavioralAnalyzer:
         p = aggregate(p_values, np.array([model.weight for model in self.models]))
         scores = score(p)
         # NaN never is.
-        judgement = Judgement(p, scores, p_values, scores >= self.anomaly_threshold)
+        judgement = Judgement(p, scores, p_values, scores >= self.anomaly_threshold, self._suspect(windows))
         return judgement, np.column_stack(sums) if sums else np.zeros((len(p), 0))
+
+    def _suspect(self, windows: Windows[Any]) -> np.ndarray:
+        if _SIGNS not in self._names:
+            return np.zeros(len(windows.statistics), bool)
+        return np.asarray(windows.statistics[:, self._names.index(_SIGNS)] > SUSPECT_BITS)
 
     def add(self, windows: Windows[Any], sums: np.ndarray, learned: np.ndarray, kept: np.ndarray) -> None:
         """Remember the windows of a mask for later ones to be held against."""

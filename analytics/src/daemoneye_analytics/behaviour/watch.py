@@ -157,7 +157,7 @@ class Watch(ABC):
         flagged = np.bincount(windows.of, weights=windows.rows.flagged, minlength=len(lives)) > 0
         drifted = np.array([life.drifted for life in lives])
         extreme = (judgement.p <= _EXTREME) & ~drifted
-        kept = windows.closed & ~alarms & ~flagged & ~extreme
+        kept = windows.closed & ~alarms & ~flagged & ~extreme & ~judgement.suspect
         self._analyzer.add(windows, sums, learned, kept)
         for at in np.flatnonzero(kept).tolist():
             self._kept.add(

