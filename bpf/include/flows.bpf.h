@@ -39,7 +39,7 @@ static __always_inline void de_count_frame(struct de_counters *count, int fate)
 }
 
 static __always_inline struct de_flow *de_count_flow(struct de_counters *count, struct de_packet *p,
-                                                     struct de_flow_key *key, u32 segments, u64 now, u64 matched)
+                                                     struct de_flow_key *key, u32 segments, u64 now)
 {
     struct de_flow fresh = {.first = now}, *flow = flows.lookup_or_try_init(key, &fresh);
 
@@ -53,7 +53,5 @@ static __always_inline struct de_flow *de_count_flow(struct de_counters *count, 
     flow->last = now;
     if (p->tcp_flags & ~flow->tcp_flags)
         flow->tcp_flags |= p->tcp_flags;
-    if (matched && matched & ~flow->filters)
-        flow->filters |= matched;
     return flow;
 }

@@ -49,10 +49,9 @@ struct de_flow {
     __u32 tcp_flags;
     __u32
         quiet; /* nothing of the conversation is followed: `following` need not be asked, which costs a cold look-up */
-    __u64 filters;
     __u64 first;
 };
-_Static_assert(sizeof(struct de_flow) == 48, "flow");
+_Static_assert(sizeof(struct de_flow) == 40, "flow");
 
 /* One a processor; nothing interrupts a program on its own processor that would run it again. */
 struct de_counters {

@@ -233,7 +233,7 @@ static __always_inline int de_frame(struct __sk_buff *skb, int raw)
     struct de_flow_key key = {.ifindex = skb->ifindex};
     struct de_packet p = {.size = skb->len, .stop = skb->len};
     struct de_flow *flow = 0;
-    u64 now, matched;
+    u64 now;
     int fate, wish, admitted, keep, counted;
 
     if (!set || !count)
@@ -248,15 +248,11 @@ static __always_inline int de_frame(struct __sk_buff *skb, int raw)
         return fate == DE_LATER ? de_armed(count, set, &key) : 0;
     now = bpf_ktime_get_boot_ns();
     segments = de_segments(skb, &p);
-    matched = de_matched(skb, raw);
-    admitted = DE_ADMITS_ALL || matched;
-    if (counted) {
+    admitted = DE_ADMITS_ALL || de_matched(skb, raw);
+    if (counted)
         flow = flows.lookup(&key);
-        if (flow && matched & ~flow->filters)
-            flow->filters |= matched;
-    } else if (set->switches & DE_SWITCH_FLOWS) {
-        flow = de_count_flow(count, &p, &key, segments, now, matched);
-    }
+    else if (set->switches & DE_SWITCH_FLOWS)
+        flow = de_count_flow(count, &p, &key, segments, now);
     keep = de_armed(count, set, &key);
     if (keep)
         return keep;

@@ -34,7 +34,7 @@ static __always_inline int de_arrived(struct xdp_md *frame, int raw)
     de_count_frame(count, fate);
     if (!fate && set->switches & DE_SWITCH_FLOWS) {
         segments = de_segments(frame, &p);
-        de_count_flow(count, &p, &key, segments, bpf_ktime_get_boot_ns(), 0);
+        de_count_flow(count, &p, &key, segments, bpf_ktime_get_boot_ns());
     }
     return XDP_PASS;
 }

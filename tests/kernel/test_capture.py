@@ -200,7 +200,9 @@ def test_tags_stand_in_the_frame_again_and_filters_see_them(cable: tuple[End, En
             bytes(ETHER / Dot1Q(vlan=5) / IP(src=THERE, dst=HERE) / QUESTION),
             bytes(ETHER / get),
         ]
-        there.send(*sent)
+        # None of them takes these, though each sees something of what it wants.
+        others = [bytes(ETHER / Dot1Q(vlan=6) / get), bytes(ETHER / Dot1Q(vlan=5) / Dot1Q(vlan=7) / get)]
+        there.send(*others, *sent)
         found = read(shown, 4)
         assert [bytes_of(*one) for one in found] == sent
         assert [int(frames.vlan[i]) for frames, i in found] == [5, 7, 5, 0]
@@ -208,11 +210,8 @@ def test_tags_stand_in_the_frame_again_and_filters_see_them(cable: tuple[End, En
             int(filtered.filters.masks(f.link, f.data, f.begin, f.captured, f.size, kind=f.kind, ifindex=f.ifindex)[i])
             for f, i in found
         ]
-        flows = filtered.flows()
         assert masks == [1, 2, 0, 4]
-        assert {(int(row["vlan"]), int(row["dst_port"])): int(row["filters"]) for row in flows if row["src_port"] in (9, 4000)} == {
-            (5, 80): 1, (7, 80): 2, (5, 53): 0, (0, 80): 4,
-        }  # fmt: skip
+        assert filtered.counters()["filtered"] == len(others)
     finally:
         shown.close()
         filtered.close()

@@ -26,12 +26,12 @@ _KEY: Final = np.dtype([
     ("ifindex", "<u4"), ("unused", "<u4"),
 ])  # fmt: skip
 _VALUE: Final = np.dtype([
-    ("packets", "<u8"), ("bytes", "<u8"), ("last", "<u8"), ("tcp_flags", "<u4"), ("unused_", "<u4"), ("filters", "<u8"), ("first", "<u8"),
+    ("packets", "<u8"), ("bytes", "<u8"), ("last", "<u8"), ("tcp_flags", "<u4"), ("unused_", "<u4"), ("first", "<u8"),
 ])  # fmt: skip
 FLOW: Final = np.dtype(_KEY.descr + _VALUE.descr)
 """One direction of a conversation since it was drained last. Addresses are 16 bytes, IPv4 mapped. Ports are as `columns.Packets` has them: type and
 code of ICMP, 0 where there are none. `packets` and `bytes` (of the IP packets, headers included) are those of the wire: a super-frame counts as its
-segments. `first` and `last` are CLOCK_BOOTTIME ns; `filters` has bit i set if the i-th filter matched any packet; it is 0 without filters."""
+segments. `first` and `last` are CLOCK_BOOTTIME ns."""
 
 SWITCHES: Final = ("flows", "dns", "tls", "http", "quic", "json", "odd")
 """What may be switched off, in order of their bits: counting of flows, and the export of each protocol. `json` is JSON-RPC in the clear, as mining
