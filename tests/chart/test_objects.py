@@ -159,6 +159,12 @@ def test_analytics_json(sets, url):
     }  # fmt: skip
 
 
+@pytest.mark.parametrize(("told", "found"), [(2, 2), (10, 10), (60, 10)])
+def test_analytics_speaks_as_often_as_sensors_and_never_less_than_its_readers_expect(told, found):
+    text = render(f"sensor.statusIntervalSeconds={told}")[f"ConfigMap/{F}-analytics"]["data"]["analytics.json"]
+    assert json.loads(text)["status_interval_s"] == found
+
+
 def test_with_evidence_analytics_answers_where_the_command_line_asks():
     told = json.loads(render("evidence.enabled=true")[f"ConfigMap/{F}-analytics"]["data"]["analytics.json"])
     evidence = parse(told).evidence

@@ -51,7 +51,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     return 0
 
 
-_STALE_EVERY_S: Final = 5.0
+_STALE_EVERY_S: Final = 1.0
 
 
 async def serve(settings: Settings) -> None:

@@ -93,8 +93,8 @@ ports:
   - {name: health, containerPort: 8080, protocol: TCP}
 startupProbe:
   httpGet: {path: /healthz, port: health}
-  periodSeconds: 2
-  failureThreshold: 60
+  periodSeconds: 1
+  failureThreshold: 120
 livenessProbe:
   httpGet: {path: /healthz, port: health}
   periodSeconds: 10
@@ -102,9 +102,9 @@ livenessProbe:
   failureThreshold: 3
 readinessProbe:
   httpGet: {path: /readyz, port: health}
-  periodSeconds: 5
+  periodSeconds: 2
   timeoutSeconds: 3
-  failureThreshold: 2
+  failureThreshold: 5
 {{- end -}}
 
 {{/* The operator image's command. Takes one of run, identity, callout, uninstall, check. */}}

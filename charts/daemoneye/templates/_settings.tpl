@@ -47,7 +47,9 @@
 {{- if or (not .Values.nats.external.url) (dig "tlsSecretRef" "name" "" .Values.nats.external) -}}
 {{- $_ := set $nats "tls" (dict "ca" (printf "%s/ca.crt" $broker)) -}}
 {{- end -}}
-{{- $settings := dict "nats" $nats "shard" 0 "configuration" "broker" "status_interval_s" 10 "health_port" 8080 -}}
+{{- /* Not less often than others expect it who do not know the sensors' interval. */ -}}
+{{- $interval := min 10 (int .Values.sensor.statusIntervalSeconds) -}}
+{{- $settings := dict "nats" $nats "shard" 0 "configuration" "broker" "status_interval_s" $interval "health_port" 8080 -}}
 {{- if .Values.evidence.enabled -}}
 {{- /* On the pod's loopback: reached by port-forward alone. */ -}}
 {{- $_ := set $settings "evidence" (dict "namespace" .Release.Namespace "port" 8081) -}}

@@ -7,6 +7,7 @@ Responsible for one connection and for what is sent and heard on it; not for wha
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import json
 import logging
 import time
@@ -64,6 +65,7 @@ class Bus:
         self._heartbeats = heartbeats
         self._changed = changed
         self._complained = float("-inf")
+        self._again = asyncio.Event()
 
     @property
     def connected(self) -> bool:
@@ -93,7 +95,10 @@ class Bus:
         while not link.stale(client):
             if not self.ready.is_set():
                 await self._make_streams(link, client)
-            await asyncio.sleep(_RETRY_S)
+            with contextlib.suppress(TimeoutError):
+                async with asyncio.timeout(_RETRY_S):
+                    await self._again.wait()
+            self._again.clear()
             if not client.is_connected and not self.trouble:
                 self.trouble = "the connection to the broker is lost"
                 self._changed()
@@ -145,6 +150,7 @@ class Bus:
         # A broker that lost its disk has no streams any more: they are made again before anything is sent.
         self.listening_since = time.time()
         self.ready.clear()
+        self._again.set()
         self._changed()
 
     async def _heartbeat(self, message: Msg) -> None:

@@ -223,7 +223,10 @@ class Sensor(_Model):
         le=600,
     )
     status_interval_seconds: int = Field(
-        default=10, description="Seconds between two heartbeats of a sensor. 10 by default.", ge=1, le=300
+        default=10,
+        description="Seconds between two heartbeats of a sensor; analytics has one at least every ten. 10 by default.",
+        ge=1,
+        le=300,
     )
     rings: Rings = Field(default=Rings(), description="The rings.")
     pod_annotations: dict[str, str] = Field(

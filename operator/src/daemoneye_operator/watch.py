@@ -8,7 +8,7 @@ as plain JSON, a page or a line at a time: models would cost ten times the memor
 
     list in pages of 100 ──▶ watch from its version, with bookmarks, for 290 s ──▶ watch again from the last version heard
          ▲                                       │
-         └── 410 Gone, or not a word in 290 s ◀──┘         errors: again after up to 30 s; one line of log a minute
+         └── 410 Gone, or not a word in 290 s ◀──┘         errors: again after up to 10 s; one line of log a minute
 """
 
 from __future__ import annotations
@@ -43,7 +43,7 @@ _WATCH_S: Final = 290
 _WATCH_TIMEOUT: Final = (10, _WATCH_S + 15)
 _LIST_TIMEOUT: Final = (10, 60)
 _FIRST_WAIT_S: Final = 0.5
-_LONGEST_WAIT_S: Final = 30.0
+_LONGEST_WAIT_S: Final = 10.0
 _SHORT_S: Final = 1.0
 _END_S: Final = 2.0
 _MINUTE: Final = 60.0

@@ -230,7 +230,7 @@ def _probes() -> dict[str, Any]:
     alive, ready = ({"path": path, "port": "health"} for path in ("/healthz", "/readyz"))
     return {
         # Five minutes: it answers while programs are compiled, but a node that starts a hundred pods at once starts Python slowly, too.
-        "startupProbe": {"httpGet": alive, "periodSeconds": 5, "timeoutSeconds": 5, "failureThreshold": 60},
+        "startupProbe": {"httpGet": alive, "periodSeconds": 2, "timeoutSeconds": 5, "failureThreshold": 150},
         # It answers between two writes: a disk that takes 20 s for each is no reason to end it, for the next one would have the same disk.
         "livenessProbe": {"httpGet": alive, "periodSeconds": 30, "timeoutSeconds": 30, "failureThreshold": 4},
         "readinessProbe": {"httpGet": ready, "periodSeconds": 10, "timeoutSeconds": 5, "failureThreshold": 2},
