@@ -5,6 +5,8 @@ from __future__ import annotations
 from typing import Any
 
 import numpy as np
+import pytest
+from polars import selectors
 
 from daemoneye.envelope import Batch
 from daemoneye.events.addresses import packed
@@ -95,3 +97,11 @@ def test_the_table_has_what_the_other_side_runs() -> None:
     assert frame.exe.values[frame.exe.codes[int(table["peer_image"][0])]] == "/coredns"
     assert Frame(batch()).table("dns_query")["peer_image"].to_list() == [-1]
     assert np.all(Frame(batch()).rows("dns_query")["peer_pid"] == 0)
+
+
+def test_a_row_read_alone_is_the_tables() -> None:
+    for frame in (Frame(batch(**PEER)), Frame(batch())):
+        table = frame.table("dns_query").drop(selectors.temporal())
+        assert frame.row("dns_query", 0) == table.row(0, named=True)
+    with pytest.raises(IndexError, match="no rows of process_fork"):
+        frame.row("process_fork", 0)

@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from polars import selectors
 
 from daemoneye import envelope
 from daemoneye.envelope import Envelope
@@ -246,6 +247,9 @@ def test_a_table_of_any_event():
     assert table["sequence"].to_list() == [6]
     assert frame.exe.values[frame.exe.codes[table["image"][0]]] == "/memfd:0"
     assert frame.table("process_fork").is_empty()
+    for record, rows in (("process_signal", 1), ("process_exec", len(ROWS))):
+        plain = frame.table(record).drop(selectors.temporal())
+        assert [frame.row(record, at) for at in range(rows)] == plain.rows(named=True)
 
 
 def broken(**how):

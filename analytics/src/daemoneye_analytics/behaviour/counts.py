@@ -84,8 +84,7 @@ class _Keys(NamedTuple):
         whose, kind, condition, thing = things
         # combine(level, kind, condition) and combine(context, thing), each step for as few as it can be done for: contexts that nobody has (on one
         # machine there are no pods) are left out, but for the last, and what is only compared is no more than a sum.
-        there = np.append(levels[:, :-1].any(axis=0), True)
-        levels = levels[:, there]
+        levels = levels[:, np.append(levels[:, :-1].any(axis=0), True)]
         number = kind.astype(np.int64)
         stems = combine(levels.T[:, None], np.arange(number.max(initial=0) + 1)[:, None])
         code = number * len(levels) + whose
