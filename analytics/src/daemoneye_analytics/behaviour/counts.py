@@ -84,7 +84,7 @@ class _Keys(NamedTuple):
         whose, kind, condition, thing = things
         # combine(level, kind, condition) and combine(context, thing), each step for as few as it can be done for: contexts that nobody has (on one
         # machine there are no pods) are left out, but for the last, and what is only compared is no more than a sum.
-        there = levels.any(axis=0)
+        there = np.asarray(levels.any(axis=0))
         there[-1] = True
         levels = levels[:, there]
         number = kind.astype(np.int64)
