@@ -31,7 +31,7 @@ def test_a_stale_page_fails(tmp_path: Path, capsys: pytest.CaptureFixture[str]) 
 def test_it_has_a_row_for_everything_that_can_be_named() -> None:
     rows = re.findall(r"^\| `([^`]+)` \|", features(), re.MULTILINE)
     known = (
-        [f.name for f in FEATURES] + [spec.name for spec in (*models.BUILT_IN, models.SEQUENCE)] + [*KINDS, *REFUSED]
+        [f.name for f in FEATURES] + [spec.name for spec in (*models.BUILT_IN, *models.OPTIONAL)] + [*KINDS, *REFUSED]
     )
     assert sorted(rows) == sorted(known)
 

@@ -24,7 +24,7 @@ from daemoneye_analytics.detectors.parts import collected, renewed
 DECADES: Final = 5.0
 """Decades of p that the score's range from 0 to 1 spans."""
 _FORMAT: Final = 1
-_SHIFT: Final = WINDOW_FEATURES.index("shift")
+_FALLING: Final = "shift"
 """The one statistic that can fall while a window is open."""
 _DAY_S: Final = 86_400
 
@@ -48,10 +48,12 @@ class Judgement(NamedTuple):
 class BehavioralAnalyzer:
     """Models, what each is held against, and the threshold from which on their common score is an alarm.
 
+    Windows of connections have an analyser of their own, without `figures`: names of the statistics that come before those of the models.
+
     Attributes:
         models: The models; at least one.
         anomaly_threshold: Score from 0 to 1.
-        process: The models of processes among them: their largest scores are the statistics after those of the window.
+        process: The models of processes (or connections) among them: their largest scores are the statistics after those of the window.
         scorers: What those say, and their training.
 
     Raises:
@@ -59,7 +61,11 @@ class BehavioralAnalyzer:
     """
 
     def __init__(
-        self, models: Sequence[BehavioralModel], anomaly_threshold: float = 0.8, update_seconds: int = _DAY_S
+        self,
+        models: Sequence[BehavioralModel],
+        anomaly_threshold: float = 0.8,
+        update_seconds: int = _DAY_S,
+        figures: Sequence[str] = WINDOW_FEATURES,
     ) -> None:
         names = [model.name for model in models]
         if not names or len(set(names)) != len(names):
@@ -70,9 +76,10 @@ class BehavioralAnalyzer:
         self.anomaly_threshold = anomaly_threshold
         self.process = tuple(model for model in models if model.scope != WINDOW)
         self.scorers = Scorers(self.process, update_seconds)
-        self._names = (*WINDOW_FEATURES, *(model.name for model in self.process))
+        self._names = (*figures, *(model.name for model in self.process))
         # A mean's spread depends on the window's size. What can only grow has one class: an open window's p is then that of a closed one.
-        self._single = [Reference(sized=at == _SHIFT) for at in range(len(self._names))]
+        self._single = [Reference(sized=name == _FALLING) for name in self._names]
+        self._falling = self._names.index(_FALLING) if _FALLING in self._names else -1
         self._sums = {
             model.name: Reference(sized=False) for model in models if model.scope == WINDOW and len(model.features) > 1
         }
@@ -84,7 +91,7 @@ class BehavioralAnalyzer:
         """
         return self.scorers.score(measured)
 
-    def analyze_windows(self, windows: Windows, learned: np.ndarray) -> tuple[Judgement, np.ndarray]:
+    def analyze_windows(self, windows: Windows[Any], learned: np.ndarray) -> tuple[Judgement, np.ndarray]:
         """Judge windows by what was seen before them.
 
         Args:
@@ -104,13 +111,13 @@ class BehavioralAnalyzer:
             if model.name not in self._sums:
                 p = single[:, columns[0]]
                 # What can still fall says nothing of an open window, and has its weight all the same: it will speak at the end.
-                silent = ~windows.closed & ~np.isnan(p) & (columns == [_SHIFT])
+                silent = ~windows.closed & ~np.isnan(p) & (columns == [self._falling])
                 each.append(np.where(silent, 1.0, p))
                 continue
             with np.errstate(divide="ignore"):
                 surprise = -np.log10(single[:, columns])
             # Nothing is known yet of what can still fall: it adds nothing.
-            surprise[np.ix_(~windows.closed, np.array(columns) == _SHIFT)] = 0.0
+            surprise[np.ix_(~windows.closed, np.array(columns) == self._falling)] = 0.0
             sums.append(surprise.sum(axis=1))
             each.append(self._sums[model.name].p_values(sums[-1], size, learned))
         p_values = np.column_stack(each)
@@ -120,7 +127,7 @@ class BehavioralAnalyzer:
         judgement = Judgement(p, scores, p_values, scores >= self.anomaly_threshold)
         return judgement, np.column_stack(sums) if sums else np.zeros((len(p), 0))
 
-    def add(self, windows: Windows, sums: np.ndarray, learned: np.ndarray, kept: np.ndarray) -> None:
+    def add(self, windows: Windows[Any], sums: np.ndarray, learned: np.ndarray, kept: np.ndarray) -> None:
         """Remember the windows of a mask for later ones to be held against."""
         statistics = np.column_stack((windows.statistics, sums))[kept]
         size, group, workload = _size(windows)[kept], learned[kept], windows.workload[kept]
@@ -167,7 +174,7 @@ class BehavioralAnalyzer:
         }
 
 
-def _size(windows: Windows) -> np.ndarray:
+def _size(windows: Windows[Any]) -> np.ndarray:
     """Executions of each window; an open one counts as if it were full."""
     return np.where(windows.closed, windows.size, SIZE)
 

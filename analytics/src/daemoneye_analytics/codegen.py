@@ -10,8 +10,8 @@ from math import isinf
 from typing import Final
 
 from daemoneye.codegen import files
-from daemoneye_analytics.behaviour.catalogue import FEATURES, PROCESS, WINDOW
-from daemoneye_analytics.behaviour.models import BUILT_IN, MAX_MODELS, SEQUENCE, BehavioralModel
+from daemoneye_analytics.behaviour.catalogue import CONNECTION, FEATURES, PROCESS, WINDOW
+from daemoneye_analytics.behaviour.models import BUILT_IN, MAX_MODELS, OPTIONAL, BehavioralModel
 from daemoneye_analytics.behaviour.outliers import KINDS, REFUSED, Setting
 
 
@@ -22,7 +22,7 @@ def features() -> str:
         "# Features, models and detectors of the behavioural analyser",
         "",
         "What a policy may name under `spec.analytics.models`; [behaviour.md](../behaviour.md) says how to choose. The meaning of a feature never changes.",
-        f"At most {MAX_MODELS} models are judged together; a model's features are all of windows or all of processes.",
+        f"At most {MAX_MODELS} models are judged together; a model's features are all of windows, all of processes or all of connections.",
         "",
         "## Features of a window",
         "A window is one workload on one node, ten minutes or 100 executions, whichever ends first. The calibrated surprises of a model's features are added.",
@@ -34,16 +34,22 @@ def features() -> str:
         "",
         *_features(PROCESS),
         "",
+        "## Features of a connection",
+        "Of each beginning and end of a connection, and of each socket that begins to listen; a window of those (one workload on one node, ten minutes or 100",
+        "of them) has the figure of its most unusual one. Without a detector a model adds them. Measured only where a model asks for it.",
+        "",
+        *_features(CONNECTION),
+        "",
         "## Built-in models",
         "A built-in model's name alone declares it.",
         "",
         "| model | features | detector | runs by default |",
         "|---|---|---|---|",
         *(_model(spec, "yes") for spec in BUILT_IN),
-        _model(SEQUENCE, "no"),
+        *(_model(spec, "no") for spec in OPTIONAL),
         "",
         "## Detectors",
-        "Of pyod, for features of processes. Frozen after training: a row's score is the same whatever rows stand beside it.",
+        "Of pyod, for features of processes and connections. Frozen after training: a row's score is the same whatever rows stand beside it.",
         "",
         "| detector | parameters, with their defaults and bounds | caution |",
         "|---|---|---|",

@@ -121,7 +121,7 @@ class Frame:
     @cached_property
     def identity(self) -> np.ndarray:
         """Position of each image's cgroup in `identities`, int64, shape (m,)."""
-        return self._identity_of(self.images.section.rows)
+        return self.identity_of(self.images.section.rows)
 
     @cached_property
     def identities(self) -> list[Identity]:
@@ -283,7 +283,7 @@ class Frame:
         """`text_hash` of the workload that opened the conversation of each new row about packets, u64; 0 where it is unknown."""
         rows = self.rows(record)
         return np.where(
-            rows["direction"] == Direction.INBOUND, np.uint64(0), self.workload_hashes[self._identity_of(rows)]
+            rows["direction"] == Direction.INBOUND, np.uint64(0), self.workload_hashes[self.identity_of(rows)]
         )
 
     @cached_property
@@ -308,11 +308,11 @@ class Frame:
             "sequence": (self._position(section) + new).astype(np.uint64) + np.uint64(self.envelope.first_sequence),
             "image": image,
             "parent_image": parent,
-            "identity": self._identity_of(rows),
+            "identity": self.identity_of(rows),
         }
         if "peer_pid" in (rows.dtype.names or ()):
             joined["peer_image"] = self.images.find(rows["peer_uid"], rows["time"])
-            joined["peer_identity"] = self._identity_of(rows, "peer_")
+            joined["peer_identity"] = self.identity_of(rows, "peer_")
         return taken, joined
 
     def _new(self, section: Section) -> np.ndarray:
@@ -321,6 +321,15 @@ class Frame:
         time = section.rows["time"][first:]
         new = np.arange(first, len(section.rows))
         return new if bool((time[1:] >= time[:-1]).all()) else new[np.argsort(time, kind="stable")]
+
+    def sequence(self, record: str) -> np.ndarray:
+        """Place of the new rows of one kind of event in the node's lane, in the order of `rows(record)`, u64."""
+        section = self.batch.section(record)
+        if section is None:
+            return np.zeros(0, np.uint64)
+        return (self._position(section) + self._new(section)).astype(np.uint64) + np.uint64(
+            self.envelope.first_sequence
+        )
 
     def _position(self, section: Section) -> int:
         """Event rows before a section."""
@@ -340,7 +349,8 @@ class Frame:
     def _heap(self) -> dict[str, tuple[np.ndarray, np.ndarray]]:
         return {}
 
-    def _identity_of(self, rows: np.ndarray, side: str = "") -> np.ndarray:
+    def identity_of(self, rows: np.ndarray, side: str = "") -> np.ndarray:
+        """Position of the cgroup of each of n rows in `identities`, int64; `side` is that of `cgroup_pairs`."""
         index = identity_rows(self.batch, rows, side=side)
         return np.where(index < 0, len(self.identities) - 1, index)
 

@@ -11,6 +11,8 @@ from typing import Final
 
 import numpy as np
 
+from daemoneye_analytics.behaviour.catalogue import BY_NAME, CONNECTION
+
 # Beside these, every feature is 0.
 _USUAL: Final = {"ancestors": 3.0, "path_depth": 3.0, "args_entropy": 3.3, "argc": 2.0, "args_length": 4.5}
 _ATTACKS: Final = (
@@ -27,5 +29,7 @@ _ATTACKS: Final = (
 
 
 def rows(features: Sequence[str]) -> np.ndarray:
-    """Their rows with these features, float64, shape (6, number of features)."""
+    """Their rows with these features, float64, shape (6, number of features); none of connections, of which no attacks were measured."""
+    if any(BY_NAME[name].scope == CONNECTION for name in features if name in BY_NAME):
+        return np.zeros((0, len(features)))
     return np.array([[(_USUAL | attack).get(name, 0.0) for name in features] for attack in _ATTACKS])

@@ -1,7 +1,7 @@
 """The features that models can look at: one declaration each, which configuration, documentation and code read.
 
-Responsible for names, units and meaning; the values come from `executions`, `features` and `windows` of this package. Append-only: a feature's
-meaning never changes, for models are stored.
+Responsible for names, units and meaning; the values come from `executions`, `features`, `windows`, `connections` and `contacts` of this package.
+Append-only: a feature's meaning never changes, for models are stored.
 """
 
 from __future__ import annotations
@@ -11,11 +11,13 @@ from typing import Final
 
 PROCESS: Final = "process"
 WINDOW: Final = "window"
+CONNECTION: Final = "connection"
+SCOPES: Final = (WINDOW, PROCESS, CONNECTION)
 
 
 @dataclass(frozen=True, slots=True)
 class Feature:
-    """A feature: its name in a policy, of what it is one (`process` or `window`), its unit and what it says."""
+    """A feature: its name in a policy, of what it is one (`process`, `window` or `connection`), its unit and what it says."""
 
     name: str
     scope: str
@@ -61,7 +63,27 @@ FEATURES: Final[tuple[Feature, ...]] = (
     Feature("shift", WINDOW, "bits", "Mean of relative_bits over all of the window's executions: the workload does other things than usual."),
     Feature("new_distinct", WINDOW, "items", "Different new items of the window."),
     Feature("intrusion", WINDOW, "bits", "Sum over the window's different signs of an intrusion of the most bits with which a process shows each."),
+    Feature(
+        "destination_bits",
+        CONNECTION,
+        "bits",
+        "How surprising the other side is in the workload: its address (public ones by /24 or /48), port, protocol, direction.",
+    ),
+    Feature("program_port_bits", CONNECTION, "bits", "How surprising the program with this port, protocol and direction is."),
+    Feature("contact_bits", CONNECTION, "bits", "destination_bits + program_port_bits: who speaks to whom."),
+    Feature("contact_relative_bits", CONNECTION, "bits", "contact_bits less what the same contact has in the whole cluster."),
+    Feature("new_contacts", CONNECTION, "items", "Destination, and program with port, that the workload never showed (0 to 2)."),
+    Feature("sent_bytes", CONNECTION, "log2(1 + bytes)", "Payload that left; not known before the end."),
+    Feature("received_bytes", CONNECTION, "log2(1 + bytes)", "Payload that came; not known before the end."),
+    Feature("sent_ratio", CONNECTION, "bits", "sent_bytes - received_bytes: positive where more left than came."),
+    Feature("duration", CONNECTION, "log2(1 + ms)", "From its begin to the last byte; not known before the end."),
+    Feature("direction", CONNECTION, "class", "0 unknown, 1 the process connected, 2 somebody else did, 3 it listens."),
+    Feature("peer_class", CONNECTION, "class", "Where the other side is: 0 nobody yet, or this machine; 1 in private networks; 2 outside; 3 a group."),
+    Feature("connect_failed", CONNECTION, "0/1", "The process tried to connect and was not let in."),
+    Feature("fan_out", CONNECTION, "log2(1 + destinations)", "Different destinations of the workload on its node so far, within the ten minutes."),
+    Feature("connections", CONNECTION, "log2(1 + connections)", "Connections that it began or took there so far."),
 )  # fmt: skip
 BY_NAME: Final = {feature.name: feature for feature in FEATURES}
 PROCESS_FEATURES: Final = tuple(feature.name for feature in FEATURES if feature.scope == PROCESS)
 WINDOW_FEATURES: Final = tuple(feature.name for feature in FEATURES if feature.scope == WINDOW)
+CONNECTION_FEATURES: Final = tuple(feature.name for feature in FEATURES if feature.scope == CONNECTION)

@@ -140,6 +140,21 @@ class Arrivals:
     def __len__(self) -> int:
         return len(self.row)
 
+    @property
+    def time(self) -> np.ndarray:
+        """Wall time, ns, int64."""
+        return self.executions.time
+
+    @property
+    def workload(self) -> np.ndarray:
+        """Hash of the workload with its image, u64."""
+        return self.executions.workload
+
+    def cgroup(self, frame: Frame, at: int) -> tuple[int, int]:
+        """Both ids of an execution's cgroup."""
+        row = frame.images.section.rows[frame.exec_image[int(self.row[at])]]
+        return int(row["cgroup_id"]), int(row["cgroup_v1_id"])
+
     def span(self, first: int, last: int) -> Self:
         """Those from `first` to before `last`, not copied."""
         here = slice(first, last)
@@ -163,7 +178,7 @@ def executions(frame: Frame, excluded: np.ndarray) -> Arrivals:
     user = _users(own["uid"], own["euid"])
     line, (spoken, entropy, parts) = _lines(frame, image)
     paths = _paths(frame)
-    levels = _levels(frame, image, own)
+    levels = contexts(frame, frame.identity[image], own)
     process = own["process_uid"]
     tree = np.empty((len(kept), 1 + ancestors.shape[1]), np.uint64)
     tree[:, 0], tree[:, 1:] = process, _padded(rows["process_uid"]).take(ancestors)
@@ -246,9 +261,9 @@ def _users(uid: np.ndarray, euid: np.ndarray) -> np.ndarray:
     return combine((uid.astype(np.uint64) << np.uint64(32)) | euid, _SPOKEN)
 
 
-def _levels(frame: Frame, image: np.ndarray, own: np.ndarray) -> np.ndarray:
-    """Contexts of each execution; see `Executions.levels`."""
-    workload = frame.workload_hashes[frame.identity[image]]
+def contexts(frame: Frame, identity: np.ndarray, own: np.ndarray) -> np.ndarray:
+    """Contexts of each of n rows of a cgroup, whose identities in the frame are given; see `Executions.levels`."""
+    workload = frame.workload_hashes[identity]
     pod = identity_rows(frame.batch, own, "pod_identity")
     section = frame.batch.section("pod_identity", context=True)
     names = (
@@ -263,7 +278,7 @@ def _levels(frame: Frame, image: np.ndarray, own: np.ndarray) -> np.ndarray:
         np.where(workload != 0, combine(workload, 2), np.uint64(0)),
         np.where(image_hash != 0, combine(image_hash, 3), np.uint64(0)),
         np.where(namespace != 0, combine(namespace, 4), np.uint64(0)),
-        np.full(len(image), FLEET, np.uint64),
+        np.full(len(own), FLEET, np.uint64),
     ))  # fmt: skip
 
 

@@ -13,7 +13,7 @@ import numpy as np
 
 from daemoneye.events.sets import groups
 from daemoneye_analytics.behaviour import signs
-from daemoneye_analytics.behaviour.catalogue import PROCESS_FEATURES
+from daemoneye_analytics.behaviour.catalogue import CONNECTION_FEATURES, PROCESS_FEATURES
 from daemoneye_analytics.behaviour.counts import Counts, Things
 from daemoneye_analytics.behaviour.executions import Arrivals, Executions
 from daemoneye_analytics.behaviour.tokens import WORDS
@@ -44,14 +44,14 @@ split, as is the next."""
 _WEAK: Final = 0.5
 """Bits that each sign must bring in: many weak ones are no strong one."""
 _TOP_WORDS: Final = 2
-_COLUMN: Final = {name: at for at, name in enumerate(PROCESS_FEATURES)}
+_COLUMN: Final = {name: at for names in (PROCESS_FEATURES, CONNECTION_FEATURES) for at, name in enumerate(names)}
 
 
 class Measured(NamedTuple):
-    """Features of n executions.
+    """Features of n executions, or of n connections, which show no signs.
 
     Attributes:
-        features: float64, shape (n, len(PROCESS_FEATURES)), columns in the catalogue's order.
+        features: float64, shape (n, features of the scope), columns in the catalogue's order.
         new: Hashes of the executable, the pair and the user that the workload never showed, u64, shape (n, 3), 0 for one that is not new.
         evidence: Bits with which each of its signs speaks for an intrusion, float64, shape (n, signs.WIDTH): its own, as far as both the sign and the
             whole execution are surprising in the workload.

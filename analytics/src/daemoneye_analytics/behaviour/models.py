@@ -1,8 +1,8 @@
 """The models of an analyser as somebody declared them, checked against the catalogue.
 
 Responsible for what may be declared and for the built-in set; fitting and judging are others' affair. A model looks either at features of the window
-(their calibrated surprises are added) or at features of each process: those go through a pyod detector, or are added where none is named, and the
-window's most unusual process counts.
+(their calibrated surprises are added) or at features of each process, or of each connection: those go through a pyod detector, or are added where none is
+named, and the window's most unusual row counts.
 """
 
 from __future__ import annotations
@@ -14,9 +14,13 @@ from typing import Any, Final
 
 from daemoneye import jsontext
 from daemoneye.errors import ConfigError
-from daemoneye_analytics.behaviour.catalogue import BY_NAME, FEATURES, PROCESS, WINDOW, WINDOW_FEATURES
+from daemoneye_analytics.behaviour.catalogue import BY_NAME, CONNECTION, FEATURES, SCOPES, WINDOW
 
 MAX_MODELS: Final = 16
+_FLOW: Final = (
+    "destination_bits", "program_port_bits", "contact_relative_bits", "new_contacts", "sent_bytes", "received_bytes", "sent_ratio", "duration", "direction",
+    "peer_class", "connect_failed", "fan_out", "connections",
+)  # fmt: skip
 _SHAPE: Final = (
     "exe_bits", "pair_bits", "user_bits", "args_bits", "relative_bits", "new_items", "argc", "args_length", "args_entropy", "path_depth", "path_class",
     "user_change", "privilege_gain", "odd_file", "ancestors",
@@ -43,7 +47,7 @@ class BehavioralModel:
 
     @property
     def scope(self) -> str:
-        """`window` or `process`."""
+        """`window`, `process` or `connection`."""
         return BY_NAME[self.features[0]].scope
 
     @property
@@ -59,8 +63,12 @@ RARITY: Final = BehavioralModel("process_rarity", ("rarest", "suspicion"), weigh
 SHIFT: Final = BehavioralModel("process_shift", ("shift",))
 SHAPE: Final = BehavioralModel("process_shape", _SHAPE, "HBOS")
 SEQUENCE: Final = BehavioralModel("sequence", ("tree_bits",))
+CONTACT: Final = BehavioralModel("network_contact", ("contact_bits",))
+FLOW: Final = BehavioralModel("network_flow", _FLOW, "HBOS")
 BUILT_IN: Final = (INTRUSION, RARITY, SHIFT, SHAPE)
-_KNOWN: Final = {spec.name: spec for spec in (*BUILT_IN, SEQUENCE)}
+OPTIONAL: Final = (SEQUENCE, CONTACT, FLOW)
+"""Known by name, and off unless they are declared."""
+_KNOWN: Final = {spec.name: spec for spec in (*BUILT_IN, *OPTIONAL)}
 
 
 def parse(given: Sequence[Mapping[str, Any]]) -> tuple[BehavioralModel, ...]:
@@ -80,6 +88,10 @@ def parse(given: Sequence[Mapping[str, Any]]) -> tuple[BehavioralModel, ...]:
     names = [spec.name for spec in specs]
     if twice := sorted({name for name in names if names.count(name) > 1}):
         raise ConfigError(f"model {twice[0]!r} is declared twice: names must differ")
+    if all(spec.scope == CONNECTION for spec in specs):
+        raise ConfigError(
+            f"model {names[0]!r} looks at connections alone: declare one of executions beside it, such as {RARITY.name}"
+        )
     return specs
 
 
@@ -112,16 +124,19 @@ def _spec(entry: Mapping[str, Any], number: int) -> BehavioralModel:
     if unknown := [f for f in features if f not in BY_NAME]:
         raise ConfigError(f"{where}: there is no feature {unknown[0]!r}; there are {_choices()}")
     if len({BY_NAME[f].scope for f in features}) > 1:
-        raise ConfigError(
-            f"{where} mixes features of windows ({', '.join(WINDOW_FEATURES)}) with those of processes: declare two models"
+        mixed = "; ".join(
+            f"of {scope}: {', '.join(f for f in features if BY_NAME[f].scope == scope)}"
+            for scope in SCOPES
+            if any(BY_NAME[f].scope == scope for f in features)
         )
+        raise ConfigError(f"{where} mixes features of different scopes ({mixed}): declare a model for each")
     if len(set(features)) < len(features):
         raise ConfigError(f"{where} names a feature twice")
     detector = entry.get("detector") or (built_in.detector if built_in else "")
     parameters = entry.get("parameters") or {}
     if BY_NAME[features[0]].scope == WINDOW and (detector or parameters):
         raise ConfigError(
-            f"{where}: detectors are for features of processes; features of windows are added by their calibrated surprise"
+            f"{where}: detectors are for features of processes and connections; features of windows are added by their calibrated surprise"
         )
     if parameters and not detector:
         raise ConfigError(f"{where} has parameters and no detector that takes them")
@@ -137,6 +152,4 @@ def _spec(entry: Mapping[str, Any], number: int) -> BehavioralModel:
 
 
 def _choices() -> str:
-    return "; ".join(
-        f"of {scope}: {', '.join(f.name for f in FEATURES if f.scope == scope)}" for scope in (WINDOW, PROCESS)
-    )
+    return "; ".join(f"of {scope}: {', '.join(f.name for f in FEATURES if f.scope == scope)}" for scope in SCOPES)

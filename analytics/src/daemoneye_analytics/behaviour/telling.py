@@ -46,7 +46,7 @@ class Place:
 class Alarm:
     """What a finding is made of: a window, what was judged, and whose it is."""
 
-    windows: Windows
+    windows: Windows[Any]
     window: int
     life: Life
     phase: Phase
@@ -84,15 +84,14 @@ class Teller:
             frame: The batch that is looked at, where the window's rarest process may be.
             declaration: The detector's.
         """
-        rows = alarm.windows.rows
-        top = alarm.windows.top(alarm.window)
+        top = self.top(alarm)
         row = int(top[0])
-        e = rows.executions
-        start, pid, exe = int(e.start[row]), int(e.pid[row]), self._names.get(int(e.exe[row]), "")
-        process, tree = _processes(frame, node, int(e.sequence[row]), pid, exe)
-        model, where, shown = _model(alarm), _where(alarm), _shown(alarm)
+        e = alarm.windows.rows.things
+        start, exe = int(e.start[row]), self._names.get(int(e.exe[row]), "")
+        process, tree = self._processes(frame, node, e, row, exe)
+        model, where = loudest(alarm), _where(alarm)
         pod = alarm.place.pod
-        parent = self.name(int(e.parent[row]))
+        title, techniques, explanation = self._told(alarm, counts, top)
         return Finding(
             id=finding_id(
                 detector=declaration.name, version=declaration.version, node=node[0], pid=0, start_ns=int(alarm.windows.start[alarm.window]),
@@ -102,35 +101,71 @@ class Teller:
             severity="high" if alarm.score >= _HIGH and alarm.phase is Phase.ACTIVE else "medium",
             score=math.floor(alarm.score * 1000) / 1000,  # never more than was judged: a policy's threshold holds for it
             detector=declaration.name,
-            title=f"{where} behaves unlike itself: {exe or 'a program'} below {parent}",
+            title=f"{where} behaves unlike itself: {exe or 'a program'} {title}",
             subject=Subject(
-                node=node[0], workload=alarm.place.workload, container_id=alarm.place.container_id, pod_uid=alarm.place.pod_uid, pid=pid,
+                node=node[0], workload=alarm.place.workload, container_id=alarm.place.container_id, pod_uid=alarm.place.pod_uid, pid=process.pid,
                 start_time=rfc3339(np.array([start]))[0], exe=exe, argv=process.argv, process_uid=f"{int(e.process[row]):016x}",
                 namespace=pod.namespace, pod=pod.name, container=pod.container, image=pod.image, labels=dict(pod.labels), owner_kind=pod.owner_kind,
                 owner_name=pod.owner_name,
             ),
             key=self.key(alarm),
-            techniques=tuple({t.id: t for _, t, _ in shown}.values())[:_MOST] or (INTERPRETER,),
-            explanation=(self._meaning(alarm, model), *_signs(shown), *self._contributions(alarm, counts, top)),
+            techniques=techniques,
+            explanation=(self._meaning(alarm, model), *explanation),
             confidence=0.8 if alarm.phase is Phase.ACTIVE else 0.5,
             confidence_reasons=tuple(_doubts(alarm)),
-            events=tuple(EventReference(node[0], node[1], node[2], int(e.sequence[i]), "process_exec") for i in top),
+            events=tuple(self._event(e, int(i), node) for i in top),
             process_tree=tree,
             policies=pod.policies,
         )  # fmt: skip
 
     def key(self, alarm: Alarm) -> str:
         """What an alarm's finding is about: the model that says most, the workload, and the program of its rarest process."""
-        exe = int(alarm.windows.rows.executions.exe[alarm.windows.top(alarm.window)[0]])
-        return f"{_model(alarm)}:{_where(alarm)}:{self._names.get(exe, '')}"
+        exe = int(alarm.windows.rows.things.exe[self.top(alarm)[0]])
+        return f"{loudest(alarm)}:{_where(alarm)}:{self._names.get(exe, '')}"
+
+    def top(self, alarm: Alarm) -> np.ndarray:
+        """Rows of the alarm's window that stand out most, int64; at least one."""
+        return alarm.windows.top(alarm.window)
+
+    def _told(
+        self, alarm: Alarm, counts: Counts, top: np.ndarray
+    ) -> tuple[str, tuple[Technique, ...], tuple[str, ...]]:
+        """How the title goes on behind the program, techniques, and sentences about the rows `top`."""
+        shown = _shown(alarm)
+        parent = self.name(int(alarm.windows.rows.executions.parent[top[0]]))
+        techniques = tuple({t.id: t for _, t, _ in shown}.values())[:_MOST] or (INTERPRETER,)
+        return f"below {parent}", techniques, (*_signs(shown), *self._contributions(alarm, counts, top))
+
+    def _event(self, things: Any, row: int, node: tuple[str, int, str]) -> EventReference:
+        return EventReference(node[0], node[1], node[2], int(things.sequence[row]), "process_exec")
+
+    def _processes(
+        self, frame: Frame | None, node: tuple[str, int, str], things: Any, row: int, exe: str
+    ) -> tuple[Process, tuple[Process, ...]]:
+        """The process of a row with its arguments, and the tree above it, as far as the batch that is looked at holds it."""
+        at = np.zeros(0, np.int64)
+        if frame is not None and (frame.envelope.node, frame.envelope.epoch, frame.envelope.lane) == node:
+            at = np.flatnonzero(frame.exec_sequence == things.sequence[row])
+        if frame is None or not len(at):
+            process = Process(int(things.pid[row]), exe)
+            return process, (process,)
+        image = int(frame.exec_image[at[0]])
+        begin, length = (int(column[image]) for column in frame.images.section.column("argv"))
+        process = Process(
+            int(things.pid[row]), exe, tuple(split_argv(frame.images.section.heap[begin : begin + length].tobytes()))
+        )
+        return process, (*evidence.ancestry(frame, image), process)
 
     def _meaning(self, alarm: Alarm, model: str) -> str:
         others = ", ".join(f"{name} {_p(p)}" for name, p in alarm.models.items())
         size = int(alarm.windows.size[alarm.window])
         return (
-            f"A window of {size} {'execution' if size == 1 else 'executions'} that is as unusual as this one has p = {_p(alarm.p)} by the windows "
+            f"A window of {self._size(size)} that is as unusual as this one has p = {_p(alarm.p)} by the windows "
             f"of like workloads seen before (score {alarm.score:.2f}; by model: {others}); {model} says most."
         )
+
+    def _size(self, rows: int) -> str:
+        return "1 execution" if rows == 1 else f"{rows} executions"
 
     def _contributions(self, alarm: Alarm, counts: Counts, top: np.ndarray) -> list[str]:
         """A sentence for each of the rarest processes: its bits, and how often it was seen here and in the fleet."""
@@ -147,52 +182,39 @@ class Teller:
             fleet, _ = counts.seen(FLEET, EXE.number, 0, exe)
             below, _ = counts.seen(level, PARENT.number, exe, parent)
             as_user, _ = counts.seen(level, USER.number, exe, int(e.user[row]))
-            ran = "never ran" if here == 0 else f"ran {_times(here)}"
+            ran = "never ran" if here == 0 else f"ran {times(here)}"
             said = [
-                f"{name} {ran} in this workload in {_number(all_here)} executions, {_times(fleet)} in all watched workloads ({bits['exe']:.1f} bits)"
+                f"{name} {ran} in this workload in {number(all_here)} executions, {times(fleet)} in all watched workloads ({bits['exe']:.1f} bits)"
             ]
             if bits["pair"] >= 1:
                 said.append(
-                    f"{'never' if below == 0 else _times(below)} below {self.name(parent)} ({bits['pair']:.1f} bits)"
+                    f"{'never' if below == 0 else times(below)} below {self.name(parent)} ({bits['pair']:.1f} bits)"
                 )
             if bits["user"] >= 1:
-                said.append(f"{'never' if as_user == 0 else _times(as_user)} as this user ({bits['user']:.1f} bits)")
+                said.append(f"{'never' if as_user == 0 else times(as_user)} as this user ({bits['user']:.1f} bits)")
             if bits["args"] >= 1:
                 said.append(f"its arguments hold unusual words ({bits['args']:.1f} bits)")
             out.append(f"{'; '.join(said)}.")
         return out
 
 
-def record(alarm: Alarm, node: str, *, calibrated: bool) -> dict[str, Any]:
-    """The score of a closed window, as the command line's contract has it; `score` and `p` are null where calibration is insufficient."""
+def record(alarm: Alarm, node: str, unit: str, *, calibrated: bool) -> dict[str, Any]:
+    """The score of a closed window, as the command line's contract has it, its rows counted as `unit`.
+
+    `score` and `p` are null where calibration is insufficient.
+    """
     w = alarm.windows
     start, end = rfc3339(np.array([w.start[alarm.window], w.end[alarm.window]]))
     return {
-        "kind": "score", "workload": alarm.place.workload, "node": node, "start": start, "end": end, "executions": int(w.size[alarm.window]),
+        "kind": "score", "workload": alarm.place.workload, "node": node, "start": start, "end": end, unit: int(w.size[alarm.window]),
         "score": round(alarm.score, 4) if calibrated else None, "p": float(f"{alarm.p:.3g}") if calibrated else None, "state": str(alarm.phase),
         "models": {name: None if math.isnan(p) else float(f"{p:.3g}") for name, p in alarm.models.items()},
     }  # fmt: skip
 
 
-def _processes(
-    frame: Frame | None, node: tuple[str, int, str], sequence: int, pid: int, exe: str
-) -> tuple[Process, tuple[Process, ...]]:
-    """The process with its arguments, and the tree above it, as far as the batch that is looked at holds it."""
-    at = np.zeros(0, np.int64)
-    if frame is not None and (frame.envelope.node, frame.envelope.epoch, frame.envelope.lane) == node:
-        at = np.flatnonzero(frame.exec_sequence == np.uint64(sequence))
-    if frame is None or not len(at):
-        process = Process(pid, exe)
-        return process, (process,)
-    image = int(frame.exec_image[at[0]])
-    begin, length = (int(column[image]) for column in frame.images.section.column("argv"))
-    process = Process(pid, exe, tuple(split_argv(frame.images.section.heap[begin : begin + length].tobytes())))
-    return process, (*evidence.ancestry(frame, image), process)
-
-
 def _shown(alarm: Alarm) -> list[tuple[str, Technique, float]]:
     """The signs of an intrusion in a window, their words, techniques and bits, the strongest first."""
-    known = ((signs.meaning(number), bits) for number, bits in alarm.windows.signs(alarm.window).items())
+    known = ((signs.meaning(sign), bits) for sign, bits in alarm.windows.signs(alarm.window).items())
     return [(*found, bits) for found, bits in known if found]
 
 
@@ -206,7 +228,8 @@ def _signs(shown: list[tuple[str, Technique, float]]) -> list[str]:
     return [f"What intruders do and this workload seldom does: {told}{more}."]
 
 
-def _model(alarm: Alarm) -> str:
+def loudest(alarm: Alarm) -> str:
+    """The model with the smallest p-value."""
     return min(alarm.models, key=lambda name: math.inf if math.isnan(alarm.models[name]) else alarm.models[name])
 
 
@@ -234,9 +257,11 @@ def _p(p: float) -> str:
     return "unknown" if math.isnan(p) else f"{p:.1e}"
 
 
-def _times(weight: float) -> str:
-    return "never" if weight == 0 else "once" if round(weight) <= 1 else f"{_number(weight)} times"
+def times(weight: float) -> str:
+    """How often something was seen, in a sentence."""
+    return "never" if weight == 0 else "once" if round(weight) <= 1 else f"{number(weight)} times"
 
 
-def _number(weight: float) -> str:
+def number(weight: float) -> str:
+    """A count, in a sentence."""
     return f"{round(weight):,}"

@@ -8,13 +8,14 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Final, NamedTuple
+from typing import Any, ClassVar, Final, Generic, NamedTuple, Protocol, Self, TypeVar
 
 import numpy as np
 
 from daemoneye.events.codec import starts
 from daemoneye.events.sets import groups, places, ranks
-from daemoneye_analytics.behaviour.executions import Executions
+from daemoneye_analytics.behaviour.catalogue import PROCESS_FEATURES
+from daemoneye_analytics.behaviour.executions import COLUMNS, Executions
 from daemoneye_analytics.behaviour.features import Measured
 
 BIN_NS: Final = 600_000_000_000
@@ -27,6 +28,34 @@ _SPEAKING: Final = 4.0
 """Bits of rarity that a bit of a sign is worth when a window's processes are named."""
 _CLOSED: Final = -1
 _ROOM: Final = 1024
+
+
+class Windowed(Protocol):
+    """Rows that windows are made of: columns of one length, in order of time."""
+
+    def __len__(self) -> int: ...
+
+    @property
+    def columns(self) -> list[np.ndarray]:
+        """All columns in order."""
+
+    @classmethod
+    def of(cls, columns: Sequence[np.ndarray]) -> Self:
+        """The inverse of `columns`."""
+
+    @property
+    def workload(self) -> np.ndarray:
+        """Hash of each row's workload with its image, u64."""
+
+    @property
+    def notable(self) -> np.ndarray:
+        """Which rows are worth a look before their window closes, bool: what is not makes no open window alarm."""
+
+    def windows(self, of: np.ndarray, closed: np.ndarray, end: int | None) -> Windows[Self]:
+        """The windows of the rows, of which each has one at least; arguments as for `Windows`."""
+
+
+R = TypeVar("R", bound=Windowed)
 
 
 @dataclass(frozen=True, slots=True)
@@ -59,22 +88,46 @@ class Rows:
         *executions, features, new, evidence, scores, flagged = columns
         return cls(Executions(*executions), Measured(features, new, evidence), scores, flagged)
 
+    THINGS: ClassVar = Executions
+    NAMES: ClassVar = (*(f"e_{name}" for name in COLUMNS), "features", "new", "evidence", "scores", "flagged")
+    """Of its columns, in a checkpoint."""
+    WIDTH: ClassVar = len(PROCESS_FEATURES)
 
-class Windows(NamedTuple):
+    @property
+    def things(self) -> Executions:
+        """What the rows are: the executions."""
+        return self.executions
+
+    @property
+    def workload(self) -> np.ndarray:
+        """See `Windowed`."""
+        return self.executions.workload
+
+    @property
+    def notable(self) -> np.ndarray:
+        """See `Windowed`."""
+        return notable(self.measured)
+
+    def windows(self, of: np.ndarray, closed: np.ndarray, end: int | None) -> Windows[Rows]:
+        """See `Windowed`."""
+        return _windows(self, of, closed, end)
+
+
+class Windows(NamedTuple, Generic[R]):
     """w windows with the rows that they are made of.
 
     Attributes:
-        rows: Their executions.
+        rows: Their executions, or what else they are made of.
         of: Window of each row, int64, shape (n,).
         workload: Hash of the workload with its image, u64, shape (w,).
         start: Time of the first execution, ns, int64.
         end: Where the window ended, or of an open one the time of its last execution, ns, int64.
-        size: Executions.
-        statistics: float64, shape (w, 5 + m): the catalogue's features of windows in order, then the largest score of each model of processes.
+        size: Rows.
+        statistics: float64, shape (w, k): of executions the catalogue's features of windows in order, then the largest score of each model of rows.
         closed: Whether nothing more will come.
     """
 
-    rows: Rows
+    rows: R
     of: np.ndarray
     workload: np.ndarray
     start: np.ndarray
@@ -83,7 +136,7 @@ class Windows(NamedTuple):
     statistics: np.ndarray
     closed: np.ndarray
 
-    def top(self, window: int, number: int = TOP) -> np.ndarray:
+    def top(self: Windows[Any], window: int, number: int = TOP) -> np.ndarray:
         """Rows of a window's processes that stand out most, by their signs and then by their rarity, one a program, int64."""
         mine = np.flatnonzero(self.of == window)
         measured = self.rows.measured
@@ -92,7 +145,7 @@ class Windows(NamedTuple):
         first, _ = groups(self.rows.executions.program[order])
         return order[np.sort(first)][:number]
 
-    def signs(self, window: int) -> dict[int, float]:
+    def signs(self: Windows[Any], window: int) -> dict[int, float]:
         """A window's signs of an intrusion by their numbers, with the most bits that a process gives to each, the strongest first."""
         mine = self.of == window
         numbers, bits = self.rows.executions.signs[mine], self.rows.measured.evidence[mine]
@@ -102,45 +155,46 @@ class Windows(NamedTuple):
         return dict(sorted(shown.items(), key=lambda sign: (-sign[1], sign[0])))
 
 
-class OpenWindows:
-    """The rows of one node whose windows are open.
+class OpenWindows(Generic[R]):
+    """The rows of one node whose windows are open, of the kind that it is made with.
 
     Attributes:
         bin: Number of the span of time that is open, -1 before the first.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, kind: type[R]) -> None:
         self.bin = -1
+        self._kind = kind
         self._clear()
 
     @property
-    def rows(self) -> Rows | None:
+    def rows(self) -> R | None:
         """The rows in order of time, copied; None where there are none."""
         open_ = np.flatnonzero(self._number[: self._length] != _CLOSED)
-        return Rows.of([column.take(open_, axis=0) for column in self._columns]) if len(open_) else None
+        return self._kind.of([column.take(open_, axis=0) for column in self._columns]) if len(open_) else None
 
     @rows.setter
-    def rows(self, rows: Rows | None) -> None:
+    def rows(self, rows: R | None) -> None:
         self._clear()
         if rows is not None and len(rows):
             self._put(rows)
 
-    def close(self) -> Windows | None:
+    def close(self) -> Windows[R] | None:
         """All windows, closed by time; None where there are none."""
         rows = (
             self.rows
             if self._closed
-            else Rows.of([column[: self._length] for column in self._columns])
+            else self._kind.of([column[: self._length] for column in self._columns])
             if self._length
             else None
         )
         self._clear()
         if rows is None:
             return None
-        first, of = groups(rows.executions.workload)
-        return _windows(rows, of, np.ones(len(first), bool), (self.bin + 1) * BIN_NS)
+        first, of = groups(rows.workload)
+        return rows.windows(of, np.ones(len(first), bool), (self.bin + 1) * BIN_NS)
 
-    def add(self, rows: Rows) -> Windows | None:
+    def add(self, rows: R) -> Windows[R] | None:
         """Take in rows of the bin that is open.
 
         Returns:
@@ -151,7 +205,7 @@ class OpenWindows:
         numbers = self._put(rows)
         # One more for closed rows, whose number is -1.
         looked = np.append(self._sizes >= SIZE, False)
-        looked[numbers[notable(rows.measured)]] = True
+        looked[numbers[rows.notable]] = True
         here = np.flatnonzero(looked.take(self._number[: self._length]))
         return self._take(here) if len(here) else None
 
@@ -163,13 +217,11 @@ class OpenWindows:
         self._numbers: dict[int, int] = {}
         self._sizes = np.zeros(0, np.int64)
 
-    def _put(self, rows: Rows) -> np.ndarray:
+    def _put(self, rows: R) -> np.ndarray:
         """Append rows; the number of each one's workload, int32."""
-        first, code = groups(rows.executions.workload)
+        first, code = groups(rows.workload)
         known = self._numbers
-        numbers = np.array(
-            [known.setdefault(key, len(known)) for key in rows.executions.workload[first].tolist()], np.int32
-        )
+        numbers = np.array([known.setdefault(key, len(known)) for key in rows.workload[first].tolist()], np.int32)
         self._sizes = np.append(self._sizes, np.zeros(len(known) - len(self._sizes), np.int64))
         self._sizes[numbers] += np.bincount(code)
         begin, end = self._length, self._length + len(rows)
@@ -180,16 +232,16 @@ class OpenWindows:
         self._length = end
         return self._number[begin:end]
 
-    def _grow(self, rows: Rows, least: int) -> None:
+    def _grow(self, rows: R, least: int) -> None:
         """Room for so many rows at least, in place: nobody else holds the columns."""
         self._columns = self._columns or [np.empty((0, *column.shape[1:]), column.dtype) for column in rows.columns]
         for column in (*self._columns, self._number):
             column.resize((max(_ROOM, least + least // 4), *column.shape[1:]), refcheck=False)
 
-    def _take(self, here: np.ndarray) -> Windows:
+    def _take(self, here: np.ndarray) -> Windows[R]:
         """The windows of some rows, all of their workloads'; the full ones are taken out."""
-        mine = Rows.of([column.take(here, axis=0) for column in self._columns])
-        _, code = groups(mine.executions.workload)
+        mine = self._kind.of([column.take(here, axis=0) for column in self._columns])
+        _, code = groups(mine.workload)
         order = places(code)
         rank = np.empty(len(code), np.int64)
         rank[order] = ranks(code[order])
@@ -202,7 +254,7 @@ class OpenWindows:
             self._closed += len(gone)
             if self._closed > max(_ROOM, self._length // 2):
                 self._compact()
-        return _windows(mine, of, full, None)
+        return mine.windows(of, full, None)
 
     def _compact(self) -> None:
         open_ = np.flatnonzero(self._number[: self._length] != _CLOSED)
@@ -216,7 +268,7 @@ def notable(measured: Measured) -> np.ndarray:
     return (measured.column("rarity_bits") >= NOTABLE_BITS) | (measured.column("new_items") > 0)
 
 
-def _windows(rows: Rows, of: np.ndarray, closed: np.ndarray, end: int | None) -> Windows:
+def _windows(rows: Rows, of: np.ndarray, closed: np.ndarray, end: int | None) -> Windows[Rows]:
     """The windows of rows, of which each has one at least; see `Windows`."""
     e, measured = rows.executions, rows.measured
     size = np.bincount(of, minlength=len(closed))

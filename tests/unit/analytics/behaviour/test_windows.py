@@ -32,7 +32,7 @@ def rows(workloads: list[int], first: int) -> Rows:
 
 @given(st.lists(st.tuples(st.integers(1, 700), st.integers(1, 5)), min_size=1, max_size=12), st.integers(0, 99))
 def test_windows_are_full_at_their_size_and_the_rest_stays_open(steps, seed):
-    random, windows, first = Random(seed), OpenWindows(), 0
+    random, windows, first = Random(seed), OpenWindows(Rows), 0
     held: dict[int, list[int]] = {}
     closed: list[list[int]] = []
     windows.bin = 0

@@ -57,8 +57,8 @@ class BehavioralModel(Model):
     features: tuple[FeatureName, ...] = Field(
         default=(),
         description=(
-            "Names of features of the catalogue (docs/reference/features.md), all of windows or all of processes. Those of the built-in model "
-            "of that name by default."
+            "Names of features of the catalogue (docs/reference/features.md), all of windows, all of processes or all of connections. "
+            "Those of the built-in model of that name by default."
         ),
         max_length=32,
         strict=False,
@@ -66,7 +66,10 @@ class BehavioralModel(Model):
     )
     detector: str | None = Field(
         default=None,
-        description="Name of the pyod detector that scores features of processes, such as HBOS or IForest. None by default: their bits are added.",
+        description=(
+            "Name of the pyod detector that scores features of processes or connections, such as HBOS or IForest. "
+            "None by default: their bits are added."
+        ),
         min_length=1,
         max_length=63,
         json_schema_extra=merge("singleton"),

@@ -1,0 +1,246 @@
+"""A batch's sockets as columns of numbers: whose they are, to where, with how much.
+
+Responsible for reading a `Frame`; how surprising what it reads is, is `daemoneye_analytics.behaviour.contacts`' affair. An address is looked at once for
+each distinct one, everything else is whole columns.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, fields
+from functools import lru_cache
+from ipaddress import IPv4Address, ip_address
+from typing import ClassVar, Final, Self
+
+import numpy as np
+
+from daemoneye.events.addresses import text
+from daemoneye.events.sets import groups
+from daemoneye.events.sockets import Direction, Ending
+from daemoneye_analytics.behaviour.executions import contexts
+from daemoneye_analytics.conversations import halves, is_inside
+from daemoneye_analytics.frame import Frame, combine
+
+DYNAMIC: Final = 32_768
+"""Ports from which on they are drawn, not chosen: all of them are one."""
+OWN, INSIDE, OUTSIDE, GROUP = 0.0, 1.0, 2.0, 3.0
+_TCP: Final = 6
+_DISTINCT: Final = 65_536
+
+
+@dataclass(frozen=True, slots=True)
+class Connections:
+    """n beginnings and ends of connections in order of time, as windows keep them; arrays of shape (n,) where nothing else is said.
+
+    Attributes:
+        time: Wall time, ns, int64.
+        sequence: Place in the node's lane, u64.
+        process: Process key, u64.
+        pid: Process id, u32.
+        start: Start of the process, wall time, ns, int64.
+        workload: Hash of the workload with its image, u64.
+        levels: Hashes of the contexts, u64, shape (n, LEVELS), as executions have them.
+        exe: Hash of the executable, u64; 0 where it is not known.
+        tree: Process keys of itself and its ancestors, u64, shape (n, 9), 0 where they are unknown.
+        destination: What is counted of where it goes, u64, never 0: direction, the other side's network or address, port, protocol.
+        program_port: The same of program, direction, port, protocol, u64; 0 where the program is not known.
+        door: Address and port of the other side where the process connected, u64; 0 for an end, and for what others opened.
+        peer: The other side's address as two numbers, u64, shape (n, 2); zeros where it listens.
+        port: Of whoever was connected to, u16.
+        proto: IP protocol, u8.
+        direction: See `daemoneye.events.sockets.Direction`, u8.
+        begins: Whether it tells of a connection for the first time, bool: such rows are counted.
+        ended: Whether it is a row of `socket_close`, bool.
+    """
+
+    time: np.ndarray
+    sequence: np.ndarray
+    process: np.ndarray
+    pid: np.ndarray
+    start: np.ndarray
+    workload: np.ndarray
+    levels: np.ndarray
+    exe: np.ndarray
+    tree: np.ndarray
+    destination: np.ndarray
+    program_port: np.ndarray
+    door: np.ndarray
+    peer: np.ndarray
+    port: np.ndarray
+    proto: np.ndarray
+    direction: np.ndarray
+    begins: np.ndarray
+    ended: np.ndarray
+
+    def __len__(self) -> int:
+        return len(self.time)
+
+    @property
+    def columns(self) -> list[np.ndarray]:
+        """All columns in order."""
+        return [getattr(self, name) for name in COLUMNS]
+
+    def take(self, index: np.ndarray) -> Self:
+        """Some of them: int array."""
+        return type(self)(*(column.take(index, axis=0) for column in self.columns))
+
+    def span(self, first: int, last: int) -> Self:
+        """Those from `first` to before `last`, not copied."""
+        return type(self)(*(column[first:last] for column in self.columns))
+
+    @classmethod
+    def joined(cls, parts: Sequence[Self]) -> Self:
+        """Several one after another."""
+        return cls(*map(np.concatenate, zip(*(part.columns for part in parts), strict=True)))
+
+    @property
+    def contact(self) -> np.ndarray:
+        """Who speaks to whom in which workload, u64: what is the same for the counts."""
+        return combine(self.workload, self.destination, self.program_port)
+
+
+COLUMNS: Final = tuple(column.name for column in fields(Connections))
+
+
+@dataclass(frozen=True, slots=True)
+class Heard:
+    """n beginnings and ends of connections with what is asked of them only as they come.
+
+    Attributes:
+        connections: What is kept of them.
+        identity: Row in the frame's identities, int64.
+        cgroups: Both ids of the cgroup, u64, shape (n, 2).
+        shape: Features that need no counts, in the order of `SHAPE`, float64, shape (n, len(SHAPE)); NaN for what is not known yet.
+    """
+
+    connections: Connections
+    identity: np.ndarray
+    cgroups: np.ndarray
+    shape: np.ndarray
+
+    SHAPE: ClassVar[tuple[str, ...]] = (
+        "sent_bytes", "received_bytes", "sent_ratio", "duration", "direction", "peer_class", "connect_failed",
+    )  # fmt: skip
+
+    def __len__(self) -> int:
+        return len(self.identity)
+
+    @property
+    def time(self) -> np.ndarray:
+        """Wall time, ns, int64."""
+        return self.connections.time
+
+    @property
+    def workload(self) -> np.ndarray:
+        """Hash of the workload with its image, u64."""
+        return self.connections.workload
+
+    def cgroup(self, frame: Frame, at: int) -> tuple[int, int]:  # noqa: ARG002 - executions ask the frame
+        """Both ids of a row's cgroup."""
+        own, former = self.cgroups[at].tolist()
+        return own, former
+
+    def span(self, first: int, last: int) -> Self:
+        """Those from `first` to before `last`, not copied."""
+        here = slice(first, last)
+        return type(self)(self.connections.span(first, last), self.identity[here], self.cgroups[here], self.shape[here])
+
+
+def connections(frame: Frame, excluded: np.ndarray) -> Heard:
+    """The beginnings and ends of connections of a frame, and the sockets that begin to listen; not those without a process or of excluded workloads.
+
+    Args:
+        frame: The batch.
+        excluded: Which of `frame.identities` are left out, bool.
+    """
+    parts = [_heard(frame, record, excluded) for record in ("socket_open", "socket_close")]
+    both = Heard(
+        Connections.joined([part.connections for part in parts]),
+        *(np.concatenate([getattr(part, name) for part in parts]) for name in ("identity", "cgroups", "shape")),
+    )
+    order = np.argsort(both.time, kind="stable")
+    return Heard(
+        both.connections.take(order),
+        *(column.take(order, axis=0) for column in (both.identity, both.cgroups, both.shape)),
+    )
+
+
+def _heard(frame: Frame, record: str, excluded: np.ndarray) -> Heard:
+    every = frame.rows(record)
+    identity = frame.identity_of(every)
+    ends = record == "socket_close"
+    kept = (every["pid"] != 0) & ~excluded[identity]
+    if ends:
+        kept &= every["direction"] != Direction.LISTEN
+    at = np.flatnonzero(kept)
+    rows, identity = every.take(at), identity[at]
+    direction, proto, port = rows["direction"], rows["proto"], rows["dst_port"]
+    n = len(rows)
+    failed = np.zeros(n, bool)
+    if ends:
+        failed = (direction == Direction.OUTBOUND) & (proto == _TCP) & (rows["established"] == 0)
+    begins = failed if ends else np.ones(n, bool)
+    peer = np.where(
+        (direction == Direction.INBOUND)[:, None],
+        np.column_stack(halves(rows["src_ip"])),
+        np.column_stack(halves(rows["dst_ip"])),
+    )
+    peer[direction == Direction.LISTEN] = 0
+    kind, network = _networks(peer)
+    chosen = np.minimum(port, DYNAMIC).astype(np.uint64)
+    door = np.where(begins & (direction == Direction.OUTBOUND), combine(peer[:, 0], peer[:, 1], port), np.uint64(0))
+    images = frame.images
+    image = images.find(rows["process_uid"], rows["time"])
+    known = np.append(images.section.rows["process_uid"], np.uint64(0))
+    exe = np.append(frame.exe.hashes(), np.uint64(0))[image]
+    levels = contexts(frame, identity, rows)
+    return Heard(
+        Connections(
+            time=frame.batch.wall_ns(rows["time"]), sequence=frame.sequence(record)[at], process=rows["process_uid"], pid=rows["pid"],
+            start=frame.batch.wall_ns(rows["start_time"]), workload=np.where(levels[:, 0] != 0, levels[:, 0], levels[:, 1]), levels=levels, exe=exe,
+            tree=np.column_stack((rows["process_uid"], known[images.ancestors(rows["parent_uid"], rows["time"])])),
+            destination=combine(direction, network[:, 0], network[:, 1], chosen, proto) | np.uint64(1),
+            program_port=np.where(exe != 0, combine(exe, direction, chosen, proto), np.uint64(0)), door=door, peer=peer, port=port, proto=proto,
+            direction=direction, begins=begins, ended=np.full(n, ends),
+        ),
+        identity, np.column_stack((rows["cgroup_id"], rows["cgroup_v1_id"])),
+        np.column_stack((*_moved(rows, failed, ends=ends), direction.astype(np.float64), kind, failed.astype(np.float64))),
+    )  # fmt: skip
+
+
+def _moved(rows: np.ndarray, failed: np.ndarray, *, ends: bool) -> tuple[np.ndarray, ...]:
+    """Payload that left and came, their ratio, and the duration of n sockets, as the catalogue has them; NaN of what is not known."""
+    if not ends:
+        nothing = np.full(len(rows), np.nan)
+        return nothing, nothing, nothing, nothing
+    out, back = (np.log2(1.0 + rows[name].astype(np.float64)) for name in ("src_bytes", "dst_bytes"))
+    inbound = rows["direction"] == Direction.INBOUND
+    # Of an end that was missed TCP's counters are not known.
+    unseen = (rows["ending"] == Ending.UNKNOWN) & (rows["proto"] == _TCP) & ~failed
+    sent, received = (np.where(unseen, np.nan, np.where(inbound, *pair)) for pair in ((back, out), (out, back)))
+    begin, last = rows["begin_time"], rows["last_time"]
+    # A time of 0, and clocks that went back, last nothing.
+    lasted = np.where((begin != 0) & (last > begin), last - begin, np.uint64(0)).astype(np.float64) / 1e6
+    return sent, received, sent - received, np.log2(1.0 + lasted)
+
+
+def _networks(peer: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Class of each address, float64, shape (n,), and what is counted of it, u64, shape (n, 2); addresses as two numbers, u64, shape (n, 2)."""
+    first, inverse = groups(combine(peer[:, 0], peer[:, 1]))
+    known = [network(hi, lo) for hi, lo in peer[first].tolist()]
+    kind = np.array([kind for kind, _, _ in known], np.float64)
+    return kind[inverse], np.array([key for _, *key in known], np.uint64).reshape(-1, 2)[inverse]
+
+
+@lru_cache(maxsize=_DISTINCT)
+def network(hi: int, lo: int) -> tuple[float, int, int]:
+    """Class of an address, and what of it is counted: of this machine nothing, inside of one's networks all, of public ones /24 (IPv6: /48)."""
+    packed = (hi << 64 | lo).to_bytes(16, "big")
+    address = ip_address(text(packed))
+    if address.is_loopback or address.is_unspecified:
+        return OWN, 0, 0
+    if address.is_multicast or (lo & 0xFFFFFFFF == 0xFFFFFFFF and isinstance(address, IPv4Address)):
+        return GROUP, hi, lo
+    if is_inside(packed):
+        return INSIDE, hi, lo
+    return (OUTSIDE, hi, lo & ~0xFF) if isinstance(address, IPv4Address) else (OUTSIDE, hi & ~0xFFFF, 0)

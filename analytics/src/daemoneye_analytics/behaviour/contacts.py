@@ -1,0 +1,114 @@
+"""Connections → features, by what was counted before; and what is counted of them afterwards.
+
+Responsible for the kinds of things whose surprise is measured: where a connection goes, and which program uses which port. They are counted in a table of
+their own, so that no scan pushes out what was learned of executions.
+"""
+
+from __future__ import annotations
+
+from typing import Any, Final
+
+import numpy as np
+
+from daemoneye.events.sets import groups, isin, unique
+from daemoneye_analytics.behaviour.catalogue import CONNECTION_FEATURES
+from daemoneye_analytics.behaviour.connections import Connections, Heard
+from daemoneye_analytics.behaviour.counts import Counts, Things
+from daemoneye_analytics.behaviour.features import Kind, Measured
+from daemoneye_analytics.frame import combine
+
+# Numbers go on behind those of executions.
+DESTINATION: Final = Kind(7, 4.0)
+PROGRAM_PORT: Final = Kind(8, 4.0)
+KINDS: Final = (DESTINATION, PROGRAM_PORT)
+_DOORS: Final = 65_536
+"""Doors that are told apart on a node in ten minutes: who tries more has the figure of whoever tries so many."""
+
+
+class Reach:
+    """How many connections each workload of a node began or took within the open span of time, and to how many doors."""
+
+    def __init__(self) -> None:
+        self._bin = -1
+        self._doors = np.zeros(0, np.uint64)
+        self._sums: tuple[dict[int, int], dict[int, int]] = ({}, {})
+
+    def count(self, number: int, c: Connections) -> np.ndarray:
+        """Different doors and connections of each row's workload up to it, log2(1 + n), float64, shape (n, 2).
+
+        Args:
+            number: Of the span of time that the rows are in.
+            c: Rows in order.
+        """
+        if number != self._bin:
+            self._bin, self._doors, self._sums = number, np.zeros(0, np.uint64), ({}, {})
+        pair = np.where(c.door != 0, combine(c.workload, c.door), np.uint64(0))
+        first, _ = groups(pair)
+        fresh = np.zeros(len(c), bool)
+        fresh[first] = (pair[first] != 0) & ~isin(pair[first], self._doors)
+        fresh[np.flatnonzero(fresh)[_DOORS - len(self._doors) :]] = False
+        self._doors = unique(np.concatenate((self._doors, pair[fresh])))
+        head, code = groups(c.workload)
+        order = np.argsort(code, kind="stable")
+        out = np.empty((len(c), 2))
+        begin = np.flatnonzero(np.diff(code[order], prepend=-1))
+        keys = c.workload[head].tolist()
+        for column, (known, step) in enumerate(zip(self._sums, (fresh, c.begins), strict=True)):
+            running = np.cumsum(step[order])
+            before = np.array([known.get(key, 0) for key in keys], np.int64)
+            sums = running + (before - running[begin] + step[order[begin]])[code[order]]
+            out[order, column] = np.log2(1.0 + sums)
+            known.update(zip(keys, sums[np.append(begin[1:], len(c)) - 1].tolist(), strict=True))
+        return out
+
+    def state(self) -> dict[str, Any]:
+        """For a checkpoint."""
+        return {"bin": self._bin, "doors": self._doors, "sums": [list(known.items()) for known in self._sums]}
+
+    def restore(self, state: dict[str, Any]) -> None:
+        """Take over what `state` gave.
+
+        Raises:
+            ValueError: It is of another form.
+        """
+        try:
+            number, doors = int(state["bin"]), np.asarray(state["doors"]).astype(np.uint64, casting="same_kind")
+            sums = [{int(key): int(value) for key, value in known} for known in state["sums"]]
+        except (KeyError, TypeError) as error:
+            raise ValueError(f"not what a node's workloads reach: {error!r}") from error
+        if len(sums) != len(self._sums) or doors.ndim != 1:
+            raise ValueError("not what a node's workloads reach")
+        self._bin, self._doors, self._sums = number, doors, (sums[0], sums[1])
+
+
+def measure(counts: Counts, heard: Heard, reach: np.ndarray) -> Measured:
+    """Features of connections, in the catalogue's order; `reach` is what `Reach` counted. Those that are the same for the counts are looked up once."""
+    first, inverse = groups(heard.connections.contact)
+    c = heard.connections.take(first)
+    levels, things = _things(c)
+    found = counts.surprisal(levels, things, np.repeat([kind.base_bits for kind in KINDS], len(c)))
+    known = things.thing != 0
+    here, fleet = (np.where(known, bits, 0.0).reshape(len(KINDS), -1) for bits in (found.bits, found.fleet))
+    new = (
+        np.where(known & (found.seen == 0), combine(things.kind, things.thing), np.uint64(0)).reshape(len(KINDS), -1).T
+    )
+    contact = here.sum(axis=0)
+    bits = np.column_stack((*here, contact, contact - fleet.sum(axis=0), (new != 0).sum(axis=1)))
+    features = np.column_stack((bits.take(inverse, axis=0), heard.shape, reach))
+    assert features.shape[1] == len(CONNECTION_FEATURES)  # noqa: S101 - columns and catalogue are written apart
+    return Measured(features, new.take(inverse, axis=0), np.zeros((len(inverse), 0)))
+
+
+def learn(counts: Counts, c: Connections, weight: np.ndarray, hour: int) -> None:
+    """Count connections that begin with these weights (float, shape (n,)), the same ones together; `hour` counts up with the events' time."""
+    first, inverse = groups(c.contact)
+    weight = np.bincount(inverse, weights=weight * c.begins)
+    counts.learn(*_things(c.take(first)), np.tile(weight, len(KINDS)), hour)
+
+
+def _things(c: Connections) -> tuple[np.ndarray, Things]:
+    """Contexts and things as `Counts` wants them: all destinations, then all programs with their ports."""
+    first, whose = groups(combine(*c.levels.T))
+    kind = np.repeat(np.array([kind.number for kind in KINDS], np.uint64), len(c))
+    things = np.concatenate((c.destination, c.program_port))
+    return c.levels[first], Things(np.tile(whose, len(KINDS)), kind, np.zeros(len(things), np.uint64), things)

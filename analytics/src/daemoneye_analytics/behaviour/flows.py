@@ -1,0 +1,180 @@
+"""Connections, watched: windows of what each workload speaks to.
+
+Responsible for the rows of such windows and for which parts of the package measure, count and tell them; only made where a model looks at connections.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, ClassVar, Final
+
+import numpy as np
+
+from daemoneye.events.codec import starts
+from daemoneye_analytics.analyzer import BehavioralAnalyzer
+from daemoneye_analytics.behaviour import contacts
+from daemoneye_analytics.behaviour.catalogue import CONNECTION_FEATURES
+from daemoneye_analytics.behaviour.connections import COLUMNS, Connections, Heard, connections
+from daemoneye_analytics.behaviour.contacts import Reach
+from daemoneye_analytics.behaviour.counts import Counts
+from daemoneye_analytics.behaviour.features import Measured
+from daemoneye_analytics.behaviour.flagged import Flagged
+from daemoneye_analytics.behaviour.flowtelling import FlowTeller
+from daemoneye_analytics.behaviour.models import BehavioralModel
+from daemoneye_analytics.behaviour.node import Node
+from daemoneye_analytics.behaviour.watch import Watch
+from daemoneye_analytics.behaviour.windows import NOTABLE_BITS, Windows
+from daemoneye_analytics.detectors.base import Declaration, State
+from daemoneye_analytics.frame import Frame
+
+_LOG: Final = logging.getLogger(__name__)
+_SHARE: Final = 4
+"""Of the items that the analyser may keep, connections have another quarter."""
+_CONTEXTS: Final = 100_000
+
+
+@dataclass(frozen=True, slots=True)
+class Flows:
+    """Connections in open windows with what was measured of them: what `Rows` is for executions, likewise."""
+
+    connections: Connections
+    measured: Measured
+    scores: np.ndarray
+    flagged: np.ndarray
+
+    THINGS: ClassVar = Connections
+    NAMES: ClassVar = (*(f"e_{name}" for name in COLUMNS), "features", "new", "evidence", "scores", "flagged")
+    WIDTH: ClassVar = len(CONNECTION_FEATURES)
+
+    def __len__(self) -> int:
+        return len(self.flagged)
+
+    @property
+    def things(self) -> Connections:
+        """What the rows are: the connections."""
+        return self.connections
+
+    @property
+    def columns(self) -> list[np.ndarray]:
+        """All columns in order."""
+        return [*self.connections.columns, *self.measured, self.scores, self.flagged]
+
+    @classmethod
+    def of(cls, columns: Sequence[np.ndarray]) -> Flows:
+        """The inverse of `columns`."""
+        *own, features, new, evidence, scores, flagged = columns
+        return cls(Connections(*own), Measured(features, new, evidence), scores, flagged)
+
+    @property
+    def workload(self) -> np.ndarray:
+        """Hash of each row's workload with its image, u64."""
+        return self.connections.workload
+
+    @property
+    def notable(self) -> np.ndarray:
+        """Which contacts are worth a look before their window closes, bool."""
+        return self.measured.column("contact_bits") >= NOTABLE_BITS
+
+    def windows(self, of: np.ndarray, closed: np.ndarray, end: int | None) -> Windows[Flows]:
+        """The windows of the rows: of each the largest score of each model."""
+        size = np.bincount(of, minlength=len(closed))
+        order, begin = np.argsort(of, kind="stable"), starts(size)
+        time = self.connections.time[order]
+        last = np.maximum.reduceat(time, begin)
+        return Windows(
+            self, of, self.workload[order[begin]], np.minimum.reduceat(time, begin), last if end is None else np.maximum(last, end), size,
+            np.fmax.reduceat(self.scores.take(order, axis=0), begin), closed,
+        )  # fmt: skip
+
+
+class FlowWatch(Watch):
+    """The nodes' connections, judged by models of connections."""
+
+    lane = "bulk"
+    kind = Flows
+    unit = "connections"
+
+    def __init__(
+        self,
+        parameters: Mapping[str, Any],
+        models: Sequence[BehavioralModel],
+        flagged: Flagged,
+        declaration: Declaration,
+    ) -> None:
+        self._reach: dict[str, Reach] = {}
+        analyzer = BehavioralAnalyzer(models, parameters["threshold"], parameters["update_seconds"], figures=())
+        counts = Counts(max(1000, int(parameters["max_items"]) // _SHARE), _CONTEXTS)
+        super().__init__(parameters, analyzer, counts, FlowTeller(), flagged, declaration)
+
+    @property
+    def counted(self) -> dict[str, int]:
+        """Closed windows since this process began: see `Lives`."""
+        return dict(self._lives.counted)
+
+    @property
+    def references(self) -> dict[str, dict[str, int]]:
+        """Each reference's counts by name."""
+        return self._analyzer.summary()
+
+    @property
+    def models(self) -> dict[str, Any]:
+        """Each fitted model's figures by name."""
+        return self._analyzer.scorers.status()
+
+    @property
+    def suppressed(self) -> int:
+        """Alarms that repeated one that was told within the cool-down."""
+        return self._repeats.suppressed
+
+    def status(self) -> dict[str, Any]:
+        """Figures for heartbeats, bounded."""
+        return {
+            **self._lives.status(), "items": len(self._counts.items), "contexts": len(self._counts.contexts), "measured": self._measured,
+        }  # fmt: skip
+
+    def details(self) -> dict[str, Any]:
+        """Each reference's figures by name, with all of its classes."""
+        return self._analyzer.status()
+
+    def kept(self) -> State:
+        """See `Watch`."""
+        reach = {name: self._reach[name].state() for name in self._nodes if name in self._reach}
+        parts = {f"reach{at}_{key}": value for at, state in enumerate(reach.values()) for key, value in state.items()}
+        return {**super().kept(), **parts, "reach": list(reach)}
+
+    def take_over(self, state: State) -> None:
+        """See `Watch`."""
+        super().take_over(state)
+        names, reach = state.get("reach"), {}
+        if not isinstance(names, list):
+            raise ValueError("it does not say which nodes' workloads reached what")  # noqa: TRY004 - what was kept has another form
+        for at, name in enumerate(names):
+            reach[str(name)] = Reach()
+            reach[str(name)].restore({key: state.get(f"reach{at}_{key}") for key in ("bin", "doors", "sums")})
+        self._reach = reach
+
+    def renew(self, state: State) -> None:
+        """Go on with what `kept` gave; where that cannot be used, connections begin anew, which is logged, and nothing else does."""
+        before = self.kept()
+        try:
+            self.take_over(state)
+        except ValueError as error:
+            _LOG.warning("what was kept of connections cannot be used, they begin anew: %s", error)
+            self.take_over(before)
+
+    def _read(self, frame: Frame) -> Heard:
+        return connections(frame, frame.fitting(self._p["exclude_workloads"]))
+
+    def _rows(self, node: Node, arrived: Heard) -> Flows:
+        c = arrived.connections
+        reach = self._reach.setdefault(node.place[0], Reach()).count(node.windows.bin, c)
+        if len(self._reach) > len(self._nodes):  # a node was forgotten
+            self._reach = {name: known for name, known in self._reach.items() if name in self._nodes}
+        measured = contacts.measure(self._counts, arrived, reach)
+        self._measured += len(arrived)
+        return Flows(c, measured, self._analyzer.analyze_process(measured), self._flagged.among(c.tree))
+
+    def _count(self, things: Connections, weight: np.ndarray, hour: int) -> None:
+        contacts.learn(self._counts, things, weight, hour)

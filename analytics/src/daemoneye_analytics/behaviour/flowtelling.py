@@ -1,0 +1,139 @@
+"""A window of connections that alarmed, told to a person: who spoke to whom, how often that was seen, and how much went through.
+
+Responsible for the sentences about connections; what is the same for every window is `daemoneye_analytics.behaviour.telling`'s.
+"""
+
+from __future__ import annotations
+
+from typing import Any, Final
+
+import numpy as np
+
+from daemoneye.events.addresses import protocol_name
+from daemoneye.events.sets import groups
+from daemoneye.events.sockets import Direction
+from daemoneye.findings import EventReference, Process, Technique
+from daemoneye_analytics import evidence
+from daemoneye_analytics.behaviour.connections import DYNAMIC
+from daemoneye_analytics.behaviour.contacts import DESTINATION, PROGRAM_PORT
+from daemoneye_analytics.behaviour.counts import Counts
+from daemoneye_analytics.behaviour.executions import FLEET
+from daemoneye_analytics.behaviour.telling import Alarm, Teller, loudest, number, times
+from daemoneye_analytics.behaviour.windows import TOP
+from daemoneye_analytics.conversations import endpoint
+from daemoneye_analytics.frame import Frame
+
+PROTOCOL: Final = Technique("T1071", "Application Layer Protocol")
+_NEWEST: Final = np.array([1 << 62], np.uint64)
+_DID: Final[dict[int, tuple[str, str, str]]] = {
+    Direction.OUTBOUND: ("connected to", "to", "connections"),
+    Direction.INBOUND: ("was connected to at", "from", "connections"),
+    Direction.LISTEN: ("listened at", "", "connections"),
+}
+_UNITS: Final = ("bytes", "kB", "MB", "GB", "TB")
+
+
+class FlowTeller(Teller):
+    """Tells of connections."""
+
+    def top(self, alarm: Alarm) -> np.ndarray:
+        """See `Teller`: the row that the loudest model finds most unusual, and others at least half as unusual, one a contact."""
+        mine = np.flatnonzero(alarm.windows.of == alarm.window)
+        rows = alarm.windows.rows
+        # The columns of scores are in the order of the models.
+        scores = rows.scores[mine, list(alarm.models).index(loudest(alarm))]
+        scores = np.nan_to_num(scores, nan=-np.inf)
+        order = np.lexsort((-rows.measured.column("contact_bits")[mine], -scores))
+        best = scores[order[0]]
+        order = mine[order[(scores[order] >= best / 2) | (scores[order] == best)]]
+        first, _ = groups(rows.connections.contact[order])
+        return order[np.sort(first)][:TOP]
+
+    def _told(
+        self, alarm: Alarm, counts: Counts, top: np.ndarray
+    ) -> tuple[str, tuple[Technique, ...], tuple[str, ...]]:
+        c, row = alarm.windows.rows.connections, int(top[0])
+        did, _, _ = _did(c.direction[row])
+        return (
+            f"{did} {_door(c, row) if c.direction[row] == Direction.OUTBOUND else _port(c, row)}",
+            (PROTOCOL,),
+            tuple(self._sentence(alarm, counts, row) for row in top.tolist()),
+        )
+
+    def _size(self, rows: int) -> str:
+        return f"{rows} {'beginning or end' if rows == 1 else 'beginnings and ends'} of connections"
+
+    def _event(self, things: Any, row: int, node: tuple[str, int, str]) -> EventReference:
+        record = "socket_close" if things.ended[row] else "socket_open"
+        return EventReference(node[0], node[1], node[2], int(things.sequence[row]), record)
+
+    def _processes(
+        self, frame: Frame | None, node: tuple[str, int, str], things: Any, row: int, exe: str
+    ) -> tuple[Process, tuple[Process, ...]]:
+        process = Process(int(things.pid[row]), exe)
+        if frame is None or frame.envelope.node != node[0]:
+            return process, (process,)
+        image = int(frame.images.find(things.process[row : row + 1], _NEWEST)[0])
+        return process, (*evidence.ancestry(frame, image), process) if image >= 0 else (process,)
+
+    def _sentence(self, alarm: Alarm, counts: Counts, row: int) -> str:
+        """Who did what, how often that was seen here and in the fleet, and how much went through."""
+        c, measured = alarm.windows.rows.connections, alarm.windows.rows.measured
+        level = int(next(h for h in c.levels[row].tolist() if h))
+        direction = int(c.direction[row])
+        did, toward, what = _did(direction)
+        name, port = self.name(int(c.exe[row])), _port(c, row)
+        bits = {kind: float(measured.column(f"{kind}_bits")[row]) for kind in ("destination", "program_port")}
+        thing = int(c.program_port[row])
+        if thing:
+            here, total = counts.seen(level, PROGRAM_PORT.number, 0, thing)
+            fleet, _ = counts.seen(FLEET, PROGRAM_PORT.number, 0, thing)
+            ever = f"never {did} {port}" if here == 0 else f"{did} {port} {times(here)}"
+            where = f"in this workload in {number(total)} {what}, {times(fleet)} in all watched workloads"
+            said = [f"{name} {ever} {where} ({bits['program_port']:.1f} bits)"]
+        else:
+            said = [f"{name} {did} {port}"]
+        if direction != Direction.LISTEN:
+            there, _ = counts.seen(level, DESTINATION.number, 0, int(c.destination[row]))
+            said.append(
+                f"{toward} {_door(c, row) if direction == Direction.OUTBOUND else _address(c, row)} or its network {times(there)} before "
+                f"({bits['destination']:.1f} bits)"
+            )
+        sent, received, duration = (
+            float(measured.column(n)[row]) for n in ("sent_bytes", "received_bytes", "duration")
+        )
+        if not np.isnan(sent + received + duration):
+            said.append(f"it sent {_bytes(sent)} and received {_bytes(received)} in {(2**duration - 1) / 1000:.1f} s")
+        doors, begun = (2 ** float(measured.column(n)[row]) - 1 for n in ("fan_out", "connections"))
+        if doors >= 2:
+            said.append(
+                f"the workload had reached {number(doors)} destinations by {number(begun)} connections in these ten minutes"
+            )
+        return f"{'; '.join(said)}."
+
+
+def _did(direction: int) -> tuple[str, str, str]:
+    return _DID.get(direction, _DID[Direction.OUTBOUND])
+
+
+def _address(c: Any, row: int) -> str:
+    hi, lo = c.peer[row].tolist()
+    return endpoint((hi << 64 | lo).to_bytes(16, "big"))
+
+
+def _door(c: Any, row: int) -> str:
+    hi, lo = c.peer[row].tolist()
+    return f"{endpoint((hi << 64 | lo).to_bytes(16, 'big'), int(c.port[row]))} ({protocol_name(int(c.proto[row]))})"
+
+
+def _port(c: Any, row: int) -> str:
+    proto = protocol_name(int(c.proto[row]))
+    return f"port {int(c.port[row])} ({proto})" if c.port[row] < DYNAMIC else f"a port from {DYNAMIC:,} on ({proto})"
+
+
+def _bytes(bits: float) -> str:
+    """What log2(1 + n) says, in a sentence."""
+    size, unit = 2.0**bits - 1, 0
+    while size >= 1000 and unit < len(_UNITS) - 1:
+        size, unit = size / 1000, unit + 1
+    return f"{size:.3g} {_UNITS[unit]}"
