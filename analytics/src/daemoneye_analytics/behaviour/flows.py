@@ -147,8 +147,10 @@ class FlowWatch(Watch):
     def take_over(self, state: State) -> None:
         """See `Watch`."""
         super().take_over(state)
-        reach = {}
-        for at, name in enumerate(state.get("reach", ())):
+        names, reach = state.get("reach"), {}
+        if not isinstance(names, list):
+            raise ValueError("it does not say which nodes' workloads reached what")  # noqa: TRY004 - what was kept has another form
+        for at, name in enumerate(names):
             reach[str(name)] = Reach()
             reach[str(name)].restore({key: state.get(f"reach{at}_{key}") for key in ("bin", "doors", "sums")})
         self._reach = reach
