@@ -186,8 +186,8 @@ def test_every_quic_client(ours: dict[str, list[dict[str, Any]]], wire: Path) ->
 
 
 @pytest.mark.parametrize("name", browsers.BROWSERS)
-def test_a_browser(name: str, ours: dict[str, list[dict[str, Any]]], wire: Path) -> None:
-    """That it said what it is there for; the tests above compare it."""
+def test_a_browser(name: str, ours: dict[str, list[dict[str, Any]]]) -> None:
+    """That it said what it is there for; the tests above compare it. Into how many pieces Chromium cuts its hello is drawn by lot, none included."""
     if not shutil.which(browsers.BROWSERS[name]):
         pytest.skip(f"no {browsers.BROWSERS[name]}: scripts/setup.sh tests installs it on Debian")
     hellos = [e for e in ours["tls_client_hello"] if e["sni"] == f"{name}.shop.example"]
@@ -199,6 +199,3 @@ def test_a_browser(name: str, ours: dict[str, list[dict[str, Any]]], wire: Path)
     assert {e["alpn"][0] for e in quic} == {"h3"}
     requests = [e for e in ours["http_request"] if e["host"] == f"{name}.shop.example"]
     assert "/browser?page=1&token=REDACTED" in {e["uri"] for e in requests}
-    if name == "chromium":
-        (piece,) = fields(wire, f'quic && tls.handshake.extensions_server_name contains "{name}"', ["quic.frame_type"])
-        assert piece["quic.frame_type"].count("6") > 3
