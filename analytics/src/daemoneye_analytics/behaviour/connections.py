@@ -6,8 +6,7 @@ each distinct one, everything else is whole columns.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass, fields
+from dataclasses import dataclass
 from functools import lru_cache
 from ipaddress import IPv4Address, ip_address
 from typing import ClassVar, Final, Self
@@ -17,6 +16,7 @@ import numpy as np
 from daemoneye.events.addresses import text
 from daemoneye.events.sets import groups
 from daemoneye.events.sockets import Direction, Ending
+from daemoneye_analytics.behaviour.columns import Columns
 from daemoneye_analytics.behaviour.executions import contexts
 from daemoneye_analytics.conversations import halves, is_inside
 from daemoneye_analytics.frame import Frame, combine
@@ -29,7 +29,7 @@ _DISTINCT: Final = 65_536
 
 
 @dataclass(frozen=True, slots=True)
-class Connections:
+class Connections(Columns):
     """n beginnings and ends of connections in order of time, as windows keep them; arrays of shape (n,) where nothing else is said.
 
     Attributes:
@@ -72,34 +72,10 @@ class Connections:
     begins: np.ndarray
     ended: np.ndarray
 
-    def __len__(self) -> int:
-        return len(self.time)
-
-    @property
-    def columns(self) -> list[np.ndarray]:
-        """All columns in order."""
-        return [getattr(self, name) for name in COLUMNS]
-
-    def take(self, index: np.ndarray) -> Self:
-        """Some of them: int array."""
-        return type(self)(*(column.take(index, axis=0) for column in self.columns))
-
-    def span(self, first: int, last: int) -> Self:
-        """Those from `first` to before `last`, not copied."""
-        return type(self)(*(column[first:last] for column in self.columns))
-
-    @classmethod
-    def joined(cls, parts: Sequence[Self]) -> Self:
-        """Several one after another."""
-        return cls(*map(np.concatenate, zip(*(part.columns for part in parts), strict=True)))
-
     @property
     def contact(self) -> np.ndarray:
         """Who speaks to whom in which workload, u64: what is the same for the counts."""
         return combine(self.workload, self.destination, self.program_port)
-
-
-COLUMNS: Final = tuple(column.name for column in fields(Connections))
 
 
 @dataclass(frozen=True, slots=True)

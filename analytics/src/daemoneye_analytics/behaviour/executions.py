@@ -7,8 +7,7 @@ distinct one, everything else is whole columns.
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
-from dataclasses import dataclass, fields
+from dataclasses import dataclass
 from typing import ClassVar, Final, Self
 
 import numpy as np
@@ -19,6 +18,7 @@ from daemoneye.events.ancestry import identity_rows
 from daemoneye.events.flags import Flag
 from daemoneye.events.sets import groups
 from daemoneye_analytics.behaviour import signs
+from daemoneye_analytics.behaviour.columns import Columns
 from daemoneye_analytics.behaviour.intent import HIDDEN, intent
 from daemoneye_analytics.behaviour.tokens import WORDS, Parts, words
 from daemoneye_analytics.frame import Frame, combine, text_hash
@@ -38,7 +38,7 @@ _GAIN: Final = Flag.SETUID | Flag.SETGID | Flag.CAPS_GAINED
 
 
 @dataclass(frozen=True, slots=True)
-class Executions:
+class Executions(Columns):
     """n executions in order of time, as windows keep them; arrays of shape (n,) where nothing else is said.
 
     Attributes:
@@ -73,29 +73,6 @@ class Executions:
     signs: np.ndarray
     tree: np.ndarray
 
-    def __len__(self) -> int:
-        return len(self.time)
-
-    @property
-    def columns(self) -> list[np.ndarray]:
-        """All columns in order."""
-        return [getattr(self, name) for name in COLUMNS]
-
-    def take(self, index: np.ndarray) -> Self:
-        """Some of them: int array."""
-        return type(self)(*(column.take(index, axis=0) for column in self.columns))
-
-    def span(self, first: int, last: int) -> Self:
-        """Those from `first` to before `last`, not copied."""
-        return type(self)(*(column[first:last] for column in self.columns))
-
-    @classmethod
-    def joined(cls, parts: Sequence[Self]) -> Self:
-        """Several one after another."""
-        if len(parts) == 1:
-            return parts[0]
-        return cls(*map(np.concatenate, zip(*(part.columns for part in parts), strict=True)))
-
     @property
     def signature(self) -> np.ndarray:
         """What two executions have in common that are the same for the counts, u64, shape (n,): hashes, so that their weighted sum is one."""
@@ -111,9 +88,6 @@ class Executions:
     def program(self) -> np.ndarray:
         """Executable and parent's, u64: what a window counts as one process however often it ran."""
         return combine(self.exe, self.parent)
-
-
-COLUMNS: Final = tuple(column.name for column in fields(Executions))
 
 
 @dataclass(frozen=True, slots=True)

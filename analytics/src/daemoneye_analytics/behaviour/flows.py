@@ -16,7 +16,7 @@ from daemoneye.events.codec import starts
 from daemoneye_analytics.analyzer import BehavioralAnalyzer
 from daemoneye_analytics.behaviour import contacts
 from daemoneye_analytics.behaviour.catalogue import CONNECTION_FEATURES
-from daemoneye_analytics.behaviour.connections import COLUMNS, Connections, Heard, connections
+from daemoneye_analytics.behaviour.connections import Connections, Heard, connections
 from daemoneye_analytics.behaviour.contacts import Reach
 from daemoneye_analytics.behaviour.counts import Counts
 from daemoneye_analytics.behaviour.features import Measured
@@ -45,7 +45,7 @@ class Flows:
     flagged: np.ndarray
 
     THINGS: ClassVar = Connections
-    NAMES: ClassVar = (*(f"e_{name}" for name in COLUMNS), "features", "new", "evidence", "scores", "flagged")
+    NAMES: ClassVar = (*(f"e_{name}" for name in Connections.names()), "features", "new", "evidence", "scores", "flagged")  # fmt: skip
     WIDTH: ClassVar = len(CONNECTION_FEATURES)
 
     def __len__(self) -> int:

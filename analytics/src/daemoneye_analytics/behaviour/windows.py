@@ -15,7 +15,7 @@ import numpy as np
 from daemoneye.events.codec import starts
 from daemoneye.events.sets import groups, places, ranks
 from daemoneye_analytics.behaviour.catalogue import PROCESS_FEATURES
-from daemoneye_analytics.behaviour.executions import COLUMNS, Executions
+from daemoneye_analytics.behaviour.executions import Executions
 from daemoneye_analytics.behaviour.features import Measured
 
 BIN_NS: Final = 600_000_000_000
@@ -89,7 +89,7 @@ class Rows:
         return cls(Executions(*executions), Measured(features, new, evidence), scores, flagged)
 
     THINGS: ClassVar = Executions
-    NAMES: ClassVar = (*(f"e_{name}" for name in COLUMNS), "features", "new", "evidence", "scores", "flagged")
+    NAMES: ClassVar = (*(f"e_{name}" for name in Executions.names()), "features", "new", "evidence", "scores", "flagged")  # fmt: skip
     """Of its columns, in a checkpoint."""
     WIDTH: ClassVar = len(PROCESS_FEATURES)
 

@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from daemoneye_analytics.behaviour.catalogue import PROCESS_FEATURES
-from daemoneye_analytics.behaviour.executions import COLUMNS, LEVELS, Executions
+from daemoneye_analytics.behaviour.executions import LEVELS, Executions
 from daemoneye_analytics.behaviour.features import Measured
 from daemoneye_analytics.behaviour.signs import WIDTH
 from daemoneye_analytics.behaviour.tokens import WORDS
@@ -22,7 +22,7 @@ def rows(workloads: list[int], first: int) -> Rows:
     """Executions of these workloads, numbered from `first` on by `sequence`; nothing of them is notable."""
     n = len(workloads)
     columns: dict[str, np.ndarray] = {
-        name: np.ones((n, WIDE[name]) if name in WIDE else n, np.uint64) for name in COLUMNS
+        name: np.ones((n, WIDE[name]) if name in WIDE else n, np.uint64) for name in Executions.names()
     }
     columns |= {"workload": np.array(workloads, np.uint64), "sequence": np.arange(first, first + n, dtype=np.uint64)}
     columns["time"] = columns["sequence"].astype(np.int64)
