@@ -78,13 +78,13 @@ class Watched(BehavioralAnomaly):
         finding = super()._tell(node, alarm, frame, **more)
         if finding:
             w, at = alarm.windows, alarm.window
-            self.told.append(Told(alarm.place.workload, int(w.end[at]), w.rows.executions.time[w.of == at]))
+            self.told.append(Told(alarm.place.workload, int(w.end[at]), w.rows.things.time[w.of == at]))
         return finding
 
     def _close(self, node: Node, alarm: Alarm, **more: Any) -> float:
         weight = super()._close(node, alarm, **more)
         w, at = alarm.windows, alarm.window
-        e = w.rows.executions.take(np.flatnonzero(w.of == at))
+        e = w.rows.things.take(np.flatnonzero(w.of == at))
         self.closed.append(
             Window(alarm.place.workload, int(w.start[at]), alarm.p, alarm.models, e.time, e.exe, e.program)
         )

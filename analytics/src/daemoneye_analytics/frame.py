@@ -163,12 +163,7 @@ class Frame:
     @cached_property
     def exec_sequence(self) -> np.ndarray:
         """Place of the new executions in the node's lane, u64, shape (n,)."""
-        section = self.batch.section("process_exec")
-        if section is None:
-            return np.zeros(0, np.uint64)
-        return (self._position(section) + self._new(section)).astype(np.uint64) + np.uint64(
-            self.envelope.first_sequence
-        )
+        return self.sequence("process_exec")
 
     @cached_property
     def exec_rows(self) -> np.ndarray:
@@ -305,7 +300,7 @@ class Frame:
         else:
             image, parent = (self.images.find(rows[key], rows["time"]) for key in ("process_uid", "parent_uid"))
         joined = {
-            "sequence": (self._position(section) + new).astype(np.uint64) + np.uint64(self.envelope.first_sequence),
+            "sequence": self._sequence(section, new),
             "image": image,
             "parent_image": parent,
             "identity": self.identity_of(rows),
@@ -327,9 +322,10 @@ class Frame:
         section = self.batch.section(record)
         if section is None:
             return np.zeros(0, np.uint64)
-        return (self._position(section) + self._new(section)).astype(np.uint64) + np.uint64(
-            self.envelope.first_sequence
-        )
+        return self._sequence(section, self._new(section))
+
+    def _sequence(self, section: Section, rows: np.ndarray) -> np.ndarray:
+        return (self._position(section) + rows).astype(np.uint64) + np.uint64(self.envelope.first_sequence)
 
     def _position(self, section: Section) -> int:
         """Event rows before a section."""

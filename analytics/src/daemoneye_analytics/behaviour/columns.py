@@ -9,12 +9,22 @@ import numpy as np
 
 
 class Columns:
-    """What is common to frozen dataclasses with slots whose fields are columns: arrays of shape (n, …), the first of shape (n,)."""
+    """What is common to frozen dataclasses with slots whose fields are columns: arrays of shape (n, …).
+
+    Attributes:
+        time: Wall time, ns, int64.
+        workload: Hash of the workload with its image, u64.
+        tree: Process keys of itself and its ancestors, u64, shape (n, d), 0 where they are unknown.
+    """
 
     __slots__ = ()
 
+    time: np.ndarray
+    workload: np.ndarray
+    tree: np.ndarray
+
     def __len__(self) -> int:
-        return len(self.columns[0])
+        return len(self.time)
 
     @classmethod
     def names(cls) -> tuple[str, ...]:

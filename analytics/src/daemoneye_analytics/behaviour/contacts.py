@@ -10,7 +10,7 @@ from typing import Any, Final
 
 import numpy as np
 
-from daemoneye.events.sets import groups, isin, unique
+from daemoneye.events.sets import groups, isin, places, unique
 from daemoneye_analytics.behaviour.catalogue import CONNECTION_FEATURES
 from daemoneye_analytics.behaviour.connections import Connections, Heard
 from daemoneye_analytics.behaviour.counts import Counts, Things
@@ -49,7 +49,7 @@ class Reach:
         fresh[np.flatnonzero(fresh)[_DOORS - len(self._doors) :]] = False
         self._doors = unique(np.concatenate((self._doors, pair[fresh])))
         head, code = groups(c.workload)
-        order = np.argsort(code, kind="stable")
+        order = places(code)
         out = np.empty((len(c), 2))
         begin = np.flatnonzero(np.diff(code[order], prepend=-1))
         keys = c.workload[head].tolist()

@@ -7,25 +7,22 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
-from typing import Any, ClassVar, Final
+from typing import Any, Final
 
 import numpy as np
 
-from daemoneye.events.codec import starts
 from daemoneye_analytics.analyzer import BehavioralAnalyzer
 from daemoneye_analytics.behaviour import contacts
 from daemoneye_analytics.behaviour.catalogue import CONNECTION_FEATURES
 from daemoneye_analytics.behaviour.connections import Connections, Heard, connections
 from daemoneye_analytics.behaviour.contacts import Reach
 from daemoneye_analytics.behaviour.counts import Counts
-from daemoneye_analytics.behaviour.features import Measured
 from daemoneye_analytics.behaviour.flagged import Flagged
 from daemoneye_analytics.behaviour.flowtelling import FlowTeller
 from daemoneye_analytics.behaviour.models import BehavioralModel
 from daemoneye_analytics.behaviour.node import Node
 from daemoneye_analytics.behaviour.watch import Watch
-from daemoneye_analytics.behaviour.windows import NOTABLE_BITS, Windows
+from daemoneye_analytics.behaviour.windows import NOTABLE_BITS, Watched
 from daemoneye_analytics.detectors.base import Declaration, State
 from daemoneye_analytics.frame import Frame
 
@@ -35,58 +32,22 @@ _SHARE: Final = 4
 _CONTEXTS: Final = 100_000
 
 
-@dataclass(frozen=True, slots=True)
-class Flows:
-    """Connections in open windows with what was measured of them: what `Rows` is for executions, likewise."""
+class Flows(Watched[Connections]):
+    """Connections in open windows; of a window nothing counts but the largest score of each model."""
 
-    connections: Connections
-    measured: Measured
-    scores: np.ndarray
-    flagged: np.ndarray
+    __slots__ = ()
 
-    THINGS: ClassVar = Connections
-    NAMES: ClassVar = (*(f"e_{name}" for name in Connections.names()), "features", "new", "evidence", "scores", "flagged")  # fmt: skip
-    WIDTH: ClassVar = len(CONNECTION_FEATURES)
-
-    def __len__(self) -> int:
-        return len(self.flagged)
-
-    @property
-    def things(self) -> Connections:
-        """What the rows are: the connections."""
-        return self.connections
-
-    @property
-    def columns(self) -> list[np.ndarray]:
-        """All columns in order."""
-        return [*self.connections.columns, *self.measured, self.scores, self.flagged]
-
-    @classmethod
-    def of(cls, columns: Sequence[np.ndarray]) -> Flows:
-        """The inverse of `columns`."""
-        *own, features, new, evidence, scores, flagged = columns
-        return cls(Connections(*own), Measured(features, new, evidence), scores, flagged)
-
-    @property
-    def workload(self) -> np.ndarray:
-        """Hash of each row's workload with its image, u64."""
-        return self.connections.workload
+    THINGS = Connections
+    WIDTH = len(CONNECTION_FEATURES)
 
     @property
     def notable(self) -> np.ndarray:
-        """Which contacts are worth a look before their window closes, bool."""
+        """See `Watched`."""
         return self.measured.column("contact_bits") >= NOTABLE_BITS
 
-    def windows(self, of: np.ndarray, closed: np.ndarray, end: int | None) -> Windows[Flows]:
-        """The windows of the rows: of each the largest score of each model."""
-        size = np.bincount(of, minlength=len(closed))
-        order, begin = np.argsort(of, kind="stable"), starts(size)
-        time = self.connections.time[order]
-        last = np.maximum.reduceat(time, begin)
-        return Windows(
-            self, of, self.workload[order[begin]], np.minimum.reduceat(time, begin), last if end is None else np.maximum(last, end), size,
-            np.fmax.reduceat(self.scores.take(order, axis=0), begin), closed,
-        )  # fmt: skip
+    def figures(self, of: np.ndarray, size: np.ndarray) -> tuple[np.ndarray, ...]:  # noqa: ARG002 - there are none
+        """See `Watched`."""
+        return ()
 
 
 class FlowWatch(Watch):

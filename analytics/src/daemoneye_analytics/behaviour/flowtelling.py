@@ -46,13 +46,13 @@ class FlowTeller(Teller):
         order = np.lexsort((-rows.measured.column("contact_bits")[mine], -scores))
         best = scores[order[0]]
         order = mine[order[(scores[order] >= best / 2) | (scores[order] == best)]]
-        first, _ = groups(rows.connections.contact[order])
+        first, _ = groups(rows.things.contact[order])
         return order[np.sort(first)][:TOP]
 
     def _told(
         self, alarm: Alarm, counts: Counts, top: np.ndarray
     ) -> tuple[str, tuple[Technique, ...], tuple[str, ...]]:
-        c, row = alarm.windows.rows.connections, int(top[0])
+        c, row = alarm.windows.rows.things, int(top[0])
         did, _, _ = _did(c.direction[row])
         return (
             f"{did} {_door(c, row) if c.direction[row] == Direction.OUTBOUND else _port(c, row)}",
@@ -78,7 +78,7 @@ class FlowTeller(Teller):
 
     def _sentence(self, alarm: Alarm, counts: Counts, row: int) -> str:
         """Who did what, how often that was seen here and in the fleet, and how much went through."""
-        c, measured = alarm.windows.rows.connections, alarm.windows.rows.measured
+        c, measured = alarm.windows.rows.things, alarm.windows.rows.measured
         level = int(next(h for h in c.levels[row].tolist() if h))
         direction = int(c.direction[row])
         did, toward, what = _did(direction)
@@ -117,13 +117,16 @@ def _did(direction: int) -> tuple[str, str, str]:
 
 
 def _address(c: Any, row: int) -> str:
+    return endpoint(_peer(c, row))
+
+
+def _peer(c: Any, row: int) -> bytes:
     hi, lo = c.peer[row].tolist()
-    return endpoint((hi << 64 | lo).to_bytes(16, "big"))
+    return int(hi << 64 | lo).to_bytes(16, "big")
 
 
 def _door(c: Any, row: int) -> str:
-    hi, lo = c.peer[row].tolist()
-    return f"{endpoint((hi << 64 | lo).to_bytes(16, 'big'), int(c.port[row]))} ({protocol_name(int(c.proto[row]))})"
+    return f"{endpoint(_peer(c, row), int(c.port[row]))} ({protocol_name(int(c.proto[row]))})"
 
 
 def _port(c: Any, row: int) -> str:

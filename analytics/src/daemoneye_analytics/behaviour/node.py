@@ -105,14 +105,14 @@ class Node:
 
     @property
     def _names(self) -> list[str]:
-        return [name.removeprefix("e_") for name in self.kind.NAMES if name.startswith("e_")]
+        return [name.removeprefix("e_") for name in self.kind.names() if name.startswith("e_")]
 
     def state(self) -> tuple[dict[str, np.ndarray], dict[str, Any]]:
         """Arrays and JSON for a checkpoint."""
         rows = self.windows.rows
         arrays: dict[str, np.ndarray] = {}
         if rows is not None:
-            arrays = dict(zip(self.kind.NAMES, rows.columns, strict=True))
+            arrays = dict(zip(self.kind.names(), rows.columns, strict=True))
         for at, (e, weight) in enumerate(self.pending):
             arrays |= {f"p{at}_{name}": getattr(e, name) for name in self._names} | {f"p{at}_weight": weight}
         places = [[key, p.workload, p.container_id, p.pod_uid, list(p.pod)] for key, p in self.places.items()]
@@ -149,7 +149,7 @@ class Node:
                 and arrays["features"].shape[1] == kind.WIDTH
                 and arrays["scores"].shape[1] == models
             ):
-                node.windows.rows = kind.of([arrays[name] for name in kind.NAMES])
+                node.windows.rows = kind.of([arrays[name] for name in kind.names()])
             for at in range(int(plain["pending"])):
                 node.pending.append(
                     (kind.THINGS(*(arrays[f"p{at}_{name}"] for name in node._names)), arrays[f"p{at}_weight"])

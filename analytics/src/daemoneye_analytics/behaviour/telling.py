@@ -132,7 +132,7 @@ class Teller:
     ) -> tuple[str, tuple[Technique, ...], tuple[str, ...]]:
         """How the title goes on behind the program, techniques, and sentences about the rows `top`."""
         shown = _shown(alarm)
-        parent = self.name(int(alarm.windows.rows.executions.parent[top[0]]))
+        parent = self.name(int(alarm.windows.rows.things.parent[top[0]]))
         techniques = tuple({t.id: t for _, t, _ in shown}.values())[:_MOST] or (INTERPRETER,)
         return f"below {parent}", techniques, (*_signs(shown), *self._contributions(alarm, counts, top))
 
@@ -169,7 +169,7 @@ class Teller:
 
     def _contributions(self, alarm: Alarm, counts: Counts, top: np.ndarray) -> list[str]:
         """A sentence for each of the rarest processes: its bits, and how often it was seen here and in the fleet."""
-        e, measured = alarm.windows.rows.executions, alarm.windows.rows.measured
+        e, measured = alarm.windows.rows.things, alarm.windows.rows.measured
         out = []
         for row in top.tolist():
             bits = {name: float(measured.column(f"{name}_bits")[row]) for name in ("exe", "pair", "user", "args")}

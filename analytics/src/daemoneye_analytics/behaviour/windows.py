@@ -6,15 +6,17 @@ one span of `BIN_NS` of the events' time, of at most `SIZE` executions: the next
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any, ClassVar, Final, Generic, NamedTuple, Protocol, Self, TypeVar
+from typing import Any, ClassVar, Final, Generic, NamedTuple, Self, TypeVar
 
 import numpy as np
 
 from daemoneye.events.codec import starts
 from daemoneye.events.sets import groups, places, ranks
 from daemoneye_analytics.behaviour.catalogue import PROCESS_FEATURES
+from daemoneye_analytics.behaviour.columns import Columns
 from daemoneye_analytics.behaviour.executions import Executions
 from daemoneye_analytics.behaviour.features import Measured
 
@@ -30,49 +32,29 @@ _CLOSED: Final = -1
 _ROOM: Final = 1024
 
 
-class Windowed(Protocol):
-    """Rows that windows are made of: columns of one length, in order of time."""
-
-    def __len__(self) -> int: ...
-
-    @property
-    def columns(self) -> list[np.ndarray]:
-        """All columns in order."""
-
-    @classmethod
-    def of(cls, columns: Sequence[np.ndarray]) -> Self:
-        """The inverse of `columns`."""
-
-    @property
-    def workload(self) -> np.ndarray:
-        """Hash of each row's workload with its image, u64."""
-
-    @property
-    def notable(self) -> np.ndarray:
-        """Which rows are worth a look before their window closes, bool: what is not makes no open window alarm."""
-
-    def windows(self, of: np.ndarray, closed: np.ndarray, end: int | None) -> Windows[Self]:
-        """The windows of the rows, of which each has one at least; arguments as for `Windows`."""
-
-
-R = TypeVar("R", bound=Windowed)
+T = TypeVar("T", bound=Columns)
 
 
 @dataclass(frozen=True, slots=True)
-class Rows:
-    """Executions in open windows with what was measured of them: columns of one length, in order of time.
+class Watched(ABC, Generic[T]):
+    """Rows that windows are made of, with what was measured of them: columns of one length, in order of time.
 
     Attributes:
-        executions: What they are.
+        things: What they are.
         measured: Features at the time at which they came.
         scores: What models say of each, float64, shape (n, m), larger is more unusual; NaN where a model does not speak.
         flagged: Which belong to a process tree that somebody found something in, bool.
     """
 
-    executions: Executions
+    things: T
     measured: Measured
     scores: np.ndarray
     flagged: np.ndarray
+
+    THINGS: ClassVar[Any]
+    """Class of `things`."""
+    WIDTH: ClassVar[int]
+    """Number of features."""
 
     def __len__(self) -> int:
         return len(self.flagged)
@@ -80,37 +62,75 @@ class Rows:
     @property
     def columns(self) -> list[np.ndarray]:
         """All columns in order."""
-        return [*self.executions.columns, *self.measured, self.scores, self.flagged]
+        return [*self.things.columns, *self.measured, self.scores, self.flagged]
 
     @classmethod
-    def of(cls, columns: Sequence[np.ndarray]) -> Rows:
+    def names(cls) -> tuple[str, ...]:
+        """Of its columns, in a checkpoint."""
+        return (*(f"e_{name}" for name in cls.THINGS.names()), "features", "new", "evidence", "scores", "flagged")
+
+    @classmethod
+    def of(cls, columns: Sequence[np.ndarray]) -> Self:
         """The inverse of `columns`."""
-        *executions, features, new, evidence, scores, flagged = columns
-        return cls(Executions(*executions), Measured(features, new, evidence), scores, flagged)
-
-    THINGS: ClassVar = Executions
-    NAMES: ClassVar = (*(f"e_{name}" for name in Executions.names()), "features", "new", "evidence", "scores", "flagged")  # fmt: skip
-    """Of its columns, in a checkpoint."""
-    WIDTH: ClassVar = len(PROCESS_FEATURES)
-
-    @property
-    def things(self) -> Executions:
-        """What the rows are: the executions."""
-        return self.executions
+        *things, features, new, evidence, scores, flagged = columns
+        return cls(cls.THINGS(*things), Measured(features, new, evidence), scores, flagged)
 
     @property
     def workload(self) -> np.ndarray:
-        """See `Windowed`."""
-        return self.executions.workload
+        """Hash of each row's workload with its image, u64."""
+        return self.things.workload
+
+    @property
+    @abstractmethod
+    def notable(self) -> np.ndarray:
+        """Which rows are worth a look before their window closes, bool: what is not makes no open window alarm."""
+
+    @abstractmethod
+    def figures(self, of: np.ndarray, size: np.ndarray) -> tuple[np.ndarray, ...]:
+        """Statistics of w windows before those of the models, float64, shape (w,) each; `of` is each row's window, `size` each window's rows."""
+
+    def windows(self, of: np.ndarray, closed: np.ndarray, end: int | None) -> Windows[Self]:
+        """The windows of the rows, of which each has one at least; arguments as for `Windows`."""
+        size = np.bincount(of, minlength=len(closed))
+        order, begin = places(of), starts(size)
+        time = self.things.time[order]
+        last = np.maximum.reduceat(time, begin)
+        statistics = np.column_stack(
+            (*self.figures(of, size), np.fmax.reduceat(self.scores.take(order, axis=0), begin))
+        )
+        return Windows(
+            self, of, self.workload[order[begin]], np.minimum.reduceat(time, begin), last if end is None else np.maximum(last, end), size, statistics,
+            closed,
+        )  # fmt: skip
+
+
+R = TypeVar("R", bound=Watched[Any])
+
+
+class Rows(Watched[Executions]):
+    """Executions in open windows."""
+
+    __slots__ = ()
+
+    THINGS = Executions
+    WIDTH = len(PROCESS_FEATURES)
 
     @property
     def notable(self) -> np.ndarray:
-        """See `Windowed`."""
-        return notable(self.measured)
+        """See `Watched`."""
+        return (self.measured.column("rarity_bits") >= NOTABLE_BITS) | (self.measured.column("new_items") > 0)
 
-    def windows(self, of: np.ndarray, closed: np.ndarray, end: int | None) -> Windows[Rows]:
-        """See `Windowed`."""
-        return _windows(self, of, closed, end)
+    def figures(self, of: np.ndarray, size: np.ndarray) -> tuple[np.ndarray, ...]:
+        """See `Watched`: the catalogue's, in its order."""
+        e, measured = self.things, self.measured
+        programs = _Programs.of(of, e.program)
+        return (
+            programs.largest_sum(measured.column("rarity_bits"), len(size), TOP),
+            programs.largest_sum(suspicion(measured), len(size), SUSPICIOUS),
+            np.bincount(of, weights=measured.column("relative_bits"), minlength=len(size)) / size,
+            _each_once(of, measured.new, (measured.new != 0).astype(np.float64), len(size)),
+            _each_once(of, e.signs, measured.evidence, len(size)),
+        )
 
 
 class Windows(NamedTuple, Generic[R]):
@@ -142,13 +162,13 @@ class Windows(NamedTuple, Generic[R]):
         measured = self.rows.measured
         bits = measured.column("rarity_bits") + _SPEAKING * measured.column("sign_bits")
         order = mine[np.argsort(-bits[mine], kind="stable")]
-        first, _ = groups(self.rows.executions.program[order])
+        first, _ = groups(self.rows.things.program[order])
         return order[np.sort(first)][:number]
 
     def signs(self: Windows[Any], window: int) -> dict[int, float]:
         """A window's signs of an intrusion by their numbers, with the most bits that a process gives to each, the strongest first."""
         mine = self.of == window
-        numbers, bits = self.rows.executions.signs[mine], self.rows.measured.evidence[mine]
+        numbers, bits = self.rows.things.signs[mine], self.rows.measured.evidence[mine]
         shown: dict[int, float] = {}
         for number, value in zip(numbers[bits > 0].tolist(), bits[bits > 0].tolist(), strict=True):
             shown[number] = max(value, shown.get(number, 0.0))
@@ -261,33 +281,6 @@ class OpenWindows(Generic[R]):
         for column in (*self._columns, self._number):
             column[: len(open_)] = column.take(open_, axis=0)
         self._length, self._closed = len(open_), 0
-
-
-def notable(measured: Measured) -> np.ndarray:
-    """Which of n processes are worth a look before their window closes, bool: what is not makes no open window alarm."""
-    return (measured.column("rarity_bits") >= NOTABLE_BITS) | (measured.column("new_items") > 0)
-
-
-def _windows(rows: Rows, of: np.ndarray, closed: np.ndarray, end: int | None) -> Windows[Rows]:
-    """The windows of rows, of which each has one at least; see `Windows`."""
-    e, measured = rows.executions, rows.measured
-    size = np.bincount(of, minlength=len(closed))
-    order, begin = places(of), starts(size)
-    time = e.time[order]
-    programs = _Programs.of(of, e.program)
-    statistics = np.column_stack((
-        programs.largest_sum(measured.column("rarity_bits"), len(closed), TOP),
-        programs.largest_sum(suspicion(measured), len(closed), SUSPICIOUS),
-        np.bincount(of, weights=measured.column("relative_bits"), minlength=len(closed)) / size,
-        _each_once(of, measured.new, (measured.new != 0).astype(np.float64), len(closed)),
-        _each_once(of, e.signs, measured.evidence, len(closed)),
-        np.fmax.reduceat(rows.scores.take(order, axis=0), begin),
-    ))  # fmt: skip
-    last = np.maximum.reduceat(time, begin)
-    return Windows(
-        rows, of, e.workload[order[begin]], np.minimum.reduceat(time, begin), last if end is None else np.maximum(last, end), size, statistics,
-        closed,
-    )  # fmt: skip
 
 
 def suspicion(measured: Measured) -> np.ndarray:

@@ -44,20 +44,20 @@ def test_windows_are_full_at_their_size_and_the_rest_stays_open(steps, seed):
         first += size
         if full is not None:
             assert full.closed[full.size == SIZE].all()
-            closed += [full.rows.executions.sequence[full.of == at].tolist() for at in np.flatnonzero(full.closed)]
+            closed += [full.rows.things.sequence[full.of == at].tolist() for at in np.flatnonzero(full.closed)]
     expected = [
         part for its in held.values() for at in range(0, len(its), SIZE) if len(part := its[at : at + SIZE]) == SIZE
     ]
     assert sorted(closed) == sorted(expected)
     left = sorted(at for its in held.values() for at in its[len(its) // SIZE * SIZE :])
     still = windows.rows
-    assert ([] if still is None else still.executions.sequence.tolist()) == left
+    assert ([] if still is None else still.things.sequence.tolist()) == left
     over = windows.close()
-    assert ([] if over is None else sorted(over.rows.executions.sequence.tolist())) == left
+    assert ([] if over is None else sorted(over.rows.things.sequence.tolist())) == left
     if over is not None:
         assert over.closed.all()
         assert (over.end == BIN_NS).all()
         for at, workload in enumerate(over.workload.tolist()):
-            assert over.start[at] == over.rows.executions.time[over.of == at][0]
+            assert over.start[at] == over.rows.things.time[over.of == at][0]
             assert over.size[at] == len(held[workload]) % SIZE
     assert windows.rows is None
