@@ -155,7 +155,7 @@ def test_analytics_json(sets, url):
             "url": url, "user_file": f"{broker}/user", "password_file": f"{broker}/password",
             "inbox_prefix_file": f"{broker}/inbox_prefix", **tls,
         },
-        "shard": 0, "configuration": "broker", "status_interval_s": 10, "health_port": 8080,
+        "shards": 1, "parts": 1, "configuration": "broker", "status_interval_s": 10, "health_port": 8080,
     }  # fmt: skip
 
 
@@ -227,7 +227,7 @@ def test_of_several_analytics_one_is_always_there_and_they_stay_apart():
     assert budget == {"maxUnavailable": 1, "selector": spec["selector"]}
     # Whose affinity is given knows better.
     given = render(values=EVERYTHING)["Deployment/watch-analytics"]["spec"]
-    assert (given["replicas"], set(given["template"]["spec"]["affinity"])) == (2, {"nodeAffinity"})
+    assert (given["replicas"], set(given["template"]["spec"]["affinity"])) == (3, {"nodeAffinity"})
 
 
 def test_callouts_share_the_questions_and_one_is_always_there():

@@ -140,7 +140,7 @@ def test_everything_set_reaches_the_operator(tmp_path):
     assert found["streams"] == given["streams"]
     assert found["findings"] == given["findings"]
     assert (found["logLevel"], found["resyncSeconds"], found["clusterName"]) == ("debug", 30, "production")
-    assert (found["nats"]["replicas"], found["nats"]["storeMaxBytes"]) == (3, 12884901888)
+    assert (found["nats"]["replicas"], found["nats"]["storeMaxBytes"]) == (3, 25769803776)
 
 
 def test_external_broker_reaches_the_operator(tmp_path):
@@ -180,7 +180,7 @@ def test_every_value_does_something(tmp_path):
     refused = {path for path, text in results.items() if "Error:" in text}
     assert refused <= {
         "nats.external.url", "nats.storeMaxBytes", "streams.eventsMaxBytes", "streams.replicas", "nats.external.tlsSecretRef.name",
-        "nats.external.credentialsSecretRef.name", "nats.issuerRef",
+        "nats.external.credentialsSecretRef.name", "nats.issuerRef", "analytics.parts", "streams.shards",
     }  # fmt: skip
 
 

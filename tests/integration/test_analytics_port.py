@@ -17,6 +17,7 @@ from daemoneye.events.flags import Flag
 from daemoneye.events.loss import STAGES
 from daemoneye_analytics import answers
 from daemoneye_analytics.progress import Progress
+from daemoneye_analytics.share import WHOLE
 from daemoneye_analytics.store import Store
 from daemoneye_operator.reconcile import analytics
 from tests.support.analytics import DEADLINE_S, SHARD_STREAM, Bench, free_port
@@ -145,7 +146,7 @@ async def test_a_thousand_losses_told_to_a_slow_broker_are_no_standstill(bench: 
     await bench.add_cluster_streams()
     progress = Progress()
     progress._turned -= 2 * answers.STUCK_S
-    assert await Store(bench.jetstream, 0, asyncio.Event(), progress).loss("n1", b"rows", "stream-loss/1")
+    assert await Store(bench.jetstream, WHOLE, 1, asyncio.Event(), progress).loss("n1", b"rows", "stream-loss/1")
     assert progress.still_s < answers.STUCK_S
 
 

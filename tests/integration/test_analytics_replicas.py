@@ -114,10 +114,10 @@ async def test_one_of_two_that_is_killed_in_the_midst_loses_nothing_and_doubles_
         return said["status"] == 200 and said["reason"] == f"it stands by: {active} has the lease analytics.0"
 
     await bench.eventually(stands_by)
-    assert 'daemoneye_analytics_shard_owned{shard="0"} 1' in await page(ports[active])
+    assert 'daemoneye_analytics_part_owned{part="0"} 1' in await page(ports[active])
     metrics = await page(ports[standby])
     assert re.search(r"^daemoneye_process_broker_connected\S* 1", metrics, re.MULTILINE)
-    assert 'daemoneye_analytics_shard_owned{shard="0"} 0' in metrics
+    assert 'daemoneye_analytics_part_owned{part="0"} 0' in metrics
     await publish(bench, 0, 200)
     await bench.judged(100)
     sending = asyncio.create_task(publish(bench, 200, 400))

@@ -13,7 +13,7 @@ from nats.aio.client import Client
 from nats.js.api import StreamState
 
 from daemoneye import subjects
-from daemoneye_analytics.lease import LOOK_S, Lease
+from daemoneye_analytics.lease import LOOK_S, Lease, take_one
 from daemoneye_analytics.slots import Slots, Taken
 from tests.support.analytics import Bench, free_port
 
@@ -49,7 +49,7 @@ def lease(client: Client, holder: str) -> Lease:
 async def took(one: Lease, within: float) -> float:
     """Seconds that it took."""
     began = time.monotonic()
-    assert await asyncio.wait_for(one.take(asyncio.Event()), within)
+    assert await asyncio.wait_for(take_one([one], asyncio.Event()), within)
     return time.monotonic() - began
 
 
@@ -68,10 +68,23 @@ async def test_one_has_it_and_the_next_one_when_it_is_given_back(client: Client)
 
 async def test_of_many_who_want_it_at_once_one_gets_it(client: Client) -> None:
     stop = asyncio.Event()
-    many = [asyncio.create_task(lease(client, str(number)).take(stop)) for number in range(8)]
+    many = [asyncio.create_task(take_one([lease(client, str(number))], stop)) for number in range(8)]
     done, pending = await asyncio.wait(many, return_when=asyncio.FIRST_COMPLETED)
     stop.set()
-    assert sorted([*(t.result() for t in done), *await asyncio.gather(*pending)]) == [*[False] * 7, True]
+    took = [*(task.result() for task in done), *await asyncio.gather(*pending)]
+    assert sum(one is not None for one in took) == 1
+
+
+async def test_two_who_want_any_of_two_get_one_each(client: Client) -> None:
+    stop = asyncio.Event()
+    wanting = [[Lease(client, part, who, TERM_S) for part in range(2)] for who in "abc"]
+    tasks = [asyncio.create_task(take_one(leases, stop)) for leases in wanting]
+    async with asyncio.timeout(10):
+        while sum(task.done() for task in tasks) < 2:
+            await asyncio.sleep(0.01)
+    stop.set()
+    took = [one for one in await asyncio.gather(*tasks) if one]
+    assert sorted(one.key for one in took) == ["analytics.0", "analytics.1"]
 
 
 async def test_who_falls_silent_is_sure_of_it_for_less_than_others_wait(client: Client) -> None:
@@ -115,7 +128,7 @@ async def test_a_broker_that_forgot_it_lets_its_holder_go_on(bench: Bench, clien
     first, second = lease(client, "a"), lease(client, "b")
     await took(first, 5)
     async with first.kept(asyncio.Event()):
-        waiting = asyncio.create_task(second.take(asyncio.Event()))
+        waiting = asyncio.create_task(take_one([second], asyncio.Event()))
         await bench.eventually(lambda: second.other == "a")
         await bench.jetstream.purge_stream(f"KV_{subjects.LEASES_BUCKET}")
         await asyncio.wait({waiting}, timeout=2 * TERM_S)

@@ -36,7 +36,7 @@ class Bench:
     """A broker, an analytics process, and a connection to look on with.
 
     With `cluster`, analytics is configured on the broker, speaks as the role of its name, and serves its health on `health`; there may be `replicas`
-    beside it, by the names of their pods, with `more` settings.
+    beside it, by the names of their pods, with `more` settings. Events are spread over `shards` streams.
     """
 
     path: Path
@@ -49,6 +49,7 @@ class Bench:
     extra_path: str = ""
     cluster: bool = False
     health: int = 0
+    shards: int = 1
     more: dict[str, Any] = field(default_factory=dict)
     replicas: dict[str, asyncio.subprocess.Process] = field(default_factory=dict)
 
@@ -103,7 +104,7 @@ class Bench:
             )  # fmt: skip
 
     async def add_cluster_streams(self) -> None:
-        declared = streams.declared(events_max_bytes=64 << 20, findings_max_bytes=32 << 20)
+        declared = streams.declared(self.shards, events_max_bytes=64 << 20, findings_max_bytes=32 << 20)
         buckets = streams.buckets(nodes_max_bytes=8 << 20, configs_max_bytes=8 << 20)
         await ensure_streams(self.jetstream, [*declared, *buckets])
 
@@ -118,7 +119,7 @@ class Bench:
     def settings(self) -> dict[str, Any]:
         if not self.cluster:
             return {
-                "cluster": "local", "state_dir": str(self.path), "shard": 0, "status_interval_s": 1,
+                "cluster": "local", "state_dir": str(self.path), "status_interval_s": 1,
                 "nats": {"url": f"nats://127.0.0.1:{self.port}", "user": "", "password": "", "inbox_prefix": "_INBOX", "tls": None},
                 "analytics": {"enable_behavioral_analysis": True, "detectors": self.detectors},
             }  # fmt: skip
@@ -127,7 +128,7 @@ class Bench:
             (self.path / name).write_text(text + "\n")
         access = {f"{name}_file": str(self.path / name) for name in files}
         return {
-            "nats": {"url": f"nats://127.0.0.1:{self.port}", **access}, "shard": 0, "configuration": "broker",
+            "nats": {"url": f"nats://127.0.0.1:{self.port}", **access}, "shards": self.shards, "configuration": "broker",
             "status_interval_s": 1, "health_port": self.health,
         }  # fmt: skip
 
@@ -165,7 +166,7 @@ class Bench:
                 await process.wait()
 
     async def publish(self, payload: bytes, *, lane: str = "urgent", node: str = "n1") -> None:
-        await self.jetstream.publish(subjects.events(0, node, lane), payload)
+        await self.jetstream.publish(subjects.events(subjects.shard_of(node, self.shards), node, lane), payload)
 
     async def findings(self) -> list[dict[str, Any]]:
         return [json.loads(m) for m in await self.read(subjects.FINDINGS)]

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import os
 import time
+from collections.abc import Sequence
 from dataclasses import asdict
 from importlib.metadata import version
 from typing import TYPE_CHECKING, Any, Final
@@ -29,15 +30,15 @@ def alive(consumer: Consumer | None) -> dict[str, Any]:
     return {"ok": not stuck, "reason": f"nothing has gone on for {still:.0f} s" if stuck else ""}
 
 
-def ready(consumer: Consumer | None, lease: Lease | None = None) -> dict[str, Any]:
-    """Whether it can do its work, and why not: the answer of /readyz. A replica that stands by for another one is ready for that."""
+def ready(consumer: Consumer | None, leases: Sequence[Lease] = ()) -> dict[str, Any]:
+    """Whether it can do its work, and why not: the answer of /readyz. A replica that stands by for others is ready for that."""
     if consumer is None:
-        return _stands_by(lease)
+        return _stands_by(leases)
     reason = ""
     if not consumer.connected:
         reason = "it has no connection to the broker"
-    elif not consumer.placed:
-        reason = f"it has no consumer on stream {consumer.stream} yet"
+    elif missing := [reader.stream for reader in consumer.readers if not reader.placed]:
+        reason = f"it has no consumer on stream {missing[0]} yet"
     # Classes of references and the like are for who looks here; a heartbeat goes to everybody, every few seconds.
     return {"ok": not reason, "reason": reason, **_about(consumer), "details": consumer.pipeline.details()}
 
@@ -47,7 +48,8 @@ def describe(consumer: Consumer) -> dict[str, Any]:
     pipeline, progress = consumer.pipeline, consumer.progress
     return {
         **_about(consumer),
-        "shard": consumer.shard,
+        "part": consumer.pipeline.share.part,
+        "parts": consumer.pipeline.share.parts,
         "state": "waiting" if consumer.follower and not consumer.follower.configuration else consumer.state,
         "watermarks": consumer.told,
         "findings": pipeline.findings,
@@ -66,14 +68,15 @@ def describe(consumer: Consumer) -> dict[str, Any]:
     }
 
 
-def _stands_by(lease: Lease | None) -> dict[str, Any]:
-    if lease is None:
+def _stands_by(leases: Sequence[Lease]) -> dict[str, Any]:
+    if not leases:
         return {"ok": False, "reason": "it has not reached the broker yet"}
-    if not lease.connected:
+    if not leases[0].connected:
         return {"ok": False, "reason": "it has no connection to the broker"}
-    if not lease.other:
-        return {"ok": False, "reason": f"it has not got the lease {lease.key} yet, which nobody has"}
-    return {"ok": True, "reason": f"it stands by: {lease.other} has the lease {lease.key}", "version": VERSION}
+    if free := [lease.key for lease in leases if not lease.other]:
+        return {"ok": False, "reason": f"it has not got the lease {free[0]} yet, which nobody has"}
+    taken = ", ".join(f"{lease.other} has the lease {lease.key}" for lease in leases)
+    return {"ok": True, "reason": f"it stands by: {taken}", "version": VERSION}
 
 
 def _about(consumer: Consumer) -> dict[str, Any]:

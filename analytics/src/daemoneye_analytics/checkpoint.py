@@ -35,7 +35,7 @@ class Checkpoint:
 
     Attributes:
         number: Counts up with every checkpoint: the greatest readable one counts.
-        position: Stream sequence of the last message whose effects are in it.
+        position: Sequence in the first event stream of the last message whose effects are in it.
         facts: Watermarks, counters and the like: JSON.
         detectors: Detector name → its state (`daemoneye_analytics.detectors.base.State`).
     """
@@ -44,6 +44,24 @@ class Checkpoint:
     position: int
     facts: dict[str, Any]
     detectors: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
+
+    @property
+    def positions(self) -> dict[int, int]:
+        """Of each event stream by its number; releases before knew one stream."""
+        return {
+            0: self.position,
+            **{int(shard): int(at) for shard, at in dict(self.facts.get("positions", {})).items()},
+        }
+
+    @property
+    def read(self) -> int:
+        """Messages of all streams that came before it."""
+        return sum(self.positions.values())
+
+    @property
+    def parts(self) -> int:
+        """How many parts the workloads were divided into."""
+        return int(self.facts.get("parts", 1))
 
 
 def encode(checkpoint: Checkpoint) -> bytes:
@@ -106,4 +124,6 @@ def _checkpoint(arrays: dict[str, np.ndarray]) -> Checkpoint:
     for path, array in arrays.items():
         name, _, key = path.partition("/")
         detectors.setdefault(name, {})[key] = array
-    return Checkpoint(int(document["number"]), int(document["position"]), dict(document["facts"]), detectors)
+    made = Checkpoint(int(document["number"]), int(document["position"]), dict(document["facts"]), detectors)
+    _ = made.positions, made.parts  # raises what `decode` refuses it for
+    return made

@@ -1,4 +1,4 @@
-"""The durable consumer as the broker has it: its place in the stream of one shard.
+"""A durable consumer as the broker has it: the place of one part in one event stream.
 
 Responsible for putting it there and for asking after it; what is read from it is `daemoneye_analytics.consumer`'s affair. The broker deletes and
 makes it for whoever may, so the lease is renewed right before: time that a process slept through is in no clock of its own.
@@ -23,16 +23,16 @@ MAX_ACK_PENDING: Final = 2048
 
 
 class Durable:
-    """One shard's; without a lease nobody else is there to place it.
+    """One part's on one stream; without a lease nobody else is there to place it.
 
     Attributes:
         stream: Name of the stream.
         name: Its own.
     """
 
-    def __init__(self, jetstream: JetStreamContext, shard: int, lease: Lease | None) -> None:
+    def __init__(self, jetstream: JetStreamContext, shard: int, part: int, lease: Lease | None) -> None:
         self.stream = subjects.EVENTS(shard)
-        self.name = f"analytics-{shard}"
+        self.name = f"analytics-{part}"
         self._jetstream = jetstream
         self._lease = lease
 
@@ -40,7 +40,7 @@ class Durable:
         """Have everything delivered after this sequence of the stream, once and in order; the sequence that it became, 0 in a stream that begins anew.
 
         Raises:
-            TimeoutError: The stream is, or may be, another replica's: nothing was touched.
+            TimeoutError: The consumer is, or may be, another replica's: nothing was touched.
             nats.errors.Error: The broker does not do it.
         """
         stream = await self._jetstream.stream_info(self.stream)
@@ -50,7 +50,7 @@ class Durable:
             )
             position = 0
         if self._lease and not await self._lease.confirm():
-            raise TimeoutError("another replica may have the stream")
+            raise TimeoutError("another replica may have the lease")
         with contextlib.suppress(NotFoundError):
             await self._jetstream.delete_consumer(self.stream, self.name)
         await self._jetstream.add_consumer(

@@ -30,6 +30,7 @@ from daemoneye.events.flags import Flag
 from daemoneye.events.registry import EVENTS
 from daemoneye.events.sockets import Direction
 from daemoneye_analytics.pods import Pods
+from daemoneye_analytics.share import WHOLE, Share
 
 _NO_SPANS: Final = np.zeros((0, 2), np.int64)
 _DISTINCT: Final = 65_536
@@ -73,16 +74,21 @@ class Frame:
         batch: The decoded batch.
         skip: Event rows at its beginning that were processed before; they explain others but are not looked at again.
         loss_spans: Spans of wall time (ns) in which rows of this node were lost, int64, shape (k, 2).
+        share: Whose rows are looked at; the others explain them.
         flagged: Keys of processes in which detectors found something so far; those that run later read it.
 
     A row's sequence is the batch's first one plus its position among the event rows, sections in order of the body.
     Below, m is the number of process images in the batch and n that of its new executions.
     """
 
-    def __init__(self, batch: Batch, *, skip: int = 0, loss_spans: np.ndarray = _NO_SPANS) -> None:
+    def __init__(
+        self, batch: Batch, *, skip: int = 0, loss_spans: np.ndarray = _NO_SPANS, share: Share = WHOLE
+    ) -> None:
         self.batch = batch
         self.skip = skip
         self.loss_spans = loss_spans
+        self.share = share
+        self._news: dict[str, np.ndarray] = {}
         self.flagged: list[int] = []
 
     @property
@@ -270,6 +276,11 @@ class Frame:
             self._told[record, index] = told
         return dict(self._told[record, index])
 
+    @property
+    def size(self) -> int:
+        """New rows of all kinds of events that this release knows."""
+        return sum(len(self._new(s)) for s in self.batch.sections if not s.context and s.record.name in EVENTS)
+
     def wall(self, record: str, index: int, column: str = "time") -> int:
         """A moment of one new row in ns since 1970."""
         return int(self.batch.wall_ns(self.rows(record)[column][index : index + 1])[0])
@@ -311,11 +322,18 @@ class Frame:
         return taken, joined
 
     def _new(self, section: Section) -> np.ndarray:
-        """Rows of a section that were not processed before, in order of time."""
+        """Rows of a section that were not processed before and are of the share, in order of time."""
+        if section.record.name in self._news:
+            return self._news[section.record.name]
         first = max(0, self.skip - self._position(section))
         time = section.rows["time"][first:]
         new = np.arange(first, len(section.rows))
-        return new if bool((time[1:] >= time[:-1]).all()) else new[np.argsort(time, kind="stable")]
+        if bool((time[1:] < time[:-1]).any()):
+            new = new[np.argsort(time, kind="stable")]
+        if not self.share.whole:
+            new = new[self.share.workloads(self.workload_hashes[self.identity_of(section.rows[new])])]
+        self._news[section.record.name] = new
+        return new
 
     def sequence(self, record: str) -> np.ndarray:
         """Place of the new rows of one kind of event in the node's lane, in the order of `rows(record)`, u64."""

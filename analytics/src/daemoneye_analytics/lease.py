@@ -1,4 +1,4 @@
-"""Who of several replicas judges the events: a lease on one key of a KV bucket.
+"""Who of several replicas judges a part of the workloads: a lease on one key of a KV bucket.
 
 Responsible for one holder at a time, whatever is killed, paused or cut off; what the holder does is `daemoneye_analytics.main`'s affair.
 
@@ -20,7 +20,7 @@ import logging
 import os
 import time
 import uuid
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from typing import Final
@@ -60,21 +60,23 @@ def holder() -> str:
 
 
 class Lease:
-    """One shard's, for one process that takes it at most once.
+    """One part's, for one process that takes it at most once.
 
     Attributes:
+        part: Number of the part.
         key: Of the bucket.
         lost: Somebody else holds it, or may.
         other: Who else held it when that was last looked at, empty if nobody did.
     """
 
-    def __init__(self, client: Client, shard: int, holder: str, term: float) -> None:
+    def __init__(self, client: Client, part: int, holder: str, term: float) -> None:
         """`holder` is who it is taken for, `term` the seconds for which nobody else takes it from who falls silent."""
         self.lost = asyncio.Event()
         self.other = ""
         self._client = client
         self._jetstream = JetStreamContext(client, timeout=_REQUEST_S)
-        self.key = f"analytics.{shard}"
+        self.part = part
+        self.key = f"analytics.{part}"
         self._holder = holder
         self._term = term
         self._session = uuid.uuid4().hex
@@ -94,17 +96,15 @@ class Lease:
         """Whether nobody else can hold it at this moment."""
         return not self.lost.is_set() and _awake_or_asleep() < self._sure_until
 
-    async def take(self, stop: asyncio.Event) -> bool:
-        """Wait until it is ours; False if the process is asked to end before."""
-        while not stop.is_set():
-            try:
-                entry = await self._read()
-                if self._free(entry) and await self._write(self._holder, entry.revision):
-                    _LOG.info("holds the lease %s", self.key)
-                    return True
-            except TRANSIENT as error:
-                self._complain(f"cannot take the lease {self.key}: {error!r}; trying on")
-            await _pause(stop, LOOK_S)
+    async def take(self) -> bool:
+        """Look at it, and take it if it is nobody's; whether it is ours."""
+        try:
+            entry = await self._read()
+            if self._free(entry) and await self._write(self._holder, entry.revision):
+                _LOG.info("holds the lease %s", self.key)
+                return True
+        except TRANSIENT as error:
+            self._complain(f"cannot take the lease {self.key}: {error!r}; trying on")
         return False
 
     @asynccontextmanager
@@ -218,6 +218,16 @@ class Lease:
         if time.monotonic() - self._logged >= _MINUTE:
             self._logged = time.monotonic()
             _LOG.warning("%s", text)
+
+
+async def take_one(leases: Sequence[Lease], stop: asyncio.Event) -> Lease | None:
+    """Wait until one of some leases is ours; None if the process is asked to end before."""
+    while not stop.is_set():
+        for lease in leases:
+            if await lease.take():
+                return lease
+        await _pause(stop, LOOK_S)
+    return None
 
 
 def _awake_or_asleep() -> float:

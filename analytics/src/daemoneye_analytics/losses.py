@@ -17,6 +17,7 @@ from daemoneye import envelope
 from daemoneye.envelope import Envelope
 from daemoneye.events.codec import section_of
 from daemoneye.events.loss import LOSS
+from daemoneye_analytics.share import Share
 from daemoneye_analytics.store import Store
 from daemoneye_analytics.watermarks import Gap, Watermarks
 
@@ -44,10 +45,12 @@ class Losses:
         out._next = {str(node): int(following) for node, following in facts["loss_next"].items()}
         return out
 
-    async def tell(self, watermarks: Watermarks, store: Store) -> None:
-        """Publish what nobody has explained in time; what the broker does not take now is kept for another time."""
+    async def tell(self, watermarks: Watermarks, store: Store, share: Share) -> None:
+        """Publish what nobody has explained in time; what the broker does not take now is kept for another time. Others tell of nodes that are not its own."""
         for gap in watermarks.take_gaps(time.monotonic() - EXPLAIN_S):
             node, epoch, lane = gap.key
+            if not share.node(node):
+                continue
             following = self._next.get(node, 0)
             payload = loss_batch(gap, self._epoch, following)
             if await store.loss(node, payload, f"stream-loss/{node}/{epoch}/{lane}/{gap.first}/{gap.end}"):

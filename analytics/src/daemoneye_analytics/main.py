@@ -26,10 +26,12 @@ from daemoneye_analytics import answers, measures, registry
 from daemoneye_analytics.behaviour import signing
 from daemoneye_analytics.budget import MACHINE
 from daemoneye_analytics.consumer import Consumer
-from daemoneye_analytics.lease import Lease, holder
+from daemoneye_analytics.lease import Lease, holder, take_one
 from daemoneye_analytics.pipeline import Pipeline
 from daemoneye_analytics.progress import Progress
+from daemoneye_analytics.registry import Chosen
 from daemoneye_analytics.settings import BROKER, Settings, load
+from daemoneye_analytics.share import WHOLE, Share
 from daemoneye_analytics.vault.arming import Arming, wanted
 from daemoneye_analytics.vault.bucket import Bucket
 from daemoneye_analytics.vault.door import Door
@@ -60,7 +62,8 @@ async def serve(settings: Settings) -> None:
     if secret := str(settings.broker.options().get("password") or ""):
         signing.use(secret.encode())
     known = None
-    pipeline, progress = Pipeline(), Progress()
+    chosen: list[Chosen] = []
+    progress = Progress()
     if settings.configuration == BROKER:
         known = registry.available()
         names = tuple(known)
@@ -71,7 +74,6 @@ async def serve(settings: Settings) -> None:
             machine_learning=settings.machine_learning,
             analysis=settings.analysis,
         )
-        pipeline.configure(chosen, budgets={MACHINE: settings.alert_budget})
         names = tuple(detector.declaration.name for detector, _ in chosen)
     reviews = Reviews.of_pod(settings.evidence.service_account) if settings.evidence else None
     stop = asyncio.Event()
@@ -79,14 +81,14 @@ async def serve(settings: Settings) -> None:
     for number in (signal.SIGTERM, signal.SIGINT):
         loop.add_signal_handler(number, stop.set)
     consumer: Consumer | None = None
-    lease: Lease | None = None
+    leases: list[Lease] = []
     arming: Arming | None = None
     door: Door | None = None
 
     page = Exposition(
         "analytics",
         answers.VERSION,
-        lambda: measures.samples(consumer, names, arming, door, lease, settings.shard),
+        lambda: measures.samples(consumer, names, arming, door, leases),
         [progress.event_delay, progress.finding_delay],
     ).page
     async with AsyncExitStack() as stack:
@@ -94,7 +96,7 @@ async def serve(settings: Settings) -> None:
             serving = health.serving(
                 settings.health_port,
                 alive=lambda: answers.alive(consumer),
-                ready=lambda: answers.ready(consumer, lease),
+                ready=lambda: answers.ready(consumer, leases),
                 metrics=page,
             )
             try:
@@ -109,18 +111,22 @@ async def serve(settings: Settings) -> None:
         arming, door = await _vault(settings, reviews, bucket, client, stack)
         # In a cluster there may be several replicas; on one machine whoever started this process sees to it that there is one.
         if settings.configuration == BROKER:
-            lease = Lease(client, settings.shard, holder(), settings.lease_seconds)
+            leases += [Lease(client, part, holder(), settings.lease_seconds) for part in range(settings.parts)]
         watching = asyncio.create_task(_until_stale(link, client, stop))
         try:
-            if lease is None or await lease.take(stop):
+            lease = await take_one(leases, stop) if leases else None
+            if lease or not leases:
                 async with AsyncExitStack() as judging:
                     if arming:
                         await bucket.listen()
                         judging.push_async_callback(end, [asyncio.create_task(arming.run())])
                     progress.begin()
+                    pipeline = Pipeline(share=Share(lease.part, settings.parts) if lease else WHOLE)
+                    if known is None:
+                        pipeline.configure(chosen, budgets={MACHINE: settings.alert_budget})
                     consumer = Consumer(
                         client,
-                        shard=settings.shard,
+                        shards=settings.shards,
                         pipeline=pipeline,
                         progress=progress,
                         stop=await judging.enter_async_context(lease.kept(stop)) if lease else stop,
@@ -134,7 +140,7 @@ async def serve(settings: Settings) -> None:
         finally:
             watching.cancel()
             await link.close(client)
-        if lease and lease.lost.is_set():
+        if any(lease.lost.is_set() for lease in leases):
             raise DaemonEyeError("another replica judges the events by now: the process is started anew, to stand by")
         if watching.done() and not watching.cancelled():
             raise DaemonEyeError(

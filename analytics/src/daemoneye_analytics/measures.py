@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import time
 from collections import Counter
-from collections.abc import Collection, Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from typing import Any
 
 from daemoneye import metrics
@@ -28,18 +28,20 @@ def samples(
     detectors: Collection[str],
     arming: Arming | None = None,
     door: Door | None = None,
-    lease: Lease | None = None,
-    shard: int = 0,
+    leases: Sequence[Lease] = (),
 ) -> Iterator[Sample]:
     """Everything but the histograms; nothing is counted before there is a consumer, and who stands by has none.
 
-    Without evidence `arming` and `door` are None, without replicas `lease`.
+    Without evidence `arming` and `door` are None; without replicas there are no `leases`.
     `detectors` are those that there are, for whom series exist from the start; findings that name another one count as `other`'s, for the name
     of a finding's detector is what its code says.
     """
-    about = consumer or lease
+    about = consumer or next(iter(leases), None)
     yield metrics.BROKER_CONNECTED(about is not None and about.connected, "analytics")
-    yield metrics.ANALYTICS_OWNED(consumer is not None and (lease is None or lease.holds()), str(shard))
+    for lease in leases:
+        yield metrics.ANALYTICS_OWNED(consumer is not None and lease.holds(), str(lease.part))
+    if not leases:
+        yield metrics.ANALYTICS_OWNED(consumer is not None, "0")
     if consumer is None:
         return
     progress, pipeline = consumer.progress, consumer.pipeline

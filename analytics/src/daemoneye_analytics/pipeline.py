@@ -28,6 +28,7 @@ from daemoneye_analytics.detectors.base import Detector, Scoring, State
 from daemoneye_analytics.exemptions import Exemption
 from daemoneye_analytics.frame import Frame
 from daemoneye_analytics.registry import Chosen
+from daemoneye_analytics.share import WHOLE, Share
 from daemoneye_analytics.watermarks import Watermarks
 
 OTHER: Final = "other"
@@ -83,9 +84,11 @@ class Pipeline:
         unwanted: Findings that were dropped, for no policy that the subject belongs to wants them.
         budget: How many findings of detectors that score were told, and what was beyond that.
         counts: What this process counted.
+        share: Whose rows it looks at. Rows, findings and losses of others are nothing that it counts; watermarks are those of all.
     """
 
-    def __init__(self, chosen: Sequence[Chosen] = ()) -> None:
+    def __init__(self, chosen: Sequence[Chosen] = (), share: Share = WHOLE) -> None:
+        self.share = share
         self.watermarks = Watermarks()
         self.events = 0
         self.findings = 0
@@ -135,7 +138,7 @@ class Pipeline:
             if state is not None:
                 self._resting[name] = state
         self._wants, self._thresholds = wants, thresholds or {}
-        self.budget.limits = budgets or {}
+        self.budget.limits = {name: self.share.budget(limit) for name, limit in (budgets or {}).items()}
         for scoring in self._scoring().values():
             scoring.forgive(exemptions)
 
@@ -153,14 +156,16 @@ class Pipeline:
         skip = self.watermarks.advance(envelope, time.monotonic())
         if skip >= envelope.rows:
             return []
-        self.events += envelope.rows - skip
-        self.counts.events += envelope.rows - skip
-        self.counts.unread += _unread(batch, skip)
+        mine = self.share.node(envelope.node)
+        unread = _unread(batch, skip) if mine else 0
+        self.counts.unread += unread
         if envelope.lane == "loss":
-            self._losses(batch, skip)
+            self._count(envelope.rows - skip if mine else 0)
+            self._losses(batch, skip, mine=mine)
             return []
         spans = self._loss_spans.get(envelope.node, ())
-        frame = Frame(batch, skip=skip, loss_spans=np.array(spans, np.int64).reshape(-1, 2))
+        frame = Frame(batch, skip=skip, loss_spans=np.array(spans, np.int64).reshape(-1, 2), share=self.share)
+        self._count(envelope.rows - skip if self.share.whole else frame.size + unread)
         found = []
         for running in self._running.values():
             told = self._run(running, frame)
@@ -329,7 +334,11 @@ class Pipeline:
                 exc_info=error,
             )
 
-    def _losses(self, batch: Batch, skip: int) -> None:
+    def _count(self, rows: int) -> None:
+        self.events += rows
+        self.counts.events += rows
+
+    def _losses(self, batch: Batch, skip: int, *, mine: bool) -> None:
         section = batch.section("loss")
         if section is None:
             return
@@ -343,7 +352,7 @@ class Pipeline:
             del self._loss_spans[next(iter(self._loss_spans))]
         for stage, count in zip(section.values("stage")[skip:], section.rows["count"][skip:].tolist(), strict=True):
             name = text if (text := decode(stage)) in STAGES else OTHER
-            self.counts.lost[name] = self.counts.lost.get(name, 0) + count
+            self.counts.lost[name] = self.counts.lost.get(name, 0) + (count if mine else 0)
         for row, lane in zip(section.rows, lanes, strict=True):
             if int(row["first_sequence"]) != _UNKNOWN:
                 self.watermarks.explain(
@@ -353,13 +362,13 @@ class Pipeline:
 
 def _unread(batch: Batch, skip: int) -> int:
     """New event rows of records that this release does not know."""
-    begin = unread = 0
+    begin = found = 0
     for section in batch.sections:
         end = begin if section.context else begin + len(section.rows)
         if section.record.name not in BY_NAME:
-            unread += end - min(max(begin, skip), end)
+            found += end - min(max(begin, skip), end)
         begin = end
-    return unread
+    return found
 
 
 def _check(batch: Batch) -> None:

@@ -20,6 +20,7 @@ T = TypeVar("T")
 FILE: Final = "file"
 BROKER: Final = "broker"
 _MAX_PORT: Final = 65_535
+_MOST: Final = 64
 SERVICE_ACCOUNT: Final = Path("/var/run/secrets/kubernetes.io/serviceaccount")
 """Where the kubelet mounts a pod's token."""
 
@@ -45,7 +46,8 @@ class Settings:
 
     Attributes:
         broker: How to reach the broker.
-        shard: Which event stream is read.
+        shards: How many event streams there are; all are read.
+        parts: How many parts the workloads are divided into, in a cluster: each is one replica's to judge.
         lease_seconds: For how long a replica that fell silent keeps its shard from the others, in a cluster.
         configuration: Where detectors are configured: in this `file`, or on the `broker` by a cluster's policies.
         behavioral: Whether detectors that learn run; the file's.
@@ -60,7 +62,8 @@ class Settings:
     """
 
     broker: Access
-    shard: int = 0
+    shards: int = 1
+    parts: int = 1
     lease_seconds: float = 10.0
     configuration: str = FILE
     behavioral: bool = True
@@ -101,7 +104,8 @@ def parse(document: object) -> Settings:
     evidence = _get(root, "evidence", dict, {})
     return Settings(
         broker=Access.parse(_get(root, "nats", dict)),
-        shard=_get(root, "shard", int, 0),
+        shards=_number(root, "shards"),
+        parts=_number(root, "parts") if configuration == BROKER else 1,
         lease_seconds=float(_get(root, "lease_seconds", (int, float), 10)),
         configuration=configuration,
         behavioral=_get(analytics, "enable_behavioral_analysis", bool, default=True),
@@ -138,6 +142,13 @@ def _port(table: Mapping[str, Any], name: str, default: int | None = None) -> in
     if not 0 <= port <= _MAX_PORT:
         raise ConfigError(f"{name!r} is {port}, not 0 (none) to {_MAX_PORT}")
     return port
+
+
+def _number(root: Mapping[str, Any], name: str) -> int:
+    number: int = _get(root, name, int, 1)
+    if not 1 <= number <= _MOST:
+        raise ConfigError(f"{name!r} is {number}, not 1 to {_MOST}")
+    return number
 
 
 def _get(table: Mapping[str, Any], name: str, kind: Any, default: T | None = None) -> Any:

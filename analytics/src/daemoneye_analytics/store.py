@@ -24,6 +24,7 @@ from daemoneye.findings import Finding
 from daemoneye_analytics import checkpoint
 from daemoneye_analytics.checkpoint import Checkpoint
 from daemoneye_analytics.progress import Progress
+from daemoneye_analytics.share import Share
 from daemoneye_analytics.slots import Slots, Taken
 
 _LOG = logging.getLogger(__name__)
@@ -47,12 +48,15 @@ class Store:
         refused: Findings that the broker refused for good.
     """
 
-    def __init__(self, jetstream: JetStreamContext, shard: int, stop: asyncio.Event, progress: Progress) -> None:
+    def __init__(
+        self, jetstream: JetStreamContext, share: Share, shards: int, stop: asyncio.Event, progress: Progress
+    ) -> None:
+        """The place of one part, in an installation with so many event streams."""
         self.refused = 0
         self._jetstream = jetstream
         self._slots = Slots(jetstream)
-        self._names = tuple(f"checkpoint-{shard}-{side}" for side in "ab")
-        self._shard = shard
+        self._share = share
+        self._shards = shards
         self._stop = stop
         self._progress = progress
         self._logged = float("-inf")
@@ -66,16 +70,17 @@ class Store:
         for at in range(0, len(findings), _AT_ONCE):
             await asyncio.gather(*(self._finding(finding) for finding in findings[at : at + _AT_ONCE]))
 
-    async def scores(self, scores: Sequence[Mapping[str, Any]], place: int) -> None:
-        """Publish scores of windows, made of the message at `place` of the stream; what the broker does not take now is not repeated.
+    async def scores(self, scores: Sequence[Mapping[str, Any]], place: str) -> None:
+        """Publish scores of windows, made of the message at `place` (which names it among all); what the broker does not take now is not repeated.
 
         A score is for whoever watches: everything that follows from it is a finding or in a checkpoint.
         """
         for at in range(0, len(scores), _AT_ONCE):
-            part = scores[at : at + _AT_ONCE]
-            payload = "\n".join(json.dumps(score, separators=(",", ":")) for score in part).encode()
+            some = scores[at : at + _AT_ONCE]
+            payload = "\n".join(json.dumps(score, separators=(",", ":")) for score in some).encode()
             try:
-                await self._publish(subjects.scores(self._shard), payload, f"scores-{self._shard}-{place}-{at}")
+                part = self._share.part
+                await self._publish(subjects.scores(part), payload, f"scores-{part}-{place}-{at}")
             except TRANSIENT as error:
                 self.complain(f"cannot publish scores: {error!r}")
 
@@ -83,7 +88,8 @@ class Store:
         """Publish a loss batch; False if the broker did not take it now."""
         self._progress.turn()  # a trimmed stream is a loss for each node: many, of which a slow broker takes one a second
         try:
-            await self._publish(subjects.events(self._shard, node, "loss"), payload, message_id)
+            shard = subjects.shard_of(node, self._shards)
+            await self._publish(subjects.events(shard, node, "loss"), payload, message_id)
         except TRANSIENT as error:
             self.complain(f"cannot publish a loss of the stream: {error!r}")
             return False
@@ -91,6 +97,18 @@ class Store:
 
     async def save(self, state: Checkpoint) -> bool:
         """Store a checkpoint in the place of the last but one; False if the broker did not take it now, or something else lies there."""
+        return await self._put(_checkpoints(self._share.part)[state.number % 2], state)
+
+    async def bequeath(self, state: Checkpoint) -> None:
+        """Leave part 0's checkpoint of a former division of the workloads for the parts that this one added, whenever they begin.
+
+        Raises:
+            Stopped: The process is asked to end before the broker has it.
+        """
+        while not await self._put(_legacy(self._share.parts), state):
+            await self.pause(_BACKOFF_S[-1])
+
+    async def _put(self, name: str, state: Checkpoint) -> bool:
         try:
             data = checkpoint.encode(state)
         except ValueError as error:
@@ -98,7 +116,7 @@ class Store:
             return False
         try:
             async with asyncio.timeout(_OBJECT_S):
-                await self._slots.put(self._names[state.number % 2], data)
+                await self._slots.put(name, data)
         except TRANSIENT as error:
             self.complain(f"cannot store a checkpoint of {len(data)} bytes: {error!r}")
             return False
@@ -108,13 +126,28 @@ class Store:
         return True
 
     async def load(self) -> list[Checkpoint]:
-        """The readable checkpoints, newest first; one that is damaged or of the future is refused with a log line.
+        """The checkpoints that this part may go on with, the best first; one that is damaged or of the future is refused with a log line.
+
+        A part that was added goes on with what was learned when there were fewer: part 0's of that time, or what that has left for it.
 
         Raises:
             Stopped: The process is asked to end before the broker answers.
         """
+        part, parts = self._share.part, self._share.parts
+        own = sorted(await self._read(_checkpoints(part)), key=lambda c: c.number, reverse=True)
+        if not part:
+            return own
+        own = [checkpoint for checkpoint in own if checkpoint.parts == parts]
+        first = [checkpoint for checkpoint in await self._read(_checkpoints(0)) if checkpoint.parts != parts]
+        left = await self._read((_legacy(parts),))
+        others = sorted([*left, *first], key=lambda c: (c.read, c.number), reverse=True)
+        # What is its own is older only where the workloads were divided like this once before.
+        older = own and others and own[0].read < others[0].read
+        return [*others, *own] if older else [*own, *others]
+
+    async def _read(self, names: Sequence[str]) -> list[Checkpoint]:
         found = []
-        for name in self._names:
+        for name in names:
             # First: what is written there after this look is not what was read, and must not be replaced unseen.
             await self.persist(partial(self._slots.look, name), f"look for {name}")
             data = await self.persist(partial(self._object, name), f"read {name}")
@@ -124,7 +157,7 @@ class Store:
                 found.append(checkpoint.decode(data))
             except CorruptData as error:
                 _LOG.error("refused checkpoint %s: %s", name, error)
-        return sorted(found, key=lambda c: c.number, reverse=True)
+        return found
 
     async def persist(self, act: Callable[[], Awaitable[T]], what: str) -> T:
         """Try until the broker does it.
@@ -205,3 +238,11 @@ class Store:
             # The bucket answered a moment ago, so that it is the object's chunks that are missing.
             _LOG.error("refused checkpoint %s: its content does not come within %g s", name, _OBJECT_S)
             return None
+
+
+def _checkpoints(part: int) -> tuple[str, ...]:
+    return tuple(f"checkpoint-{part}-{side}" for side in "ab")
+
+
+def _legacy(parts: int) -> str:
+    return f"checkpoint-for-{parts}"

@@ -11,6 +11,9 @@
 {{- if contains "." .Release.Name -}}
 {{- fail (printf "the release's name is %q: write one without dots, its Services are named after it" .Release.Name) -}}
 {{- end -}}
+{{- if gt (int .Values.analytics.parts) (int .Values.analytics.replicas) -}}
+{{- fail (printf "analytics.parts is %d: write at most analytics.replicas, which is %d, for each part is judged by one of the pods" (int .Values.analytics.parts) (int .Values.analytics.replicas)) -}}
+{{- end -}}
 {{- $nats := .Values.nats -}}
 {{- with $nats.issuerRef -}}
 {{- if $nats.external.url -}}
@@ -38,9 +41,10 @@
 {{- fail (printf "streams.replicas is %d: write at most nats.replicas, which is %d" (int $.Values.streams.replicas) (int $nats.replicas)) -}}
 {{- end -}}
 {{- $store := int64 $nats.storeMaxBytes -}}
-{{- $reserved := add (int64 .Values.streams.eventsMaxBytes) (int64 .Values.streams.findingsMaxBytes) (ternary (int64 .Values.evidence.maxBytes) 0 .Values.evidence.enabled) (mul 600 1048576) -}}
+{{- $parts := int64 .Values.analytics.parts -}}
+{{- $reserved := add (mul (int64 .Values.streams.shards) (int64 .Values.streams.eventsMaxBytes)) (mul (ternary $parts 0 (gt $parts 1)) 128 1048576) (int64 .Values.streams.findingsMaxBytes) (ternary (int64 .Values.evidence.maxBytes) 0 .Values.evidence.enabled) (mul 600 1048576) -}}
 {{- if lt $store $reserved -}}
-{{- fail (printf "nats.storeMaxBytes is %d: write at least %d, which the streams reserve (streams.eventsMaxBytes, streams.findingsMaxBytes, evidence.maxBytes where that is enabled, and 600 MiB), or lower those" $store $reserved) -}}
+{{- fail (printf "nats.storeMaxBytes is %d: write at least %d, which the streams reserve (streams.eventsMaxBytes for each of streams.shards, streams.findingsMaxBytes, evidence.maxBytes where that is enabled, and 600 MiB, with several analytics.parts 128 MiB more for each), or lower those" $store $reserved) -}}
 {{- end -}}
 {{- if $nats.storage.enabled -}}
 {{- $size := include "daemoneye.bytes" $nats.storage.size | int64 -}}

@@ -22,6 +22,7 @@
   "version" .Chart.AppVersion
   "clusterName" .Values.clusterName
   "nats" $nats
+  "analyticsParts" .Values.analytics.parts
   "streams" .Values.streams
   "sensor" $sensor
   "findings" .Values.findings
@@ -49,7 +50,7 @@
 {{- end -}}
 {{- /* Not less often than others expect it who do not know the sensors' interval. */ -}}
 {{- $interval := min 10 (int .Values.sensor.statusIntervalSeconds) -}}
-{{- $settings := dict "nats" $nats "shard" 0 "configuration" "broker" "status_interval_s" $interval "health_port" 8080 -}}
+{{- $settings := dict "nats" $nats "shards" .Values.streams.shards "parts" .Values.analytics.parts "configuration" "broker" "status_interval_s" $interval "health_port" 8080 -}}
 {{- if .Values.evidence.enabled -}}
 {{- /* On the pod's loopback: reached by port-forward alone. */ -}}
 {{- $_ := set $settings "evidence" (dict "namespace" .Release.Namespace "port" 8081) -}}

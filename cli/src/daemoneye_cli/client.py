@@ -96,6 +96,13 @@ async def last_sequence(client: Client, stream: str) -> int:
     return int(info.state.last_seq)
 
 
+async def streams_of(client: Client, subject: str) -> list[str]:
+    """Give the names of the streams that keep messages of a subject, which may have wildcards."""
+    asked = json.dumps({"subject": subject}).encode()
+    message = await client.request("$JS.API.STREAM.NAMES", asked, timeout=5)
+    return sorted(json.loads(message.data).get("streams") or ())
+
+
 class StreamReader:
     """Reads one stream in order, each message once, from ``next_sequence`` on, whatever happens to the broker between.
 

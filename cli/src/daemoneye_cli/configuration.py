@@ -109,7 +109,6 @@ def sensor(plan: Plan, broker: Broker) -> dict[str, Any]:
         "source": "ebpf" if plan.replay is None else plan.form,
         "replay_path": None if plan.replay is None else str(plan.replay.absolute()),
         "nats": {**access(broker, "sensor"), "tls": None},
-        "shard": 0,
         "spool": {"max_bytes": sizes.spool},
         "rings": {
             "exec_bytes": sizes.exec_ring,
@@ -130,7 +129,6 @@ def analytics(plan: Plan, broker: Broker) -> dict[str, Any]:
         "cluster": CLUSTER,
         "state_dir": str(plan.state.path / "analytics"),
         "nats": {**access(broker, "analytics"), "tls": None},
-        "shard": 0,
         "analytics": plan.policy.policy.spec.analytics.model_dump(mode="json"),
         "keep": {} if kept is None else {"seconds": kept.seconds, "max_size_mb": kept.max_size_mb},
         "status_interval_s": plan.status_interval_s,

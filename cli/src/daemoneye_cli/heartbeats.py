@@ -167,6 +167,8 @@ class Heartbeats:
             return False
         if not isinstance(content, dict):
             return False
+        if process == analytics(0):
+            process = analytics(_count(content.get("part")) or 0)
         heard = self.processes.get(process)
         if heard is None:
             if len(self.processes) >= MAX_PROCESSES:
@@ -185,6 +187,11 @@ class Heartbeats:
         return heard is not None and (times < 2 or heard.measured)
 
 
+def analytics(part: int) -> Process:
+    """Analytics as it judges one part of the workloads; the first one bears the plain name."""
+    return ("component", f"analytics-{part}" if part else "analytics")
+
+
 def phases(content: Mapping[str, Any]) -> dict[str, int]:
     """Give the behavioural analyser's workloads by phase as analytics' heartbeat has them; empty where none are scored."""
     told = _mapping(_mapping(_mapping(content.get("detectors")).get("behavioral_anomaly")).get("phases"))
@@ -194,7 +201,7 @@ def phases(content: Mapping[str, Any]) -> dict[str, int]:
 
 
 def _speaking(processes: Iterable[Process]) -> list[Process]:
-    return [(origin, name) for origin, name in processes if origin == "node" or name in SPEAKERS]
+    return [(origin, name) for origin, name in processes if origin == "node" or name.partition("-")[0] in SPEAKERS]
 
 
 def _sample(content: Mapping[str, Any], received: float) -> Sample:

@@ -5,7 +5,8 @@ Responsible for reading that, and for bounding what a heartbeat can put in; not 
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections import Counter
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Final, Self
 
@@ -43,6 +44,15 @@ class Suppressed:
             {_text(name): _count(count) for name, count in counts},
             tuple(map(_entry, reversed(entries))),
         )
+
+
+def together(parts: Sequence[Suppressed]) -> Suppressed:
+    """What several parts of analytics kept to themselves, as one."""
+    policies = Counter[str]()
+    for part in parts:
+        policies.update(part.policies)
+    newest = sorted((entry for part in parts for entry in part.newest), key=lambda entry: str(entry["time"]))
+    return Suppressed(sum(part.total for part in parts), policies, tuple(newest))
 
 
 def _entry(told: Mapping[str, Any]) -> dict[str, Any]:

@@ -49,6 +49,7 @@ class Stream:
 
 def declared(
     shards: int = 1,
+    parts: int = 1,
     *,
     events_max_bytes: int = 1024 * _MIB,
     events_max_age: float = 3 * _DAY_S,
@@ -56,7 +57,7 @@ def declared(
     findings_max_age: float = 90 * _DAY_S,
     max_msg_size: int = 8 * _MIB,
 ) -> tuple[Stream, ...]:
-    """Every stream of an installation with ``shards`` event streams; ``events_max_bytes`` is each one's own limit."""
+    """Every stream of an installation with ``shards`` event streams, each of which has ``events_max_bytes``, and ``parts`` that divide the workloads."""
     bucket = subjects.ANALYTICS_BUCKET
     events = tuple(
         Stream(
@@ -74,7 +75,7 @@ def declared(
         *events,
         Stream(
             name=subjects.FINDINGS,
-            subjects=(f"{subjects.PREFIX}.findings.>",),
+            subjects=(subjects.ALL_FINDINGS,),
             max_bytes=findings_max_bytes,
             max_age=findings_max_age,
             description="Explained findings",
@@ -99,7 +100,7 @@ def declared(
             # The layout of a JetStream object store, so that analytics finds its bucket and needs no right to make one.
             name=f"OBJ_{bucket}",
             subjects=(f"$O.{bucket}.C.>", f"$O.{bucket}.M.>"),
-            max_bytes=128 * _MIB,
+            max_bytes=checkpoints_max_bytes(parts),
             max_age=0,
             duplicate_window=120.0,
             # A full store refuses the new checkpoint; it must not eat chunks of the one in use.
@@ -108,6 +109,11 @@ def declared(
             description="Checkpoints of analytics",
         ),
     )
+
+
+def checkpoints_max_bytes(parts: int) -> int:
+    """Bytes that the checkpoints of so many parts may take; with several, one more is what the first left to the others."""
+    return 128 * _MIB * (parts + (parts > 1))
 
 
 def buckets(

@@ -7,12 +7,15 @@ Responsible for every name that two processes must agree on; not for what the st
 from __future__ import annotations
 
 import base64
+import hashlib
 import re
 from typing import Final
 
 from daemoneye.errors import ConfigError
 
 PREFIX: Final = "daemoneye.v1"
+ALL_EVENTS: Final = f"{PREFIX}.events.>"
+ALL_FINDINGS: Final = f"{PREFIX}.findings.>"
 # Append-only: a lane's place here is its id in the spool's segments.
 LANES: Final = ("urgent", "bulk", "rollup", "loss")
 SEVERITIES: Final = ("informational", "low", "medium", "high", "critical")
@@ -70,6 +73,12 @@ def unescape_node(token: str) -> str:
         message = f"{token!r} is not an escaped node name"
         raise ConfigError(message)
     return name
+
+
+def shard_of(node: str, shards: int) -> int:
+    """Which of several streams the events of ``node`` (its plain name) go to, by a hash of the name: everybody knows it without asking."""
+    digest = hashlib.blake2b(node.encode("utf-8", "surrogateescape"), digest_size=8).digest()
+    return int.from_bytes(digest, "little") % shards
 
 
 def events(shard: int, node: str, lane: str) -> str:

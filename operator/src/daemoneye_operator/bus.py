@@ -11,8 +11,8 @@ import contextlib
 import json
 import logging
 import time
-from collections.abc import Callable, Mapping
-from typing import Any, Final
+from collections.abc import Callable
+from typing import Final
 
 from nats.aio.client import Client
 from nats.aio.msg import Msg
@@ -23,15 +23,14 @@ from daemoneye.broker.admin import ensure_streams
 from daemoneye.broker.bucket import Bucket
 from daemoneye.broker.link import TRANSIENT, Link
 from daemoneye.errors import CorruptData, DaemonEyeError
+from daemoneye_operator.reconcile.judges import Judges
 from daemoneye_operator.reconcile.nodes import Heartbeats, NodeReport
-from daemoneye_operator.reconcile.status import PHASES
 from daemoneye_operator.settings import OperatorSettings
 
 _ANALYTICS: Final = "analytics"
 _ACK_S: Final = 5.0
 _RETRY_S: Final = 2.0
 _MINUTE: Final = 60.0
-_MOST: Final = 1 << 31
 # What waits to be looked at: a hundred of the largest, thousands of common ones. nats-py drops what comes beyond.
 _PENDING_BYTES: Final = 32 << 20
 
@@ -45,9 +44,7 @@ class Bus:
         client: The connection; None before the first one and after the end.
         ready: Set while connected and every stream is there.
         listening_since: Since when heartbeats are heard, seconds since 1970.
-        analytics_heard: When analytics was last heard of; None when never.
-        analytics_problems: What it then said that it left out of which policy.
-        phases: Workloads by the analyser's phase, as it then said.
+        judges: What analytics last said.
         connections: How often the broker was found ready: another number means that it may have lost what it held.
         trouble: Why the bus is not ready, one sentence.
     """
@@ -56,9 +53,7 @@ class Bus:
         self.client: Client | None = None
         self.ready = asyncio.Event()
         self.listening_since = time.time()
-        self.analytics_heard: float | None = None
-        self.analytics_problems: Mapping[str, str] = {}
-        self.phases: Mapping[str, int] = {}
+        self.judges = Judges(settings.analytics_parts)
         self.connections = 0
         self.trouble = "not connected to the broker yet"
         self._settings = settings
@@ -136,7 +131,8 @@ class Bus:
         """The streams that the broker is to have."""
         wanted = self._settings.streams
         kept = streams.declared(
-            self._settings.shards,
+            wanted.shards,
+            self._settings.analytics_parts,
             events_max_bytes=wanted.events_max_bytes,
             events_max_age=wanted.events_max_age,
             findings_max_bytes=wanted.findings_max_bytes,
@@ -174,11 +170,7 @@ class Bus:
         except ValueError as error:
             self._complain(f"analytics' heartbeat is no JSON: {error}")
             return
-        found = said.get("problems") if isinstance(said, dict) else None
-        problems = {str(k)[:253]: str(v)[:1024] for k, v in found.items()} if isinstance(found, dict) else {}
-        news = self.analytics_heard is None or problems != self.analytics_problems
-        self.analytics_heard, self.analytics_problems, self.phases = time.time(), problems, _phases(said)
-        if news:
+        if self.judges.hear(said, time.time()):
             self._changed()
 
     def _complain(self, text: str) -> None:
@@ -186,11 +178,3 @@ class Bus:
         if time.monotonic() - self._complained >= _MINUTE:
             self._complained = time.monotonic()
             _log.warning("%s", text)
-
-
-def _phases(said: Any) -> dict[str, int]:
-    """Workloads by phase in analytics' heartbeat; none where it does not say."""
-    for key in ("detectors", "behavioral_anomaly", "phases"):
-        said = said.get(key) if isinstance(said, dict) else None
-    counts = said if isinstance(said, dict) else {}
-    return {phase: count for phase in PHASES if isinstance(count := counts.get(phase), int) and 0 <= count < _MOST}

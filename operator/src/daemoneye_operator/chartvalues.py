@@ -85,7 +85,10 @@ class Image(Values):
 
 
 def _image(name: str) -> Any:
-    return Field(default=Image(repository=f"daemoneye/{name}"), description="The image.")
+    return Field(
+        default=Image(repository=f"daemoneye/{name}"),
+        description="Name of the image, and its tag or tag@digest; empty by default: image.tag.",
+    )
 
 
 class Pod(Values):
@@ -184,9 +187,14 @@ class Analytics(Pod):
     """Analytics: judges what the sensors saw."""
 
     image: Image = _image("analytics")
-    replicas: Literal[1, 2, 3] = Field(
+    replicas: int = Field(
         default=1,
-        description="Pods. One judges; the others stand by, and one of them goes on within 15 seconds when it is lost. 1 by default.",
+        description="Pods. One judges each part; the others stand by, and one of them goes on within 15 seconds when it is lost. 1 by default.",
+        ge=1,
+        le=16,
+    )
+    parts: int = Field(
+        default=1, description=cast("str", OperatorSettings.model_fields["analytics_parts"].description), ge=1, le=8
     )
     resources: ContainerResources = _resources(("200m", "512Mi"), ("2", "2Gi"))
 

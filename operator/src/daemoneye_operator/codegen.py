@@ -16,7 +16,7 @@ import yaml
 from pydantic import BaseModel
 
 from daemoneye.codegen import files
-from daemoneye_operator.chartvalues import ChartValues, ContainerResources, Pod
+from daemoneye_operator.chartvalues import ChartValues, ContainerResources, Image, Pod
 from daemoneye_operator.dashboards import DASHBOARDS
 
 _SOURCE: Final = "operator/src/daemoneye_operator/chartvalues.py"
@@ -25,6 +25,10 @@ _BOUNDS: Final = {
     "minimum": "≥ {}", "maximum": "≤ {}", "minLength": "≥ {} characters", "maxLength": "≤ {} characters", "minItems": "≥ {} items",
     "maxItems": "≤ {} items", "pattern": "`{}`",
 }  # fmt: skip
+
+
+_INLINE: Final = (ContainerResources, Image)
+"""Groups that are one line."""
 
 
 def values() -> str:
@@ -42,7 +46,7 @@ def _values(group: BaseModel, indent: str) -> Iterator[str]:
         value = getattr(group, name)
         field = model.model_fields[name]
         key = field.alias or name
-        if isinstance(value, BaseModel) and not isinstance(value, ContainerResources):
+        if isinstance(value, BaseModel) and not isinstance(value, _INLINE):
             if not indent:
                 yield ""
             text = (field.description or "") if indent else _doc(type(value))
@@ -52,7 +56,7 @@ def _values(group: BaseModel, indent: str) -> Iterator[str]:
             yield from _values(value, f"{indent}  ")
             continue
         yield from _comment("# -- ", field.description or "", indent)
-        if isinstance(value, ContainerResources):
+        if isinstance(value, _INLINE):
             value = value.model_dump()
         yield f"{indent}{key}: {_flow(value)}"
 

@@ -264,14 +264,16 @@ class Controller:
         return analytics.encode(analytics.document(read.valid, cluster_conflicts(read.valid).keys(), benign))
 
     def _world(self, there: Mapping[str, Any] | None) -> World:
+        judges = self._bus.judges
         return World(
             daemonset=sensorpods.state(there, self._watches.pods.objects.values(), time.time()),
-            analytics_heard=self._bus.analytics_heard,
+            analytics_heard=judges.heard,
+            analytics_named=judges.named,
             broker=self._bus.connected,
             listening_since=self._bus.listening_since,
             interval=float(self._settings.sensor.status_interval_seconds),
-            analytics_problems=self._bus.analytics_problems,
-            phases=self._bus.phases,
+            analytics_problems=judges.problems,
+            phases=judges.phases,
             uninstalling=self._watches.uninstalling(),
             evidence=self._settings.evidence.enabled,
         )

@@ -248,7 +248,7 @@ class _Operator:
             "broker": "connected" if broker else (bus.trouble if bus else "not connected yet"),
             "trouble": controller.trouble if controller else "",
             "secrets": self._secrets_trouble,
-            "analytics": "heard of" if bus and bus.analytics_heard else "not heard of yet",
+            "analytics": "heard of" if bus and bus.judges.heard else "not heard of yet",
             "findings": sink.counters() if sink else {},
         }
 

@@ -17,6 +17,7 @@ from pydantic.alias_generators import to_camel
 from daemoneye.api.explain import explain
 from daemoneye.api.yamltree import Mark, Problem, Unreadable, read
 from daemoneye.errors import ConfigError
+from daemoneye.streams import checkpoints_max_bytes
 
 DEFAULT_PATH: Final = Path("/etc/daemoneye/operator.json")
 
@@ -85,6 +86,12 @@ class Nats(_Model):
 class Streams(_Model):
     """How much of what the broker keeps."""
 
+    shards: int = Field(
+        default=1,
+        description="Streams that the nodes' events are spread over, for more than some 800 busy nodes (docs/capacity.md). 1 by default.",
+        ge=1,
+        le=16,
+    )
     events_max_bytes: int = Field(
         default=4 * _GIB, description="Bytes of events kept in each shard. 4 GiB by default.", ge=16 * _MIB
     )
@@ -270,8 +277,11 @@ class OperatorSettings(_Model):
         default="", description="Name of the cluster, for display only. Empty by default.", max_length=253
     )
     nats: Nats = Field(description="Where the broker is.")
-    shards: int = Field(
-        default=1, description="Number of streams that events are spread over. 1 by default.", ge=1, le=64
+    analytics_parts: int = Field(
+        default=1,
+        description="Parts that the workloads are divided into, each judged by one pod of analytics. 1 by default.",
+        ge=1,
+        le=8,
     )
     streams: Streams = Field(default=Streams(), description="How much of what the broker keeps.")
     sensor: Sensor = Field(description="The sensors' DaemonSet.")
@@ -340,10 +350,12 @@ def _beyond_types(settings: OperatorSettings) -> list[Problem]:
             if name not in quantities
         ]
     reserved = (
-        settings.shards * settings.streams.events_max_bytes
+        settings.streams.shards * settings.streams.events_max_bytes
         + settings.streams.findings_max_bytes
         + settings.evidence.enabled * settings.evidence.max_bytes
         + _OTHER_STREAMS
+        + checkpoints_max_bytes(settings.analytics_parts)
+        - checkpoints_max_bytes(1)
     )
     if not settings.nats.external and settings.nats.store_max_bytes < reserved:
         problems.append(
@@ -351,7 +363,8 @@ def _beyond_types(settings: OperatorSettings) -> list[Problem]:
                 Mark(),
                 "nats.storeMaxBytes",
                 f"is {settings.nats.store_max_bytes}: write at least {reserved}, which the streams reserve (streams.eventsMaxBytes for "
-                "each shard, streams.findingsMaxBytes, evidence.maxBytes where that is enabled, and 600 MiB), or lower those",
+                "each of streams.shards, streams.findingsMaxBytes, evidence.maxBytes where that is enabled, and 600 MiB, with several "
+                "analytics.parts 128 MiB more for each), or lower those",
             )
         )
     unavailable = sensor.update_max_unavailable

@@ -9,6 +9,7 @@ from dataclasses import dataclass, field, fields
 from pathlib import Path
 from typing import Any, Final
 
+from daemoneye import subjects
 from daemoneye.broker.access import Access
 from daemoneye.errors import ConfigError
 from daemoneye.events.registry import KERNEL_EVENTS
@@ -33,7 +34,7 @@ class Settings:
         source: Name of the source.
         replay_path: File to read, for the sources `replay` and `pcap`.
         access: How to reach the broker.
-        shard: Shard of the events' stream.
+        shard: Which of the event streams takes the node's: it follows from its name and their number, `shards`.
         spool_bytes: Disk budget of the spool.
         rings: Ring sizes.
         configuration: `file`: what is wanted stands in this file. `broker`: the broker says it, and may say something else at any time.
@@ -119,7 +120,7 @@ def _settings(raw: Mapping[str, Any], access: Access) -> Settings:
     return Settings(
         node=_node(raw), cluster=str(raw.get("cluster", "local")), instance=_name(str(raw.get("instance", "default"))),
         state_dir=Path(raw["state_dir"]), bpf_dir=Path(raw.get("bpf_dir") or "bpf"), source=source,
-        replay_path=_path(raw.get("replay_path")), access=access, shard=int(raw.get("shard", 0)),
+        replay_path=_path(raw.get("replay_path")), access=access, shard=subjects.shard_of(_node(raw), int(raw.get("shards", 1))),
         spool_bytes=int(raw.get("spool", {}).get("max_bytes", 256 * _MIB)), rings=_rings(raw.get("rings") or {}),
         configuration=configuration, events=() if configuration == FROM_BROKER else wanted_events(raw.get("kernel_monitoring") or {}),
         network={} if configuration == FROM_BROKER else dict(raw.get("network_monitoring") or {}),

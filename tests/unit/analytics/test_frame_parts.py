@@ -238,16 +238,18 @@ GOOD = {
 
 
 def test_settings():
-    got = settings.parse({**GOOD, "shard": 3, "status_interval_s": 2.5, "cluster": "c"})
-    assert (got.shard, got.status_interval, got.behavioral) == (3, 2.5, False)
+    got = settings.parse({**GOOD, "shards": 3, "parts": 2, "status_interval_s": 2.5, "cluster": "c"})
+    assert (got.shards, got.status_interval, got.behavioral) == (3, 2.5, False)
+    assert got.parts == 1, "on one machine there is nobody to share with"
+    assert settings.parse({**GOOD, "parts": 2, "configuration": "broker"}).parts == 2
     assert got.broker.options() == {"servers": ["nats://127.0.0.1:1"], "inbox_prefix": b"_INBOX"}
     assert "secret" not in repr(settings.parse({"nats": {"url": "u", "password": "secret"}}))
 
 
 @pytest.mark.parametrize(
     "text",
-    ["", "[]", "{}", '{"nats":{}}', '{"nats":{"url":3}}', '{"nats":{"url":"u"},"shard":"0"}', '{"nats":{"url":"u"},"analytics":{"detectors":[3]}}',
-     '{"nats":{"url":"u"},"shard":true}', '{"nats":{"url":"u"},"analytics":{"detectors":[{"name":"nope"}]}}',
+    ["", "[]", "{}", '{"nats":{}}', '{"nats":{"url":3}}', '{"nats":{"url":"u"},"shards":"0"}', '{"nats":{"url":"u"},"analytics":{"detectors":[3]}}',
+     '{"nats":{"url":"u"},"shards":0}', '{"nats":{"url":"u"},"analytics":{"detectors":[{"name":"nope"}]}}',
      '{"nats":{"url":"u","tls":{"ca":"/does/not/exist"}}}', '{"nats":{"url":"nats://127.0.0.1:1","tls":{"ca":"/does/not/exist"}}}',
      '{"nats":{"url":"nats://127.0.0.1:1","password_file":"/does/not/exist"}}', '{"nats":{"url":"nats://127.0.0.1:1"},"configuration":"kv"}',
      '{"nats":{"url":"nats://127.0.0.1:1"},"health_port":70000}', '{"nats":{"url":"nats://127.0.0.1:1"},"health_port":"8080"}'],

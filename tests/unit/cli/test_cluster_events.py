@@ -35,9 +35,9 @@ def batch(node: str, *events: dict) -> bytes:
     return envelope.encode(Envelope(node, "b", 1, "urgent", 0, 0, 0), [*sections, context, identities])
 
 
-async def publish(broker: Broker, node: str, *events: dict) -> None:
+async def publish(broker: Broker, node: str, *events: dict, shard: int = 0) -> None:
     connection = await broker.onlooker()
-    await connection.jetstream(timeout=10).publish(subjects.events(0, node, "urgent"), batch(node, *events))
+    await connection.jetstream(timeout=10).publish(subjects.events(shard, node, "urgent"), batch(node, *events))
     await connection.close()
 
 
@@ -46,8 +46,8 @@ async def broker(tmp_path):
     with running(tmp_path / "broker") as found:
         await found.ready()
         operator = await found.connect("operator")
-        streams = declared(events_max_bytes=64 << 20, findings_max_bytes=8 << 20)
-        read = {subjects.EVENTS(0), subjects.SCHEMAS}
+        streams = declared(2, events_max_bytes=64 << 20, findings_max_bytes=8 << 20)
+        read = {subjects.EVENTS(0), subjects.EVENTS(1), subjects.SCHEMAS}
         await ensure_streams(operator.jetstream(timeout=10), [one for one in streams if one.name in read])
         await operator.close()
         await publish(
@@ -124,6 +124,16 @@ async def test_events_of_a_newer_release_are_shown_by_its_descriptors(forwarded,
     status, out, _ = await run("events", "--last", "3")
     assert (status, len(out.splitlines())) == (0, 3)
     assert "LOST 3 at stage decode (urgent): events thing_done of a newer release" in out
+
+
+async def test_all_streams_are_shown_as_one_in_the_order_of_coming(forwarded, broker):
+    for at, shard in enumerate((1, 0, 1)):
+        await publish(broker, f"node-{at}", {"pid": 20 + at, "exe": f"/bin/more-{at}"}, shard=shard)
+    status, out, err = await run("events", "-o", "json", "--last", "5")
+    assert (status, err) == (0, "")
+    assert [json.loads(line)["pid"] for line in out.splitlines()] == [8, 9, 20, 21, 22]
+    status, out, err = await run("events", "-o", "json", "--last", "2")
+    assert [json.loads(line)["pid"] for line in out.splitlines()] == [21, 22]
 
 
 async def test_choosing(forwarded):

@@ -97,6 +97,10 @@ async def test_after_a_roll_back_the_spool_of_a_newer_sensor_is_shown(tmp_path: 
         reading = asyncio.create_task(feed.events())
         for record in (NEWER, ADDED):
             await sensor.publish(subjects.schemas(record.hash), descriptor(record))
+        # As with the publisher: what a batch is read by is stored before the batch is sent.
+        async with asyncio.timeout(20):
+            while (await cli.jetstream().stream_info(subjects.SCHEMAS)).state.messages < 2:
+                await asyncio.sleep(0.02)
         batch = message([Exec(exe=b"/bin/new", pid=10)], things=2)
         await sensor.publish(subjects.events(0, "n1", "urgent"), batch)
         async with asyncio.timeout(20):

@@ -25,7 +25,7 @@ from daemoneye_cli.main import main
 from daemoneye_cli.show.jsonlines import json_line
 from daemoneye_cli.show.suppressed import suppressed_lines, suppressed_objects
 from daemoneye_cli.state import State
-from daemoneye_cli.suppressed import Suppressed
+from daemoneye_cli.suppressed import Suppressed, together
 from daemoneye_operator.reconcile import analytics as operator_analytics
 from tests.support.analytics import Bench, free_port
 from tests.support.broker import Broker, running, until
@@ -67,6 +67,14 @@ def test_the_newest_is_last_and_the_sum_is_said():
         "2026-01-02T03:03:00  behavioral_anomaly  0.91   shop/Deployment/till/main  An odd minute",
         "Suppressed: 3 (everything 3); 2 shown of the newest 3 that analytics keeps",
     ]
+
+
+def test_what_several_parts_kept_is_one_list():
+    both = together([found(spent(2)), found(spent(4))])
+    assert (both.total, both.policies) == (4, {"everything": 4})
+    times = [entry["time"] for entry in both.newest]
+    assert len(times) == 4
+    assert times == sorted(times)
 
 
 def test_nothing_was_suppressed():

@@ -5,7 +5,7 @@ import json
 import pytest
 
 from daemoneye import subjects
-from daemoneye_cli.heartbeats import BROKER, MAX_BYTES, Cost, Heartbeats
+from daemoneye_cli.heartbeats import BROKER, MAX_BYTES, Cost, Heartbeats, analytics
 from daemoneye_cli.main import main
 from daemoneye_cli.show.top import ordered, top_lines, top_object
 from tests.unit.cli.heartbeat import heartbeat
@@ -141,6 +141,16 @@ def test_the_analysers_workloads_are_told_by_analytics_alone():
     lines = list(top_lines(ordered(beats.costs(), "name")))
     assert [line for line in lines if "workload" in line] == ["analytics: 42 workloads: Learning 2, Active 40"]
     assert [top_object(one)["phases"] for one in beats.costs() if one.component == "sensor"] == [None]
+
+
+def test_each_part_of_analytics_has_a_line():
+    beats = Heartbeats()
+    for part in (0, 1):
+        assert beats.put(
+            subjects.component("analytics"), json.dumps(heartbeat(0) | {"part": part, "parts": 2}).encode(), 0.0
+        )
+    assert [cost.name for cost in ordered(beats.costs(), "name")] == ["analytics", "analytics-1"]
+    assert beats.silent([analytics(part) for part in range(3)]) == [("component", "analytics-2")]
 
 
 def test_a_node_that_bears_a_components_name():

@@ -37,5 +37,5 @@ def test_evidence_is_kept_where_it_is_asked_for_and_within_its_bounds():
 async def test_workloads_by_phase_are_taken_as_far_as_they_are_counts(detectors, phases):
     bus = Bus(settings(), lambda _: None, lambda: None)  # type: ignore[arg-type]
     await bus._component(SimpleNamespace(data=json.dumps({"detectors": detectors}).encode()))  # type: ignore[arg-type]
-    assert bus.analytics_heard
-    assert bus.phases == phases
+    assert bus.judges.heard
+    assert bus.judges.phases == phases

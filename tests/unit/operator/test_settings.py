@@ -36,9 +36,9 @@ def test_what_has_no_default_is_named(tmp_path, required):
 @pytest.mark.parametrize(
     ("changes", "words"),
     [
-        ({"shards": 0}, "shards is 0: write a number that is at least 1"),
-        ({"shards": "2"}, 'shards is "2": write a whole number'),
-        ({"shard": 1}, "shard is no setting: did you mean shards"),
+        ({"analyticsParts": 0}, "analyticsParts is 0: write a number that is at least 1"),
+        ({"streams": {"shards": "2"}}, 'streams.shards is "2": write a whole number'),
+        ({"streams": {"shard": 1}}, "streams.shard is no setting: did you mean shards"),
         ({"nats": {"url": "nats.example.com"}}, "nats.url is"),
         ({"logLevel": "loud"}, "logLevel is"),
         ({"streams": {"replicas": 2}}, "streams.replicas"),

@@ -27,7 +27,7 @@ def add(commands: Subparsers) -> None:
 
 def run(options: argparse.Namespace) -> int:
     """Show them."""
-    return reading.show(options, subjects.EVENTS(0), renderer(options.output))
+    return reading.show(options, subjects.ALL_EVENTS, renderer(options.output))
 
 
 def renderer(

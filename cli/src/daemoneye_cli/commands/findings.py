@@ -33,7 +33,7 @@ def run(options: argparse.Namespace) -> int:
         access = State.at(options.state).read_private("cli.json")
         return suppressed.show(options, contextlib.nullcontext(access), interval=STATUS_INTERVAL_S)
     render = _json if options.output == "json" else _plain
-    return reading.show(options, subjects.FINDINGS, lambda _: render)
+    return reading.show(options, subjects.ALL_FINDINGS, lambda _: render)
 
 
 async def _json(_: str, data: bytes) -> list[str]:

@@ -1,4 +1,4 @@
-"""Showing a stream of a running installation: its newest messages, and what comes after them.
+"""Showing what a running installation keeps of a subject: the newest messages, and what comes after them.
 
 Responsible for what the commands ``events`` and ``findings`` have in common.
 """
@@ -9,11 +9,13 @@ import argparse
 import asyncio
 import contextlib
 from collections.abc import Awaitable, Callable, Mapping
+from datetime import UTC, datetime
 from typing import Any, Final
 
 from nats.aio.client import Client
 from nats.aio.msg import Msg
 from nats.errors import Error as NatsError
+from nats.js.api import RawStreamMsg
 from nats.js.errors import NotFoundError
 
 from daemoneye.errors import DaemonEyeError, MachineError
@@ -27,6 +29,7 @@ from daemoneye_cli.state import State
 Render = Callable[[str, bytes], Awaitable[list[str]]]
 """Gives the lines of a message, oldest first, from its subject and its data."""
 
+_EPOCH: Final = datetime.fromtimestamp(0, UTC)
 _MESSAGES: Final = 10_000
 """Messages to go back at most."""
 
@@ -38,28 +41,31 @@ def add_options(parser: argparse.ArgumentParser) -> None:
     add_state(parser)
 
 
-def show(options: argparse.Namespace, stream: str, renders: Callable[[Client], Render]) -> int:
-    """Show ``stream`` of this machine's installation as what ``renders`` makes of a connection gives it."""
+def show(options: argparse.Namespace, subject: str, renders: Callable[[Client], Render]) -> int:
+    """Show the messages of ``subject`` of this machine's installation as what ``renders`` makes of a connection gives them."""
     access = State.at(options.state).read_private("cli.json")
-    asyncio.run(read(contextlib.nullcontext(access), stream, renders, last=options.last, follow=options.follow))
+    asyncio.run(read(contextlib.nullcontext(access), subject, renders, last=options.last, follow=options.follow))
     return 0
 
 
 async def read(
     broker: contextlib.AbstractAsyncContextManager[Mapping[str, Any]],
-    stream: str,
+    subject: str,
     renders: Callable[[Client], Render],
     *,
     last: int,
     follow: bool,
 ) -> None:
-    """Show a stream of the broker to which ``broker`` gives access, until everything is shown or a signal comes."""
+    """Show the messages of ``subject`` on the broker to which ``broker`` gives access, until everything is shown or a signal comes.
+
+    They may be in several streams: the order is that in which the broker took them, as exactly as its servers' clocks agree.
+    """
     writer = LineWriter()
     connections: list[Client] = []
 
     async def work() -> None:
         async with broker as access:
-            connection = await client.connect(access, name=f"daemoneye {stream}")
+            connection = await client.connect(access, name="daemoneye reading")
             connections.append(connection)
             render = renders(connection)
 
@@ -67,16 +73,18 @@ async def read(
                 await writer.write("".join(await render(message.subject, message.data)))
 
             try:
-                newest = await client.last_sequence(connection, stream)
-                lines = await _newest(connection, stream, newest, last, render)
-            except NotFoundError:
-                raise MachineError(f"the broker has no stream {stream} yet", fix="wait until it is ready") from None
+                streams = await client.streams_of(connection, subject)
+                newest = {stream: await client.last_sequence(connection, stream) for stream in streams}
+                lines = await _newest(connection, newest, last, render)
             except (NatsError, TimeoutError) as error:
                 words = str(error) or type(error).__name__
-                raise DaemonEyeError(f"the broker does not give its stream {stream}: {words}") from None
+                raise DaemonEyeError(f"the broker does not give what it has of {subject}: {words}") from None
+            if not newest:
+                raise MachineError(f"the broker has no stream of {subject} yet", fix="wait until it is ready")
             await writer.write("".join(lines))
             if follow:
-                await StreamReader(connection, stream, newest + 1).run(handle)
+                readers = [StreamReader(connection, stream, at + 1) for stream, at in newest.items()]
+                await asyncio.gather(*(reader.run(handle) for reader in readers))
 
     async def end() -> None:
         writer.abandon()
@@ -86,16 +94,26 @@ async def read(
     await until_signal(work(), end)
 
 
-async def _newest(connection: Client, stream: str, newest: int, last: int, render: Render) -> list[str]:
-    """Give the last so many lines of the stream, going back message by message."""
+async def _newest(connection: Client, newest: Mapping[str, int], last: int, render: Render) -> list[str]:
+    """Give the last so many lines of streams by their newest sequences, going back message by message, the later one first."""
     lines: list[str] = []
     manager = connection.jetstream(timeout=5)
-    for sequence in range(newest, max(0, newest - _MESSAGES), -1):
-        if len(lines) >= last:
-            break
+
+    async def back(stream: str, sequence: int) -> RawStreamMsg | None:
+        if sequence <= 0:
+            return None
         try:
-            message = await manager.get_msg(stream, sequence, direct=True)
+            return await manager.get_msg(stream, sequence, direct=True)
         except NotFoundError:
-            break  # expired, and everything before it
+            return None  # expired, and everything before it
+
+    heads = {stream: await back(stream, at) for stream, at in newest.items()} if last else {}
+    for _ in range(_MESSAGES):
+        there = {stream: message for stream, message in heads.items() if message is not None}
+        if len(lines) >= last or not there:
+            break
+        stream = max(there, key=lambda name: (there[name].time or _EPOCH, name))
+        message = there[stream]
         lines = await render(message.subject or "", message.data or b"") + lines
+        heads[stream] = await back(stream, (message.seq or 0) - 1)
     return lines[-last:] if last else []

@@ -113,7 +113,7 @@ def desired_configmap(settings: OperatorSettings, cluster_uid: str, owner: Mappi
         "packet_capture": settings.sensor.packet_capture,
         "capture_netns": NODE_NETNS,
         "nats": nats,
-        "shard": 0,
+        "shards": settings.streams.shards,
         "spool": {"max_bytes": settings.sensor.spool_max_bytes},
         "rings": settings.sensor.rings.model_dump(),
         "status_interval_s": settings.sensor.status_interval_seconds,

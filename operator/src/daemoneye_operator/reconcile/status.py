@@ -27,6 +27,7 @@ from daemoneye.conditions import (
 from daemoneye.escape import escape
 from daemoneye_operator.reconcile import clock
 from daemoneye_operator.reconcile.answers import Answers, Trouble, sort
+from daemoneye_operator.reconcile.judges import PHASES
 from daemoneye_operator.reconcile.nodes import NodeReport
 from daemoneye_operator.reconcile.policies import Policy
 from daemoneye_operator.reconcile.selection import Plan
@@ -38,9 +39,6 @@ ANALYTICS_PATIENCE: Final = 30.0
 """Seconds of silence of analytics, which beats every ten."""
 COUNTS_EVERY: Final = 60.0
 """Seconds between two writes of a policy's status that change only counts."""
-
-PHASES: Final = ("Learning", "Calibrating", "Active", "Drifted")
-"""Of the behavioural analyser's workloads, as analytics' heartbeat counts them."""
 
 _TYPES: Final = (READY, SENSORS_AVAILABLE, PROGRAMS_LOADED, CAPTURE_HEALTHY, ANALYTICS_AVAILABLE)
 _PULL: Final = frozenset(
@@ -88,7 +86,8 @@ class World:
 
     Attributes:
         daemonset: The sensors' DaemonSet.
-        analytics_heard: When analytics was last heard of, seconds since 1970; None when never.
+        analytics_heard: When analytics was last heard of, seconds since 1970; None when never. Of several parts, the one that is silent longest.
+        analytics_named: That part in a sentence.
         broker: Whether the operator is connected to the broker.
         listening_since: Since when it hears heartbeats: who just began to listen takes nobody for silent.
         interval: Seconds between heartbeats.
@@ -100,6 +99,7 @@ class World:
 
     daemonset: DaemonSetState = field(default_factory=DaemonSetState)
     analytics_heard: float | None = None
+    analytics_named: str = "Analytics"
     broker: bool = True
     listening_since: float = 0.0
     interval: float = 10.0
@@ -301,10 +301,11 @@ def _analytics(policy: Policy, world: World, now: float, *, settled: bool) -> di
         if problem := world.analytics_problems.get(policy.name):
             return condition(ANALYTICS_AVAILABLE, False, "BadDetector", escape(problem))
         return condition(ANALYTICS_AVAILABLE, True, "AsAsked", "Analytics is heard of.")
+    named = world.analytics_named
     if heard is None and not settled:
-        return condition(ANALYTICS_AVAILABLE, None, conditions.PENDING, "Analytics has not been heard of yet.")
+        return condition(ANALYTICS_AVAILABLE, None, conditions.PENDING, f"{named} has not been heard of yet.")
     when = "not been heard of" if heard is None else f"last been heard of at {clock.rfc3339(heard)}"
-    message = f"Analytics has {when}: no findings are made, events wait in the stream. Look at the pod of component analytics and its log"
+    message = f"{named} has {when}: no findings are made, events wait in the stream. Look at the pods of component analytics and their logs"
     return condition(ANALYTICS_AVAILABLE, False, "AnalyticsSilent", message)
 
 

@@ -42,7 +42,7 @@ def run(options: argparse.Namespace) -> int:
     keep = wanted(options.node, options.pod, options.event, _uids(kube, options.pod))
     broker = tunnel.access(kube, chosen, on_trouble=say)
     shown = renderer(options.output, keep, bound=True)
-    asyncio.run(reading.read(broker, subjects.EVENTS(0), shown, last=options.last, follow=options.follow))
+    asyncio.run(reading.read(broker, subjects.ALL_EVENTS, shown, last=options.last, follow=options.follow))
     return 0
 
 
