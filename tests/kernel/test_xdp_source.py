@@ -52,7 +52,7 @@ class Source:
     def counted(self, frames: int) -> bool:
         """Whether so many frames were counted since the start."""
         assert self.source._program
-        return self.source._before["frames"] + self.source._program.counters()["frames"] >= frames
+        return self.source._tally.with_those_of(self.source._program)["frames"] >= frames
 
     def end_and_count(self, *ports: int) -> int:
         self.source.finish()

@@ -22,7 +22,7 @@ from daemoneye_sensor.pipeline import Pipeline
 from daemoneye_sensor.programs import RINGS
 from daemoneye_sensor.publisher import Publisher
 from daemoneye_sensor.settings import Settings
-from daemoneye_sensor.sources.packets import FAULTS
+from daemoneye_sensor.sources.tally import FAULTS
 from daemoneye_sensor.spool import Spool
 
 

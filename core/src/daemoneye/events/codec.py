@@ -46,7 +46,7 @@ class Section:
     def take(self, index: np.ndarray) -> Section:
         """The section of some of the rows, in the order of `index` (int array or boolean mask)."""
         where = np.flatnonzero(index) if index.dtype == bool else index
-        rows = self.rows.view(np.dtype((np.void, self.rows.dtype.itemsize)))[where].view(self.rows.dtype)
+        rows = rows_at(self.rows, where)
         heap = gather(self.heap, self.starts()[where], self.record.heap_lengths(rows))
         return Section(self.record, rows, heap, self.context)
 
@@ -95,6 +95,11 @@ def _layout(record: Record) -> tuple[np.ndarray, tuple[tuple[str, np.dtype[np.un
     return np.array(planes), tuple(deltas)
 
 
+def rows_at(rows: np.ndarray, at: np.ndarray) -> np.ndarray:
+    """Some rows of a contiguous structured array, moved as bytes: numpy copies them field by field, which takes twenty times as long."""
+    return rows.view(np.dtype((np.void, rows.dtype.itemsize)))[at].view(rows.dtype)
+
+
 def starts(lengths: np.ndarray) -> np.ndarray:
     """Exclusive running sum of lengths, int64, shape (n,)."""
     out = np.zeros(len(lengths), np.int64)
@@ -122,17 +127,20 @@ def section_of(record: Record, values: dict[str, object], n: int, *, context: bo
     rows = np.zeros(n, record.dtype)
     parts: list[list[bytes]] = []
     for field in record.fields:
-        if field.heap and field.name not in values:
-            parts.append([b""] * n)
-        elif field.heap:
-            strings = [bytes(s) for s in values[field.name]] or [b""] * n  # type: ignore[attr-defined]
-            limit = 0xFFFF if field.type == "heap16" else 0xFFFFFFFF
-            strings = [s[:limit] for s in strings]
-            rows[field.column] = [len(s) for s in strings]
-            parts.append(strings)
-        elif field.name in values:
+        if field.name not in values:
+            continue
+        if not field.heap:
             rows[field.name] = values[field.name]
-    heap = b"".join(b"".join(region) for region in zip(*parts, strict=True)) if parts else b""
+            continue
+        strings = list(map(bytes, values[field.name])) or [b""] * n  # type: ignore[call-overload]
+        lengths = list(map(len, strings))
+        limit = 0xFFFF if field.type == "heap16" else 0xFFFFFFFF
+        if max(lengths, default=0) > limit:
+            strings = [s[:limit] for s in strings]
+            lengths = list(map(len, strings))
+        rows[field.column] = lengths
+        parts.append(strings)
+    heap = b"".join(map(b"".join, zip(*parts, strict=True)))
     return Section(record, rows, np.frombuffer(heap, np.uint8), context)
 
 

@@ -20,21 +20,21 @@ _SERVER_NAME: Final = 0
 _ALPN: Final = 16
 _CACHED: Final = 512
 """Lists that are remembered. A client sends the same ones in each hello, so that most are known."""
+_CLIENTS: Final = 128
+"""Whole offers that are remembered: most clients of a node send the same one in each hello."""
 _LONGEST_CACHED: Final = 128
 """Numbers of a list that is remembered: nobody real sends more, and a peer must not fill our memory."""
 
 
 def ja3(hello: ClientHello) -> str:
     """The JA3 fingerprint of a ClientHello: 32 hexadecimal digits (MD5)."""
-    return md5(ja3_string(hello).encode(), usedforsecurity=False).hexdigest()
+    lists = hello.ciphers, hello.extensions, hello.groups, hello.point_formats
+    return (_ja3 if _short(*lists) else _ja3.__wrapped__)(hello.legacy_version, *lists)
 
 
 def ja3_string(hello: ClientHello) -> str:
     """What JA3 is the hash of: version, ciphers, extensions, groups, point formats, as decimal numbers."""
-    parts = (_real(hello.ciphers), _real(hello.extensions), _real(hello.groups), hello.point_formats)
-    return f"{hello.legacy_version}," + ",".join(
-        [_decimals(part) if len(part) <= _LONGEST_CACHED else _decimals.__wrapped__(part) for part in parts]
-    )
+    return _ja3_text(hello.legacy_version, hello.ciphers, hello.extensions, hello.groups, hello.point_formats)
 
 
 def ja4(hello: ClientHello, transport: Literal["t", "q", "d"]) -> str:
@@ -44,18 +44,44 @@ def ja4(hello: ClientHello, transport: Literal["t", "q", "d"]) -> str:
         hello: The ClientHello.
         transport: What it came over: "t" for TCP, "q" for QUIC, "d" for DTLS.
     """
-    ciphers = _real(sorted(hello.ciphers))
-    extensions = _real(sorted(hello.extensions))
-    algorithms = _real(hello.signature_algorithms)
-    if max(len(ciphers), len(extensions), len(algorithms)) <= _LONGEST_CACHED:
-        b, c = _cipher_hash(ciphers), _extension_hash(extensions, algorithms)
-    else:
-        b, c = _cipher_hash.__wrapped__(ciphers), _extension_hash.__wrapped__(extensions, algorithms)
+    lists = hello.ciphers, hello.extensions, hello.signature_algorithms
+    counts, hashes = (_offer if _short(*lists) else _offer.__wrapped__)(*lists)
     # The highest number, known or not: a client that offers drafts beside 1.3 has "00" everywhere.
     version = _VERSIONS.get(max(_real(hello.supported_versions), default=hello.legacy_version), "00")
     sni = "d" if hello.sni_seen else "i"
-    counts = f"{min(len(ciphers), 99):02d}{min(len(extensions), 99):02d}"
-    return f"{transport}{version}{sni}{counts}{_alpn(hello.protocols)}_{b}_{c}"
+    return f"{transport}{version}{sni}{counts}{_alpn(hello.protocols)}_{hashes}"
+
+
+@lru_cache(_CLIENTS)
+def _ja3(version: int, *lists: tuple[int, ...]) -> str:
+    return md5(_ja3_text(version, *lists).encode(), usedforsecurity=False).hexdigest()
+
+
+def _ja3_text(
+    version: int,
+    ciphers: tuple[int, ...],
+    extensions: tuple[int, ...],
+    groups: tuple[int, ...],
+    formats: tuple[int, ...],
+) -> str:
+    parts = _real(ciphers), _real(extensions), _real(groups), formats
+    return f"{version}," + ",".join([(_decimals if _short(part) else _decimals.__wrapped__)(part) for part in parts])
+
+
+@lru_cache(_CLIENTS)
+def _offer(ciphers: tuple[int, ...], extensions: tuple[int, ...], algorithms: tuple[int, ...]) -> tuple[str, str]:
+    """What JA4 counts of an offer, and its two hashes. Browsers give each hello another order, so these are remembered by the sorted lists as well."""
+    ciphers, extensions, algorithms = _real(sorted(ciphers)), _real(sorted(extensions)), _real(algorithms)
+    if _short(ciphers, extensions, algorithms):
+        b, c = _cipher_hash(ciphers), _extension_hash(extensions, algorithms)
+    else:
+        b, c = _cipher_hash.__wrapped__(ciphers), _extension_hash.__wrapped__(extensions, algorithms)
+    return f"{min(len(ciphers), 99):02d}{min(len(extensions), 99):02d}", f"{b}_{c}"
+
+
+def _short(*lists: tuple[int, ...]) -> bool:
+    """Whether lists are such as may be remembered."""
+    return max(map(len, lists)) <= _LONGEST_CACHED
 
 
 def _real(numbers: tuple[int, ...] | list[int]) -> tuple[int, ...]:

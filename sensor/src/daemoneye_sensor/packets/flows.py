@@ -18,7 +18,7 @@ from typing import Final
 import numpy as np
 
 from daemoneye.events.base import splitmix64
-from daemoneye.events.codec import Section, section_of
+from daemoneye.events.codec import Section, concatenate, rows_at, section_of
 from daemoneye.events.packet_flow import PACKET_FLOW
 from daemoneye.events.sets import unique
 from daemoneye_sensor.packets import columns as c
@@ -43,6 +43,7 @@ _ROW: Final = np.dtype([
     ("begin", "u8"), ("last", "u8"), ("told", "u8"), ("src_packets", "u8"), ("src_bytes", "u8"), ("dst_packets", "u8"), ("dst_bytes", "u8"),
     ("src_last", "u8"), ("dst_last", "u8"), ("src_interface", "u2"), ("dst_interface", "u2"), ("guessed", "?"), ("turned", "?"), ("used", "?"),
 ])  # fmt: skip
+_OPAQUE: Final = np.dtype((np.void, _ROW.itemsize))
 SERVICES: Final = ("", "dns", "tls", "http", "quic", "stratum")
 
 
@@ -191,7 +192,7 @@ class FlowTable:
         rows["src_interface"] = rows["dst_interface"] = packets.interface[at] if len(self.names) == 1 else _NOBODY
         rows["guessed"] = packets.count[at] == 0
         rows["used"] = True
-        self.rows[slots] = rows
+        self._put(slots, rows)
         return slots
 
     def _settle(
@@ -240,7 +241,7 @@ class FlowTable:
     ) -> None:
         if not len(slots):
             return
-        rows = self.rows[slots]
+        rows = rows_at(self.rows, slots)
         for side, way in zip(_SIDES, (out, ~out), strict=True):
             seen = way & ~again
             latest = np.zeros(len(slots), np.uint64)
@@ -257,7 +258,10 @@ class FlowTable:
                 if len(set_):
                     rows[f"{side}_tcp_flags"][unique(set_)] |= np.uint8(1 << bit)
         rows["last"] = np.maximum(rows["last"], np.maximum(rows["src_last"], rows["dst_last"]))
-        self.rows[slots] = rows
+        self._put(slots, rows)
+
+    def _put(self, slots: np.ndarray, rows: np.ndarray) -> None:
+        self.rows.view(_OPAQUE)[slots] = rows.view(_OPAQUE)  # as bytes: see `rows_at`
 
     # --- telling
 
@@ -269,7 +273,7 @@ class FlowTable:
         if not known:
             return _nothing()
         slots = np.array(known, np.int64)
-        return self._tell(slots[_state(self.rows[slots]) != _ACTIVE], b"")
+        return self._tell(slots[_state(rows_at(self.rows, slots)) != _ACTIVE], b"")
 
     def due(self, now: int = 0) -> Section:
         """Tell the conversations that are over, silent or due: to be asked after a block, when it is known what they speak; `now` where a clock runs."""
@@ -278,7 +282,7 @@ class FlowTable:
             return _nothing()
         self._swept = self._now
         used = np.flatnonzero(self.rows["used"])
-        rows = self.rows[used]
+        rows = rows_at(self.rows, used)
         silent = np.uint64(self._now) - np.minimum(rows["last"], np.uint64(self._now))
         over = (_state(rows) != _ACTIVE) & (silent >= _LINGER_NS)
         idle = ~over & (silent >= IDLE_NS)
@@ -308,7 +312,7 @@ class FlowTable:
         if not len(slots):
             return _nothing()
         slots = slots[np.argsort(self.rows["last"][slots], kind="stable")]
-        rows = self.rows[slots]
+        rows = rows_at(self.rows, slots)
         turned = np.flatnonzero(rows["turned"])
         for mine, theirs in _TURNED:
             rows[mine][turned], rows[theirs][turned] = rows[theirs][turned], rows[mine][turned]
@@ -369,9 +373,4 @@ def _nothing() -> Section:
 
 def _joined(sections: list[Section]) -> Section:
     filled = [section for section in sections if len(section.rows)]
-    if len(filled) == 1:
-        return filled[0]
-    if not filled:
-        return _nothing()
-    rows = np.concatenate([section.rows for section in filled])
-    return Section(PACKET_FLOW, rows, np.concatenate([section.heap for section in filled]))
+    return concatenate(filled) if filled else _nothing()

@@ -13,7 +13,7 @@ from typing import Final, NamedTuple, Protocol
 
 import numpy as np
 
-from daemoneye.events.codec import Section
+from daemoneye.events.codec import Section, rows_at
 from daemoneye.events.quic_initial import QUIC_INITIAL
 from daemoneye.events.sets import unique
 from daemoneye_sensor.l7 import http, ja, quic, stratum, tls
@@ -26,7 +26,7 @@ from daemoneye_sensor.packets.handshakes import Handshake, hello_flags
 from daemoneye_sensor.packets.oddities import UNKNOWN, Oddities
 from daemoneye_sensor.packets.questions import WAIT_NS, Dialogue, Questions
 from daemoneye_sensor.packets.rows import Ends, Rows, ends_of
-from daemoneye_sensor.packets.selection import DNS_PORTS, SURE, odd, select
+from daemoneye_sensor.packets.selection import DNS_PORTS, SURE, alike, odd, select
 from daemoneye_sensor.packets.stream import MAX_BYTES
 
 MAX_OPEN: Final = 2048
@@ -154,8 +154,9 @@ class Inspector:
         """
         placed, told = self.flows.add(packets)
         chosen = select(packets, placed, self._waiting(placed), self.flows.rows["service"] != 0)
+        chosen = alike(packets, placed, chosen)
         slots = placed.slot[chosen]
-        rows = self.flows.rows[slots]
+        rows = rows_at(self.flows.rows, slots)
         # A SYN, which may have data (RFC 7413), counts as a byte before them.
         sequence = packets.sequence[chosen] + ((packets.tcp_flags[chosen] & c.SYN) != 0)
         begin = packets.payload[chosen]
@@ -235,7 +236,7 @@ class Inspector:
     ) -> None:
         """Choose the first packets of connections to well-known ports that speak nothing that is known."""
         chosen = odd(packets, placed, self.flows.rows["service"] != 0)
-        rows = self.flows.rows[placed.slot[chosen]]
+        rows = rows_at(self.flows.rows, placed.slot[chosen])
         begun = np.flatnonzero(rows["src_packets"] + rows["dst_packets"] <= _BEGINNING)[:_ODD]
         chosen, rows = chosen[begun], rows[begun]
         for ends, flow, i in zip(ends_of(self.flows, rows), rows["flow"].tolist(), chosen.tolist(), strict=True):
@@ -317,10 +318,11 @@ class Inspector:
     def _expire(self, now: int) -> None:
         """Give up what nothing was heard of for long."""
         self._questions.expire(now)
-        while self._open and now - next(iter(self._open.values())).time >= WAIT_NS:
-            self._end(self._open.popitem(last=False)[1])
-        while self._initials and now - next(iter(self._initials.values())).time >= WAIT_NS:
-            self._give_up(self._initials.popitem(last=False)[1])
+        # All are asked: within a block conversations are not looked at in order of time.
+        for flow in [flow for flow, open_ in self._open.items() if now - open_.time >= WAIT_NS]:
+            self._end(self._open.pop(flow))
+        for flow in [flow for flow, began in self._initials.items() if now - began.time >= WAIT_NS]:
+            self._give_up(self._initials.pop(flow))
 
     def _give_up(self, began: _Beginning) -> None:
         self.incomplete += began.initials is not None

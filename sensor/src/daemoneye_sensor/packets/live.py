@@ -8,6 +8,7 @@ from typing import Protocol
 
 import numpy as np
 
+from daemoneye.events.codec import rows_at
 from daemoneye_sensor.packets.capture import CaptureProgram
 from daemoneye_sensor.packets.columns import Packets
 from daemoneye_sensor.packets.compiling import Filters
@@ -72,7 +73,7 @@ def packets_from(flows: np.ndarray, numbers: Mapping[int, int]) -> Packets:
     place = np.searchsorted(known, flows["ifindex"])
     mine = np.flatnonzero(known[np.minimum(place, len(known) - 1)] == flows["ifindex"]) if len(known) else place[:0]
     mine = mine[np.argsort(flows["first"][mine], kind="stable")]
-    rows, n = flows[mine], len(mine)
+    rows, n = rows_at(flows, mine), len(mine)
     src, dst = (
         np.ascontiguousarray(rows[name]).view(">u8").astype(np.uint64).reshape(n, 2) for name in ("src_ip", "dst_ip")
     )

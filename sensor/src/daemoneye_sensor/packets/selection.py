@@ -24,6 +24,8 @@ _SSH, _HTTP2 = (int.from_bytes(beginning) for beginning in (b"SSH-", b"PRI "))
 _QUIC_VERSIONS: Final = (1, 0x6B3343CF, *range(0xFF00001D, 0xFF000023))
 _QUIC_LEAST: Final = 1000
 """Datagrams with Initials are padded to 1,200 bytes (RFC 9000, 14.1)."""
+_HANDSHAKE: Final = 0x16
+"""How a record of TLS's handshake begins."""
 _FOLLOWING: Final = 128
 """Segments of one conversation and block that are looked at after it began something."""
 _FIRST: Final = 8
@@ -66,6 +68,20 @@ def select(packets: Packets, placed: Placed, waiting: np.ndarray, known: np.ndar
     following = np.flatnonzero(tcp & interesting[placed.slot])
     chosen[following[_rank(placed.slot[following]) < _FOLLOWING]] = True
     return np.flatnonzero(chosen | begins)
+
+
+def alike(packets: Packets, placed: Placed, chosen: np.ndarray) -> np.ndarray:
+    """The chosen positions in the order in which to look at them: conversations that begin alike one after another, the packets of each in order.
+
+    A processor that does the same again and again knows the way: going from one parser to another with each message cost a quarter more.
+    """
+    begins = packets.data[packets.payload[chosen]]
+    dns = any_of(packets.src_port[chosen], DNS_PORTS) | any_of(packets.dst_port[chosen], DNS_PORTS)
+    kind = np.select([dns, packets.proto[chosen] == c.UDP, begins == _HANDSHAKE], [0, 1, 2], 3)
+    slot = placed.slot[chosen]
+    of_slot = np.zeros(int(slot.max(initial=0)) + 1, np.int8)
+    of_slot[slot[::-1]] = kind[::-1]  # the first of each is written last
+    return chosen[np.argsort(of_slot[slot], kind="stable")]
 
 
 def odd(packets: Packets, placed: Placed, known: np.ndarray) -> np.ndarray:

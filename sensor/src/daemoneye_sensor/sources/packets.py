@@ -1,8 +1,8 @@
 """The source `packets`: packets of this machine's interfaces, live: conversations counted by the kernel, and the messages of a few protocols.
 
-Responsible for the order of things, for losses and for the cost; what a packet says is :mod:`daemoneye_sensor.packets`', which interfaces are open
-:mod:`daemoneye_sensor.packets.taps`'. About every second a turn reads what the rings hold. Every five seconds it also takes what the kernel counted:
-only then, when both are here, conversations are told.
+Responsible for the order of things and for the cost; what a packet says is :mod:`daemoneye_sensor.packets`', which interfaces are open
+:mod:`daemoneye_sensor.packets.taps`', what is lost :mod:`daemoneye_sensor.sources.tally`'s. About every second a turn reads what the rings hold.
+Every five seconds it also takes what the kernel counted: only then, when both are here, conversations are told.
 """
 
 from __future__ import annotations
@@ -25,7 +25,6 @@ from daemoneye_sensor.packets.arrivals import Arrivals
 from daemoneye_sensor.packets.askers import Askers
 from daemoneye_sensor.packets.capture import CaptureProgram
 from daemoneye_sensor.packets.capturing import Capture
-from daemoneye_sensor.packets.columns import REASONS, Fate
 from daemoneye_sensor.packets.frames import Frames
 from daemoneye_sensor.packets.governor import Governor, Level, said
 from daemoneye_sensor.packets.inspector import Inspector
@@ -36,6 +35,7 @@ from daemoneye_sensor.packets.oddities import Oddities
 from daemoneye_sensor.packets.taps import DEGRADED, Taps
 from daemoneye_sensor.sources.base import Drain, Lost, Origin
 from daemoneye_sensor.sources.batches import batches
+from daemoneye_sensor.sources.tally import Tally
 
 READ_S: Final = 0.9
 """Rings are read so often, or sooner when one fills: a read costs as much for three messages as for thirty. It is a little less than three turns."""
@@ -43,31 +43,10 @@ COUNT_S: Final = 5.0
 """What the kernel counted is taken so often."""
 _ROWS: Final = 16_384
 """Rows of a batch, and frames that are read at once."""
-_DEGRADED_S: Final = 60.0
-_BEARABLE: Final = 0.01
-"""Share of the frames that were to be read which may be lost before capture counts as degraded."""
 _FEW: Final = 4
 _SEGMENTS: Final = 32
 """Segments of a message that follow its first, when all is well."""
 _EXPORTS: Final = ("tls", "http", "quic", "json")
-
-# Why something is lost, by kind. All of it is stage `capture`: frames and what they carry are no events yet. The first five are the program's own
-# counters.
-_LOSSES: Final = {
-    "map_full": "packets of conversations for which the kernel's table had no room",
-    "over_budget": "packets that were not looked at: the CPU budget is used up",
-    "fragments": "later fragments: they count for no conversation",
-    "short": f"frames: {REASONS[Fate.SHORT]}",
-    "malformed": f"frames: {REASONS[Fate.MALFORMED]}",
-    "fragment": f"frames: {REASONS[Fate.FRAGMENT]}",
-    "link": f"frames: {REASONS[Fate.LINK]}",
-    "incomplete": "handshakes whose beginning is not whole",
-}
-FAULTS: Final = (*_LOSSES, "dns", "http", "quic", "tls")
-"""Kinds of what is lost beside what the rings had no room for: of frames, and of messages by protocol."""
-_COUNTED: Final = ("map_full", "over_budget", "fragments", "short", "malformed")
-_READABLE: Final = frozenset(_COUNTED[:3])
-"""Kinds that say nothing of what was sent."""
 
 _log = logging.getLogger(__name__)
 
@@ -110,6 +89,7 @@ class PacketSource:
         self._decoder = Decoder()
         self._inspector = Inspector()
         self._inspector.flows.names.clear()  # they come with their interfaces
+        self._tally = Tally(self._decoder.seen, self._inspector)
         self._oddities = self._inspector.oddities = Oddities() if oddities is None else oddities
         self._apart = oddities is not None
         self._oddities.wanted = self._apart and capture.evidence
@@ -121,13 +101,7 @@ class PacketSource:
         self._finishing = False
         self._kernel_ns = 0
         self._rows = 0
-        self._counters: Counter[str] = Counter()  # the kernel's, of all programs that were
-        self._before: Counter[str] = Counter()  # of those before this one
-        self._totals: dict[str, Counter[str]] = {}  # by interface, those of pods together
         self._spent = 0.0
-        self._judged = 0, 0
-        self._degraded_until = float("-inf")
-        self._told: Counter[str] = Counter()
 
     @property
     def capture(self) -> Capture:
@@ -200,9 +174,7 @@ class PacketSource:
 
     def lost(self) -> list[Lost]:
         """Frames, counts and messages that were lost."""
-        now = self._losses()
-        told, self._told = self._told, now
-        return [Lost("capture", "", count - told[why], why, "bulk") for why, count in now.items() if count > told[why]]
+        return self._tally.news()
 
     def positions(self) -> dict[str, int]:
         """None."""
@@ -219,13 +191,8 @@ class PacketSource:
         if self._governor.level:
             spent = f"capture costs more than {self._governor.percent:g} % of a processor"
             return DEGRADED, f"{spent}, therefore {said(self._governor.level)}"
-        if time.monotonic() < self._degraded_until:
-            drops = ", ".join(
-                f"{total['drops']} on {name}" for name, total in sorted(self._totals.items()) if total["drops"]
-            )
-            lost = f"packets are lost before they are read ({drops or 'no room in the table of conversations'})"
-            return DEGRADED, f"{lost}: make bufferSizeMb larger, or capture less"
-        return "", ""
+        lost = self._tally.problem()
+        return (DEGRADED, lost) if lost else ("", "")
 
     def status(self) -> dict[str, object]:
         """Counters since the start: each interface's (those of pods together), totals, and how far the governor stepped down."""
@@ -233,11 +200,11 @@ class PacketSource:
         return {
             "records": {"packets": self._rows},
             "interfaces": self._interfaces(),
-            "frames": self._counters["frames"],
-            "exported": self._counters["exported"],
-            "dropped": self._dropped,
-            "faults": dict(self._faults()),
-            "malformed": sum(count for kind, count in self._faults().items() if kind not in _READABLE),
+            "frames": self._tally.counters["frames"],
+            "exported": self._tally.counters["exported"],
+            "dropped": self._tally.dropped,
+            "faults": dict(self._tally.faults()),
+            "malformed": self._tally.malformed,
             "conversations": len(flows),
             "evicted": flows.evicted,
             "shown_again": flows.again,
@@ -302,7 +269,8 @@ class PacketSource:
         if now - self._counted_at >= COUNT_S or self._went or self._finishing:
             self._counted_at = now
             sections += self._count(self._flows(program, taps), numbers)
-            self._account(now, program, taps)
+            taps.account()
+            self._tally.account(now, program)
             sections += [self._inspector.flows.leave(number) for number in self._went]
             self._went.clear()
             sections += self._inspector.turn(time.clock_gettime_ns(time.CLOCK_BOOTTIME))
@@ -326,22 +294,8 @@ class PacketSource:
         for index, captured in taps.captured.items():
             mine = flows["ifindex"] == index
             counted = {name: int(flows[name][mine].sum()) for name in ("packets", "bytes")}
-            self._totals.setdefault(captured.group, Counter()).update(counted)
+            self._tally.totals.setdefault(captured.group, Counter()).update(counted)
         return flows
-
-    def _account(self, now: float, program: CaptureProgram, taps: Taps) -> None:
-        """Read the counters; whether too much was lost since the last time."""
-        taps.account()
-        self._counters = self._before + Counter(program.counters())
-        lost = self._dropped + self._counters["map_full"]
-        exported = self._counters["exported"]
-        if lost - self._judged[0] > _BEARABLE * max(exported - self._judged[1], 1):
-            self._degraded_until = now + _DEGRADED_S
-        self._judged = lost, exported
-
-    @property
-    def _dropped(self) -> int:
-        return sum(total["drops"] for total in list(self._totals.values()))
 
     def _drains(self, sections: list[Section]) -> list[Drain]:
         wanted = [one for one in sections if self._capture.flows or one.record is not PACKET_FLOW]
@@ -363,7 +317,7 @@ class PacketSource:
         flows = self._flows(program, taps)
         taps.close()
         self._ready.extend(self._drains([*self._read(taps.rest, numbers, program), *self._count(flows, numbers)]))
-        self._before += Counter(program.counters())
+        self._tally.leave(program)
         self._went += [number for number in numbers.values() if number not in opened.numbers().values()]
         program.close()
         self._kernel_ns = 0
@@ -376,7 +330,7 @@ class PacketSource:
         try:
             program.set(flows=0, dns=0, **dict.fromkeys(_EXPORTS, 0))
             known = {} if self._taps is None else self._taps.numbers()
-            taps = Taps(capture, program, self._netns, lambda link: self._number(link, known), self._totals)
+            taps = Taps(capture, program, self._netns, lambda link: self._number(link, known), self._tally.totals)
         except BaseException:
             program.close()
             raise
@@ -426,21 +380,3 @@ class PacketSource:
         spent = sum(int(bpfsys.fdinfo(fd).get("run_time_ns", 0)) for fd in fds)
         before, self._kernel_ns = self._kernel_ns, spent
         return max(spent - before, 0) / 1e9
-
-    def _faults(self) -> Counter[str]:
-        """How much was lost since the start beside what the rings had no room for: by kind, messages by protocol."""
-        faults = Counter({kind: self._counters[kind] for kind in _COUNTED})
-        seen = self._decoder.seen.passed.items()
-        faults.update({fate.name.lower(): count for fate, count in seen if fate is not Fate.NOT_IP})
-        faults.update(self._inspector.malformed)
-        faults["incomplete"] += self._inspector.incomplete
-        return faults
-
-    def _losses(self) -> Counter[str]:
-        """How much was lost since the start, by reason."""
-        losses: Counter[str] = Counter()
-        for kind, count in self._faults().items():
-            losses[_LOSSES.get(kind, f"{kind}: messages that are malformed")] += count
-        for interface, total in list(self._totals.items()):
-            losses[f"frames: the ring of {interface} had no room"] += total["drops"]
-        return losses

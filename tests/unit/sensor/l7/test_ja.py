@@ -142,10 +142,11 @@ def test_one_client_has_one_fingerprint_whatever_it_asks_for():
 
 def test_long_lists_are_hashed_and_not_remembered():
     hello = hello_of(message(range(0x0B0B, 0x0B0B + 20_000), [numbers(13, range(1000))]))
-    before = [cached.cache_info().currsize for cached in (ja._decimals, ja._cipher_hash, ja._extension_hash)]
+    remembered = ja._decimals, ja._cipher_hash, ja._extension_hash, ja._offer, ja._ja3
+    before = [cached.cache_info().currsize for cached in remembered]
     fingerprint = ja4(hello, "t")
     ja3(hello)
-    after = [cached.cache_info().currsize for cached in (ja._decimals, ja._cipher_hash, ja._extension_hash)]
+    after = [cached.cache_info().currsize for cached in remembered]
     real = [n for n in hello.ciphers if n not in {0x0A0A + 0x1010 * i for i in range(16)}]
     assert fingerprint.split("_")[1] == hashlib.sha256(",".join(f"{n:04x}" for n in real).encode()).hexdigest()[:12]
     assert after[1:] == before[1:]

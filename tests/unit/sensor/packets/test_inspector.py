@@ -327,6 +327,41 @@ def test_many_connections_take_bounded_room(monkeypatch: pytest.MonkeyPatch) -> 
     assert inspector.incomplete == 50
 
 
+@pytest.mark.parametrize("seed", range(5))
+def test_conversations_that_are_mixed_in_a_block_are_read_as_packet_by_packet(seed: int) -> None:
+    chance = random.Random(seed)
+    talks: list[list[Packet]] = []
+    for i in range(12):
+        web, secret = Connection(A, B, 41000 + i, 80), Connection(A, B, 42000 + i, 443)
+        both = [*web.send(GET, size=50), *web.send(OK, out=False, size=40), *web.send(GET), *web.send(OK, out=False)]
+        talks += [
+            [*web.begin(), *both],
+            [
+                *secret.begin(),
+                *secret.send(flight(f"s{i}.example"), size=100),
+                *secret.send(b"\x15\x03\x03\0\2\2\x28", out=False),
+            ],
+            [question(f"n{i}.example", i), answer(f"n{i}.example", i)],
+            [question(f"m{i}.example", 100 + i)],
+        ]
+    packets = []
+    while talks:
+        packets.append(chance.choice(talks).pop(0))
+        talks = [talk for talk in talks if talk]
+    singly, together = (sorted(map(repr, events(packets, size))) for size in (1, len(packets)))
+    assert together == singly
+    assert len(together) == 12 * 5
+
+
+def test_of_a_block_that_is_long_who_was_silent_is_given_up_whatever_was_looked_at_before_it() -> None:
+    inspector = Inspector()
+    web, secret = Connection(A, B, 40000, 80), Connection(A, B, 40001, 443)
+    packets = [*web.send(GET), *secret.send(flight("example.org"))]
+    sections = inspector.inspect(decoded(packets, times=[START, *(START + 20 * SECOND for _ in packets[1:])]))
+    assert [section.record.name for section in sections] == ["http_request"]
+    assert [section.record.name for section in inspector.end()] == ["tls_client_hello", "packet_flow"]
+
+
 def test_random_bytes_on_known_ports_end_nothing() -> None:
     chance = random.Random(3)
     packets: list[Packet] = []
