@@ -17,6 +17,7 @@ from daemoneye_analytics.behaviour.connections import connections
 from daemoneye_analytics.behaviour.contacts import Reach
 from daemoneye_analytics.behaviour.counts import Counts
 from daemoneye_analytics.behaviour.directory import LIFE_NS, Book, Directory, called
+from daemoneye_analytics.behaviour.waiting import WAIT_NS, Waiting
 from daemoneye_analytics.checkpoint import Checkpoint, decode, encode
 from daemoneye_analytics.frame import text_hash
 from tests.unit.analytics.behaviour import sockets
@@ -288,6 +289,22 @@ def test_names_that_come_a_second_late_are_waited_for(learned):
     assert [len(part) for part in found] == [0, 0, 0, 1, 0]
     assert "example.net at 192.0.2.9" in found[3][0].title
     assert found[3][0].process_tree, "the batch that it came in is still known"
+
+
+def test_nothing_waits_longer_than_it_need():
+    def kept(*times: float) -> Waiting:
+        waiting = Waiting()
+        for at in times:
+            waiting.add(next(frames([opened(12, at, "203.0.113.5", 443)])))
+        return waiting
+
+    def over(waiting: Waiting, at: float, wait: int = WAIT_NS) -> int:
+        return len(list(waiting.over(OFFSET + int(at * SECOND), wait)))
+
+    assert over(kept(100, 101, 102), 102.5) == 1
+    assert over(kept(100, 101, 102), 102.5, 0) == 3, "where there are no names"
+    assert over(kept(5000, 100), 100) == 1, "the clock went back"
+    assert over(kept(*(100 + k / 100 for k in range(100))), 101) == 36, "they are bounded"
 
 
 def test_borders_of_batches_change_neither_scores_nor_findings(learned):
