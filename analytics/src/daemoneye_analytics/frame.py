@@ -252,6 +252,16 @@ class Frame:
         column = to_arrow(self.batch, section.take(self._new(section)), (field,)).column(0).dictionary_encode()
         return Texts(column.dictionary.to_pylist(), column.indices.to_numpy().astype(np.int64))
 
+    def items(self, record: str, field: str) -> tuple[Texts, np.ndarray]:
+        """The entries of a list of the new rows of one kind of event, one row's after another's, and which row each is of, int64."""
+        section = self.batch.section(record)
+        if section is None:
+            return Texts([], np.zeros(0, np.int64)), np.zeros(0, np.int64)
+        lists = to_arrow(self.batch, section.take(self._new(section)), (field,)).column(0)
+        flat = lists.flatten().dictionary_encode()
+        row = np.repeat(np.arange(len(lists)), lists.value_lengths().to_numpy())
+        return Texts(flat.dictionary.to_pylist(), flat.indices.to_numpy().astype(np.int64)), row
+
     def row(self, record: str, index: int) -> dict[str, Any]:
         """One new row by column name, without its moments: Python's own cannot hold nanoseconds and need a time zone database."""
         section = self.batch.section(record)

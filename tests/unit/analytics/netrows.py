@@ -58,9 +58,9 @@ def section(record: str, rows: Rows) -> Section:
     values: dict[str, object] = {
         "event": BY_NAME[record].id,
         "proto": [row.get("proto", 6) for row in rows],
-        "src_port": [40_000] * len(rows),
+        "src_port": [row.get("src_port", 40_000) for row in rows],
     }
-    for name in names - {"proto"}:
+    for name in names - {"proto", "src_port"}:
         column = [row.get(name, b"" if name in heap else 0) for row in rows]
         if name in ("src_ip", "dst_ip"):
             values[name] = np.array([packed(value) for value in column], "V16")

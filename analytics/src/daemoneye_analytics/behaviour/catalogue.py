@@ -67,7 +67,7 @@ FEATURES: Final[tuple[Feature, ...]] = (
         "destination_bits",
         CONNECTION,
         "bits",
-        "How surprising the other side is in the workload: its address (public ones by /24 or /48), port, protocol, direction.",
+        "How surprising the other side is in the workload: its name, if known, else its address (public ones by /24 or /48); port, protocol, direction.",
     ),
     Feature("program_port_bits", CONNECTION, "bits", "How surprising the program with this port, protocol and direction is."),
     Feature("contact_bits", CONNECTION, "bits", "destination_bits + program_port_bits: who speaks to whom."),
@@ -82,6 +82,8 @@ FEATURES: Final[tuple[Feature, ...]] = (
     Feature("connect_failed", CONNECTION, "0/1", "The process tried to connect and was not let in."),
     Feature("fan_out", CONNECTION, "log2(1 + destinations)", "Different destinations of the workload on its node so far, within the ten minutes."),
     Feature("connections", CONNECTION, "log2(1 + connections)", "Connections that it began or took there so far."),
+    Feature("domain_bits", CONNECTION, "bits", "How surprising the other side's name is in the workload, with port and protocol; 0 where it is not known."),
+    Feature("name_known", CONNECTION, "0/1", "The process connected, and DNS, TLS, QUIC or HTTP told what the other side is called."),
 )  # fmt: skip
 BY_NAME: Final = {feature.name: feature for feature in FEATURES}
 PROCESS_FEATURES: Final = tuple(feature.name for feature in FEATURES if feature.scope == PROCESS)

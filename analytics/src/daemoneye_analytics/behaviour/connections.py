@@ -1,31 +1,27 @@
 """A batch's sockets as columns of numbers: whose they are, to where, with how much.
 
-Responsible for reading a `Frame`; how surprising what it reads is, is `daemoneye_analytics.behaviour.contacts`' affair. An address is looked at once for
-each distinct one, everything else is whole columns.
+Responsible for reading a `Frame`; how surprising what it reads is, is `daemoneye_analytics.behaviour.contacts`' affair, what the other side is called
+`daemoneye_analytics.behaviour.directory`'s. An address is looked at once for each distinct one, everything else is whole columns.
 """
 
 from __future__ import annotations
 
 from dataclasses import dataclass
-from functools import lru_cache
-from ipaddress import IPv4Address, ip_address
 from typing import ClassVar, Final, Self
 
 import numpy as np
 
-from daemoneye.events.addresses import text
-from daemoneye.events.sets import groups
 from daemoneye.events.sockets import Direction, Ending
 from daemoneye_analytics.behaviour.columns import Columns
-from daemoneye_analytics.behaviour.executions import contexts
-from daemoneye_analytics.conversations import halves, is_inside
+from daemoneye_analytics.behaviour.directory import Directory
+from daemoneye_analytics.behaviour.executions import contexts, whose
+from daemoneye_analytics.behaviour.networks import networks
+from daemoneye_analytics.conversations import halves
 from daemoneye_analytics.frame import Frame, combine
 
 DYNAMIC: Final = 32_768
 """Ports from which on they are drawn, not chosen: all of them are one."""
-OWN, INSIDE, OUTSIDE, GROUP = 0.0, 1.0, 2.0, 3.0
 _TCP: Final = 6
-_DISTINCT: Final = 65_536
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,7 +38,7 @@ class Connections(Columns):
         levels: Hashes of the contexts, u64, shape (n, LEVELS), as executions have them.
         exe: Hash of the executable, u64; 0 where it is not known.
         tree: Process keys of itself and its ancestors, u64, shape (n, 9), 0 where they are unknown.
-        destination: What is counted of where it goes, u64, never 0: direction, the other side's network or address, port, protocol.
+        destination: What is counted of its address, u64, never 0: direction, the other side's network or address, port, protocol.
         program_port: The same of program, direction, port, protocol, u64; 0 where the program is not known.
         door: Address and port of the other side where the process connected, u64; 0 for an end, and for what others opened.
         peer: The other side's address as two numbers, u64, shape (n, 2); zeros where it listens.
@@ -51,6 +47,7 @@ class Connections(Columns):
         direction: See `daemoneye.events.sockets.Direction`, u8.
         begins: Whether it tells of a connection for the first time, bool: such rows are counted.
         ended: Whether it is a row of `socket_close`, bool.
+        name: `text_hash` of what the other side is called, u64; 0 where that is not known, and for what others opened.
     """
 
     time: np.ndarray
@@ -71,11 +68,17 @@ class Connections(Columns):
     direction: np.ndarray
     begins: np.ndarray
     ended: np.ndarray
+    name: np.ndarray
+
+    @property
+    def domain(self) -> np.ndarray:
+        """What is counted of its name, u64: that, port, protocol; 0 where it is not known."""
+        return np.where(self.name != 0, combine(self.name, _chosen(self.port), self.proto), np.uint64(0))
 
     @property
     def contact(self) -> np.ndarray:
         """Who speaks to whom in which workload, u64: what is the same for the counts."""
-        return combine(self.workload, self.destination, self.program_port)
+        return combine(self.workload, self.destination ^ self.name, self.program_port)
 
 
 @dataclass(frozen=True, slots=True)
@@ -122,14 +125,15 @@ class Heard:
         return type(self)(self.connections.span(first, last), self.identity[here], self.cgroups[here], self.shape[here])
 
 
-def connections(frame: Frame, excluded: np.ndarray) -> Heard:
+def connections(frame: Frame, excluded: np.ndarray, directory: Directory) -> Heard:
     """The beginnings and ends of connections of a frame, and the sockets that begin to listen; not those without a process or of excluded workloads.
 
     Args:
         frame: The batch.
         excluded: Which of `frame.identities` are left out, bool.
+        directory: Of the frame's node; it has heard this frame.
     """
-    parts = [_heard(frame, record, excluded) for record in ("socket_open", "socket_close")]
+    parts = [_heard(frame, record, excluded, directory) for record in ("socket_open", "socket_close")]
     both = Heard(
         Connections.joined([part.connections for part in parts]),
         *(np.concatenate([getattr(part, name) for part in parts]) for name in ("identity", "cgroups", "shape")),
@@ -141,7 +145,11 @@ def connections(frame: Frame, excluded: np.ndarray) -> Heard:
     )
 
 
-def _heard(frame: Frame, record: str, excluded: np.ndarray) -> Heard:
+def _chosen(port: np.ndarray) -> np.ndarray:
+    return np.minimum(port, DYNAMIC).astype(np.uint64)
+
+
+def _heard(frame: Frame, record: str, excluded: np.ndarray, directory: Directory) -> Heard:
     every = frame.rows(record)
     identity = frame.identity_of(every)
     ends = record == "socket_close"
@@ -162,22 +170,26 @@ def _heard(frame: Frame, record: str, excluded: np.ndarray) -> Heard:
         np.column_stack(halves(rows["dst_ip"])),
     )
     peer[direction == Direction.LISTEN] = 0
-    kind, network = _networks(peer)
-    chosen = np.minimum(port, DYNAMIC).astype(np.uint64)
+    kind, network = networks(peer)
+    chosen = _chosen(port)
     door = np.where(begins & (direction == Direction.OUTBOUND), combine(peer[:, 0], peer[:, 1], port), np.uint64(0))
     images = frame.images
     image = images.find(rows["process_uid"], rows["time"])
     known = np.append(images.section.rows["process_uid"], np.uint64(0))
     exe = np.append(frame.exe.hashes(), np.uint64(0))[image]
     levels = contexts(frame, identity, rows)
+    workload, time = whose(levels), frame.batch.wall_ns(rows["time"])
+    name = np.zeros(n, np.uint64)
+    made = np.flatnonzero(direction == Direction.OUTBOUND)
+    name[made] = directory.names(rows[made], workload[made], time[made])
     return Heard(
         Connections(
-            time=frame.batch.wall_ns(rows["time"]), sequence=frame.sequence(record)[at], process=rows["process_uid"], pid=rows["pid"],
-            start=frame.batch.wall_ns(rows["start_time"]), workload=np.where(levels[:, 0] != 0, levels[:, 0], levels[:, 1]), levels=levels, exe=exe,
+            time=time, sequence=frame.sequence(record)[at], process=rows["process_uid"], pid=rows["pid"],
+            start=frame.batch.wall_ns(rows["start_time"]), workload=workload, levels=levels, exe=exe,
             tree=np.column_stack((rows["process_uid"], known[images.ancestors(rows["parent_uid"], rows["time"])])),
             destination=combine(direction, network[:, 0], network[:, 1], chosen, proto) | np.uint64(1),
             program_port=np.where(exe != 0, combine(exe, direction, chosen, proto), np.uint64(0)), door=door, peer=peer, port=port, proto=proto,
-            direction=direction, begins=begins, ended=np.full(n, ends),
+            direction=direction, begins=begins, ended=np.full(n, ends), name=name,
         ),
         identity, np.column_stack((rows["cgroup_id"], rows["cgroup_v1_id"])),
         np.column_stack((*_moved(rows, failed, ends=ends), direction.astype(np.float64), kind, failed.astype(np.float64))),
@@ -198,25 +210,3 @@ def _moved(rows: np.ndarray, failed: np.ndarray, *, ends: bool) -> tuple[np.ndar
     # A time of 0, and clocks that went back, last nothing.
     lasted = np.where((begin != 0) & (last > begin), last - begin, np.uint64(0)).astype(np.float64) / 1e6
     return sent, received, sent - received, np.log2(1.0 + lasted)
-
-
-def _networks(peer: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Class of each address, float64, shape (n,), and what is counted of it, u64, shape (n, 2); addresses as two numbers, u64, shape (n, 2)."""
-    first, inverse = groups(combine(peer[:, 0], peer[:, 1]))
-    known = [network(hi, lo) for hi, lo in peer[first].tolist()]
-    kind = np.array([kind for kind, _, _ in known], np.float64)
-    return kind[inverse], np.array([key for _, *key in known], np.uint64).reshape(-1, 2)[inverse]
-
-
-@lru_cache(maxsize=_DISTINCT)
-def network(hi: int, lo: int) -> tuple[float, int, int]:
-    """Class of an address, and what of it is counted: of this machine nothing, inside of one's networks all, of public ones /24 (IPv6: /48)."""
-    packed = (hi << 64 | lo).to_bytes(16, "big")
-    address = ip_address(text(packed))
-    if address.is_loopback or address.is_unspecified:
-        return OWN, 0, 0
-    if address.is_multicast or (lo & 0xFFFFFFFF == 0xFFFFFFFF and isinstance(address, IPv4Address)):
-        return GROUP, hi, lo
-    if is_inside(packed):
-        return INSIDE, hi, lo
-    return (OUTSIDE, hi, lo & ~0xFF) if isinstance(address, IPv4Address) else (OUTSIDE, hi & ~0xFFFF, 0)

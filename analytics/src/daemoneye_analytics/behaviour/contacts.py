@@ -1,7 +1,7 @@
 """Connections → features, by what was counted before; and what is counted of them afterwards.
 
-Responsible for the kinds of things whose surprise is measured: where a connection goes, and which program uses which port. They are counted in a table of
-their own, so that no scan pushes out what was learned of executions.
+Responsible for the kinds of things whose surprise is measured: where a connection goes, by name where that is known and by address where not, and which
+program uses which port. They are counted in a table of their own, so that no scan pushes out what was learned of executions.
 """
 
 from __future__ import annotations
@@ -20,7 +20,11 @@ from daemoneye_analytics.frame import combine
 # Numbers go on behind those of executions.
 DESTINATION: Final = Kind(7, 4.0)
 PROGRAM_PORT: Final = Kind(8, 4.0)
+DOMAIN: Final = Kind(9, DESTINATION.base_bits)
+"""Measured in place of DESTINATION where the other side's name is known. Counted apart: whoever begins to see names has none that is surprising."""
 KINDS: Final = (DESTINATION, PROGRAM_PORT)
+_HALF: Final = 0.5
+"""What one of the two rows of a connection counts where both are counted."""
 _DOORS: Final = 65_536
 """Doors that are told apart on a node in ten minutes: who tries more has the figure of whoever tries so many."""
 
@@ -85,7 +89,10 @@ def measure(counts: Counts, heard: Heard, reach: np.ndarray) -> Measured:
     """Features of connections, in the catalogue's order; `reach` is what `Reach` counted. Those that are the same for the counts are looked up once."""
     first, inverse = groups(heard.connections.contact)
     c = heard.connections.take(first)
-    levels, things = _things(c)
+    named = c.name != 0
+    levels, things = _things(
+        c, np.where(named, DOMAIN.number, DESTINATION.number), np.where(named, c.domain, c.destination)
+    )
     found = counts.surprisal(levels, things, np.repeat([kind.base_bits for kind in KINDS], len(c)))
     known = things.thing != 0
     here, fleet = (np.where(known, bits, 0.0).reshape(len(KINDS), -1) for bits in (found.bits, found.fleet))
@@ -94,21 +101,32 @@ def measure(counts: Counts, heard: Heard, reach: np.ndarray) -> Measured:
     )
     contact = here.sum(axis=0)
     bits = np.column_stack((*here, contact, contact - fleet.sum(axis=0), (new != 0).sum(axis=1)))
-    features = np.column_stack((bits.take(inverse, axis=0), heard.shape, reach))
+    of_names = np.column_stack((np.where(named, here[0], 0.0), named))
+    features = np.column_stack((bits.take(inverse, axis=0), heard.shape, reach, of_names.take(inverse, axis=0)))
     assert features.shape[1] == len(CONNECTION_FEATURES)  # noqa: S101 - columns and catalogue are written apart
     return Measured(features, new.take(inverse, axis=0), np.zeros((len(inverse), 0)))
 
 
 def learn(counts: Counts, c: Connections, weight: np.ndarray, hour: int) -> None:
-    """Count connections that begin with these weights (float, shape (n,)), the same ones together; `hour` counts up with the events' time."""
+    """Count connections with these weights (float, shape (n,)), the same ones together; `hour` counts up with the events' time.
+
+    Addresses and programs are counted as connections begin. A name may be known at the end alone, so that both rows are counted by it: whatever is
+    measured is learned.
+    """
     first, inverse = groups(c.contact)
-    weight = np.bincount(inverse, weights=weight * c.begins)
-    counts.learn(*_things(c.take(first)), np.tile(weight, len(KINDS)), hour)
+    begun = np.bincount(inverse, weights=weight * c.begins)
+    either = np.bincount(inverse, weights=weight * np.where(c.begins & c.ended, 1.0, _HALF))
+    c = c.take(first)
+    levels, (whose, kind, condition, thing) = _things(c, np.full(len(c), DESTINATION.number), c.destination)
+    named = np.flatnonzero(c.name)
+    more = (whose[named], np.full(len(named), DOMAIN.number, np.uint64), condition[named], c.domain[named])
+    things = Things(*map(np.concatenate, zip((whose, kind, condition, thing), more, strict=True)))
+    counts.learn(levels, things, np.concatenate((np.tile(begun, len(KINDS)), either[named])), hour)
 
 
-def _things(c: Connections) -> tuple[np.ndarray, Things]:
-    """Contexts and things as `Counts` wants them: all destinations, then all programs with their ports."""
+def _things(c: Connections, kind: np.ndarray, side: np.ndarray) -> tuple[np.ndarray, Things]:
+    """Contexts and things as `Counts` wants them: all other sides, of these kinds, then all programs with their ports."""
     first, whose = groups(combine(*c.levels.T))
-    kind = np.repeat(np.array([kind.number for kind in KINDS], np.uint64), len(c))
-    things = np.concatenate((c.destination, c.program_port))
-    return c.levels[first], Things(np.tile(whose, len(KINDS)), kind, np.zeros(len(things), np.uint64), things)
+    kinds = np.concatenate((kind, np.full(len(c), PROGRAM_PORT.number))).astype(np.uint64)
+    things = np.concatenate((side, c.program_port))
+    return c.levels[first], Things(np.tile(whose, len(KINDS)), kinds, np.zeros(len(things), np.uint64), things)

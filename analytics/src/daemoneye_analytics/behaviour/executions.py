@@ -159,7 +159,7 @@ def executions(frame: Frame, excluded: np.ndarray) -> Arrivals:
     return Arrivals(
         Executions(
             time=time, sequence=frame.exec_sequence[kept], process=process, pid=own["pid"], start=frame.batch.wall_ns(own["start_time"]),
-            workload=np.where(levels[:, 0] != 0, levels[:, 0], levels[:, 1]), levels=levels, exe=exe[image], parent=exe[ancestors[:, 0]],
+            workload=whose(levels), levels=levels, exe=exe[image], parent=exe[ancestors[:, 0]],
             grandparent=exe[ancestors[:, 1]], user=user, words=spoken.take(line, axis=0),
             signs=_signs(frame, image, own, paths[1], line, parts), tree=tree,
         ),
@@ -254,6 +254,11 @@ def contexts(frame: Frame, identity: np.ndarray, own: np.ndarray) -> np.ndarray:
         np.where(namespace != 0, combine(namespace, 4), np.uint64(0)),
         np.full(len(own), FLEET, np.uint64),
     ))  # fmt: skip
+
+
+def whose(levels: np.ndarray) -> np.ndarray:
+    """Hash of the workload of each of n rows with its image where that is known, u64; 0 where nothing is."""
+    return np.where(levels[:, 0] != 0, levels[:, 0], levels[:, 1])
 
 
 def _paths(frame: Frame) -> tuple[np.ndarray, np.ndarray]:

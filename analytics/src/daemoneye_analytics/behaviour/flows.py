@@ -11,25 +11,38 @@ from typing import Any, Final
 
 import numpy as np
 
+from daemoneye.findings import Finding
 from daemoneye_analytics.analyzer import BehavioralAnalyzer
 from daemoneye_analytics.behaviour import contacts
 from daemoneye_analytics.behaviour.catalogue import CONNECTION_FEATURES
 from daemoneye_analytics.behaviour.connections import Connections, Heard, connections
 from daemoneye_analytics.behaviour.contacts import Reach
 from daemoneye_analytics.behaviour.counts import Counts
+from daemoneye_analytics.behaviour.directory import Directory
 from daemoneye_analytics.behaviour.flagged import Flagged
 from daemoneye_analytics.behaviour.flowtelling import FlowTeller
 from daemoneye_analytics.behaviour.models import BehavioralModel
 from daemoneye_analytics.behaviour.node import Node
-from daemoneye_analytics.behaviour.watch import Watch
+from daemoneye_analytics.behaviour.waiting import WAIT_NS, Waiting
+from daemoneye_analytics.behaviour.watch import Watch, last
 from daemoneye_analytics.behaviour.windows import NOTABLE_BITS, Watched
 from daemoneye_analytics.detectors.base import Declaration, State
+from daemoneye_analytics.detectors.parts import collected, renewed
 from daemoneye_analytics.frame import Frame
 
 _LOG: Final = logging.getLogger(__name__)
 _SHARE: Final = 4
 """Of the items that the analyser may keep, connections have another quarter."""
 _CONTEXTS: Final = 100_000
+
+
+class _Around:
+    """What is known around one node's connections."""
+
+    def __init__(self) -> None:
+        self.reach = Reach()
+        self.directory = Directory()
+        self.waiting = Waiting()
 
 
 class Flows(Watched[Connections]):
@@ -64,10 +77,11 @@ class FlowWatch(Watch):
         flagged: Flagged,
         declaration: Declaration,
     ) -> None:
-        self._reach: dict[str, Reach] = {}
+        self._around: dict[str, _Around] = {}
+        self._flows = FlowTeller()
         analyzer = BehavioralAnalyzer(models, parameters["threshold"], parameters["update_seconds"], figures=())
         counts = Counts(max(1000, int(parameters["max_items"]) // _SHARE), _CONTEXTS)
-        super().__init__(parameters, analyzer, counts, FlowTeller(), flagged, declaration)
+        super().__init__(parameters, analyzer, counts, self._flows, flagged, declaration)
 
     @property
     def counted(self) -> dict[str, int]:
@@ -101,20 +115,26 @@ class FlowWatch(Watch):
 
     def kept(self) -> State:
         """See `Watch`."""
-        reach = {name: self._reach[name].state() for name in self._nodes if name in self._reach}
+        reach = {name: self._around[name].reach.state() for name in self._nodes if name in self._around}
         parts = {f"reach{at}_{key}": value for at, state in enumerate(reach.values()) for key, value in state.items()}
-        return {**super().kept(), **parts, "reach": list(reach)}
+        for at, name in enumerate(reach):
+            around = self._around[name]
+            parts |= collected({f"around{at}_directory": around.directory, f"around{at}_waiting": around.waiting})
+        return {**super().kept(), **parts, "reach": list(reach), "spoken": list(self._flows.spoken.values())}
 
     def take_over(self, state: State) -> None:
         """See `Watch`."""
         super().take_over(state)
-        names, reach = state.get("reach"), {}
+        names, spoken, known = state.get("reach"), state.get("spoken", []), {}
         if not isinstance(names, list):
             raise ValueError("it does not say which nodes' workloads reached what")  # noqa: TRY004 - what was kept has another form
         for at, name in enumerate(names):
-            reach[str(name)] = Reach()
-            reach[str(name)].restore({key: state.get(f"reach{at}_{key}") for key in ("bin", "doors", "sums")})
-        self._reach = reach
+            around = known[str(name)] = _Around()
+            around.reach.restore({key: state.get(f"reach{at}_{key}") for key in ("bin", "doors", "sums")})
+            # A release before this one knew no names.
+            renewed(state, {f"around{at}_directory": around.directory, f"around{at}_waiting": around.waiting}, "part")
+        self._around = known
+        self._flows.learn(map(str, spoken if isinstance(spoken, list) else ()))
 
     def renew(self, state: State) -> None:
         """Go on with what `kept` gave; where that cannot be used, connections begin anew, which is logged, and nothing else does."""
@@ -125,14 +145,29 @@ class FlowWatch(Watch):
             _LOG.warning("what was kept of connections cannot be used, they begin anew: %s", error)
             self.take_over(before)
 
+    def watch(self, frame: Frame) -> list[Finding]:
+        """See `Watch`: rows of sockets wait for names where there are any."""
+        node, name, now = self._node(frame), frame.envelope.node, last(frame)
+        around = self._around.setdefault(name, _Around())
+        if len(self._around) > len(self._nodes):  # a node was forgotten
+            self._around = {name: known for name, known in self._around.items() if name in self._nodes}
+        self._flagged.add(frame.flagged)
+        around.waiting.add(frame)
+        self._flows.learn(around.directory.hear(frame, around.waiting.since(now)))
+        late = WAIT_NS if len(around.directory) else 0
+        found = []
+        for early in around.waiting.over(now, late):
+            found += self._take(node, early)
+        return found + self._pass(node, frame, around.waiting.since(now - late))
+
     def _read(self, frame: Frame) -> Heard:
-        return connections(frame, frame.fitting(self._p["exclude_workloads"]))
+        return connections(
+            frame, frame.fitting(self._p["exclude_workloads"]), self._around[frame.envelope.node].directory
+        )
 
     def _rows(self, node: Node, arrived: Heard) -> Flows:
         c = arrived.connections
-        reach = self._reach.setdefault(node.place[0], Reach()).count(node.windows.bin, c)
-        if len(self._reach) > len(self._nodes):  # a node was forgotten
-            self._reach = {name: known for name, known in self._reach.items() if name in self._nodes}
+        reach = self._around[node.place[0]].reach.count(node.windows.bin, c)
         measured = contacts.measure(self._counts, arrived, reach)
         self._measured += len(arrived)
         return Flows(c, measured, self._analyzer.analyze_process(measured), self._flagged.among(c.tree))

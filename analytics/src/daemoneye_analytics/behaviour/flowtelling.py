@@ -5,6 +5,7 @@ Responsible for the sentences about connections; what is the same for every wind
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from typing import Any, Final
 
 import numpy as np
@@ -15,13 +16,13 @@ from daemoneye.events.sockets import Direction
 from daemoneye.findings import EventReference, Process, Technique
 from daemoneye_analytics import evidence
 from daemoneye_analytics.behaviour.connections import DYNAMIC
-from daemoneye_analytics.behaviour.contacts import DESTINATION, PROGRAM_PORT
+from daemoneye_analytics.behaviour.contacts import DESTINATION, DOMAIN, PROGRAM_PORT
 from daemoneye_analytics.behaviour.counts import Counts
 from daemoneye_analytics.behaviour.executions import FLEET
 from daemoneye_analytics.behaviour.telling import Alarm, Teller, loudest, number, times
 from daemoneye_analytics.behaviour.windows import TOP
 from daemoneye_analytics.conversations import endpoint
-from daemoneye_analytics.frame import Frame
+from daemoneye_analytics.frame import Frame, combine, text_hash
 
 PROTOCOL: Final = Technique("T1071", "Application Layer Protocol")
 _NEWEST: Final = np.array([1 << 62], np.uint64)
@@ -30,11 +31,28 @@ _DID: Final[dict[int, tuple[str, str, str]]] = {
     Direction.INBOUND: ("was connected to at", "from", "connections"),
     Direction.LISTEN: ("listened at", "", "connections"),
 }
+_SPOKEN: Final = 16_384
 _UNITS: Final = ("bytes", "kB", "MB", "GB", "TB")
 
 
 class FlowTeller(Teller):
-    """Tells of connections."""
+    """Tells of connections.
+
+    Attributes:
+        spoken: Names of other sides behind their hashes, the newest 16,384.
+    """
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.spoken: dict[int, str] = {}
+
+    def learn(self, names: Iterable[str]) -> None:
+        """Names that somebody spoke."""
+        for name in names:
+            self.spoken.pop(text_hash(name), None)
+            self.spoken[text_hash(name)] = name
+        while len(self.spoken) > _SPOKEN:
+            del self.spoken[next(iter(self.spoken))]
 
     def top(self, alarm: Alarm) -> np.ndarray:
         """See `Teller`: the row that the loudest model finds most unusual, and others at least half as unusual, one a contact."""
@@ -46,7 +64,8 @@ class FlowTeller(Teller):
         order = np.lexsort((-rows.measured.column("contact_bits")[mine], -scores))
         best = scores[order[0]]
         order = mine[order[(scores[order] >= best / 2) | (scores[order] == best)]]
-        first, _ = groups(rows.things.contact[order])
+        c = rows.things.take(order)
+        first, _ = groups(combine(np.where(c.name != 0, c.domain, c.destination), c.program_port))
         return order[np.sort(first)][:TOP]
 
     def _told(
@@ -55,7 +74,7 @@ class FlowTeller(Teller):
         c, row = alarm.windows.rows.things, int(top[0])
         did, _, _ = _did(c.direction[row])
         return (
-            f"{did} {_door(c, row) if c.direction[row] == Direction.OUTBOUND else _port(c, row)}",
+            f"{did} {self._door(c, row) if c.direction[row] == Direction.OUTBOUND else _port(c, row)}",
             (PROTOCOL,),
             tuple(self._sentence(alarm, counts, row) for row in top.tolist()),
         )
@@ -93,10 +112,17 @@ class FlowTeller(Teller):
             said = [f"{name} {ever} {where} ({bits['program_port']:.1f} bits)"]
         else:
             said = [f"{name} {did} {port}"]
-        if direction != Direction.LISTEN:
+        if c.name[row]:
+            domain = int(c.domain[row])
+            (there, total), (fleet, _) = (counts.seen(at, DOMAIN.number, 0, domain) for at in (level, FLEET))
+            said.append(
+                f"to {self._door(c, row)} {times(there)} before in {number(total)} connections whose name is known here, {times(fleet)} in all watched "
+                f"workloads ({bits['destination']:.1f} bits)"
+            )
+        elif direction != Direction.LISTEN:
             there, _ = counts.seen(level, DESTINATION.number, 0, int(c.destination[row]))
             said.append(
-                f"{toward} {_door(c, row) if direction == Direction.OUTBOUND else _address(c, row)} or its network {times(there)} before "
+                f"{toward} {self._door(c, row) if direction == Direction.OUTBOUND else _address(c, row)} or its network {times(there)} before "
                 f"({bits['destination']:.1f} bits)"
             )
         sent, received, duration = (
@@ -111,6 +137,11 @@ class FlowTeller(Teller):
             )
         return f"{'; '.join(said)}."
 
+    def _door(self, c: Any, row: int) -> str:
+        """Address and port of the other side, behind its name where that is known."""
+        door = f"{endpoint(_peer(c, row), int(c.port[row]))} ({protocol_name(int(c.proto[row]))})"
+        return f"{self.spoken.get(int(c.name[row]), 'a name that is not kept')} at {door}" if c.name[row] else door
+
 
 def _did(direction: int) -> tuple[str, str, str]:
     return _DID.get(direction, _DID[Direction.OUTBOUND])
@@ -123,10 +154,6 @@ def _address(c: Any, row: int) -> str:
 def _peer(c: Any, row: int) -> bytes:
     hi, lo = c.peer[row].tolist()
     return int(hi << 64 | lo).to_bytes(16, "big")
-
-
-def _door(c: Any, row: int) -> str:
-    return f"{endpoint(_peer(c, row), int(c.port[row]))} ({protocol_name(int(c.proto[row]))})"
 
 
 def _port(c: Any, row: int) -> str:

@@ -124,7 +124,7 @@ class Node:
 
     @classmethod
     def restored(cls, arrays: dict[str, np.ndarray], plain: dict[str, Any], kind: Any, models: int) -> Node:
-        """The inverse of `state`; windows whose models were others begin anew.
+        """The inverse of `state`; windows whose models were others begin anew, and rows of an earlier release, which knew less of them, are not learned.
 
         Raises:
             CorruptData: It is of another form.
@@ -151,6 +151,8 @@ class Node:
             ):
                 node.windows.rows = kind.of([arrays[name] for name in kind.names()])
             for at in range(int(plain["pending"])):
+                if not all(f"p{at}_{name}" in arrays for name in node._names):
+                    continue
                 node.pending.append(
                     (kind.THINGS(*(arrays[f"p{at}_{name}"] for name in node._names)), arrays[f"p{at}_weight"])
                 )

@@ -105,14 +105,23 @@ class Watch(ABC):
 
     def watch(self, frame: Frame) -> list[Finding]:
         """Findings about a batch of its lane."""
-        envelope = frame.envelope
-        node = self._nodes.get(envelope.node)
+        node = self._node(frame)
+        self._flagged.add(frame.flagged)
+        return self._take(node, frame) + self._pass(node, frame, last(frame))
+
+    def _node(self, frame: Frame) -> Node:
+        """The node of a batch."""
+        name = frame.envelope.node
+        node = self._nodes.get(name)
         if node is None:
-            node = self._nodes[envelope.node] = Node(envelope.node, self.kind)
+            node = self._nodes[name] = Node(name, self.kind)
             while len(self._nodes) > _MAX_NODES:  # names are the nodes' own: there may be no end of them
                 del self._nodes[next(iter(self._nodes))]
-        node.place = (envelope.node, envelope.epoch, envelope.lane)
-        self._flagged.add(frame.flagged)
+        return node
+
+    def _take(self, node: Node, frame: Frame) -> list[Finding]:
+        """Look at a batch's rows."""
+        node.place = (frame.envelope.node, frame.envelope.epoch, frame.envelope.lane)
         arrived = self._read(frame)
         found: list[Finding] = []
         if len(arrived):
@@ -123,9 +132,11 @@ class Watch(ABC):
             windows = node.windows.add(self._rows(node, step))
             if windows is not None:
                 found += self._look(node, windows, frame)
-        return found + self._advance(
-            node, int(frame.batch.wall_ns(np.array([envelope.last_time]))[0]) // TICK_NS, frame, learn=False
-        )
+        return found
+
+    def _pass(self, node: Node, frame: Frame, now: int) -> list[Finding]:
+        """Let time pass until a moment, ns, though nothing came."""
+        return self._advance(node, now // TICK_NS, frame, learn=False)
 
     def _advance(self, node: Node, tick: int, frame: Frame, *, learn: bool) -> list[Finding]:
         """Let time pass: close what is over, then learn what was judged."""
@@ -296,3 +307,8 @@ class Watch(ABC):
             "scorers": self._analyzer.scorers,
             "repeats": self._repeats,
         }
+
+
+def last(frame: Frame) -> int:
+    """Wall time of a batch's last row, ns."""
+    return int(frame.batch.wall_ns(np.array([frame.envelope.last_time]))[0])

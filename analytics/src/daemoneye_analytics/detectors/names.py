@@ -71,6 +71,12 @@ def read(name: str) -> Name:
     )
 
 
+@lru_cache(maxsize=_DISTINCT)
+def registered(name: str) -> str:
+    """The domain that somebody registered below a suffix that the list knows; empty for a suffix, an address, and names of one's own network."""
+    return _suffixes().privatesuffix(name.rstrip(".").lower(), accept_unknown=False) or ""
+
+
 def entropy(text: str) -> float:
     """Shannon's entropy of a text's characters, bits a character; 0 for the empty text."""
     total = len(text)

@@ -41,6 +41,28 @@ def closed(row: dict[str, Any], after: float, sent: int, received: int, **more: 
     } | more  # fmt: skip
 
 
+def answered(cgroup: int, at: float, name: str, *addresses: str, **more: Any) -> dict[str, Any]:
+    """The answer of DNS that a workload got."""
+    row = {
+        "record": "dns_query", "time": at, "src_ip": f"10.1.0.{cgroup}", "dst_ip": "10.96.0.2", "dst_port": 53, "proto": 17, "query": name.encode(),
+        "type": b"AAAA" if ":" in addresses[0] else b"A", "rcode": b"NOERROR", "answers": b"".join(a.encode() + b"\0" for a in addresses),
+        "cgroup_id": cgroup, "direction": Direction.OUTBOUND, "pid": 300 + cgroup, "start_time": int(0.7 * SECOND),
+    }  # fmt: skip
+    return row | more
+
+
+def asked(row: dict[str, Any], name: str, record: str = "tls_client_hello", **more: Any) -> dict[str, Any]:
+    """What a connection asked its server for, a moment after it began."""
+    kept = ("src_ip", "dst_ip", "src_port", "dst_port", "proto", "cgroup_id", "direction", "pid", "start_time")
+    field = "host" if record == "http_request" else "sni"
+    return {
+        "record": record,
+        "time": row["time"] + 0.01,
+        field: name.encode(),
+        **{k: row[k] for k in kept if k in row},
+    } | more
+
+
 def usual(hours: float, *, seed: int = 1, every: float = 60.0, start: float = 60.0) -> list[dict[str, Any]]:
     """Each workload asks one of four services about once a minute, and now and then a host of a large site outside."""
     rng = random.Random(seed)
@@ -63,7 +85,7 @@ def frames(rows: Sequence[dict[str, Any]], size: int = 500, *, first: int = 0) -
     for at in range(0, len(rows), size):
         part = rows[at : at + size]
         sections = []
-        for record in ("socket_open", "socket_close"):
+        for record in ("socket_open", "socket_close", "dns_query", "tls_client_hello", "quic_initial", "http_request"):
             mine = [{k: v for k, v in row.items() if k != "record"} for row in part if row["record"] == record]
             if mine:
                 sections.append(section(record, mine))

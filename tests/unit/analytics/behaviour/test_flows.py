@@ -14,9 +14,11 @@ from daemoneye.events.addresses import packed
 from daemoneye.events.sockets import Direction
 from daemoneye_analytics.behaviour import contacts, models
 from daemoneye_analytics.behaviour.catalogue import CONNECTION_FEATURES
-from daemoneye_analytics.behaviour.connections import GROUP, INSIDE, OUTSIDE, OWN, connections, network
+from daemoneye_analytics.behaviour.connections import connections
 from daemoneye_analytics.behaviour.contacts import Reach
 from daemoneye_analytics.behaviour.counts import Counts
+from daemoneye_analytics.behaviour.directory import Directory
+from daemoneye_analytics.behaviour.networks import GROUP, INSIDE, OUTSIDE, OWN, network
 from daemoneye_analytics.checkpoint import Checkpoint, decode, encode
 from tests.unit.analytics.behaviour import traffic
 from tests.unit.analytics.behaviour.sockets import QUICK, analyser, closed, frames, opened, run, usual
@@ -53,7 +55,7 @@ def backdoor(at: float = LATER + 300) -> list:
 def measured(rows, counts: Counts | None = None, reach: Reach | None = None):
     """Rows of one batch and what is measured of them."""
     (frame,) = frames(rows, len(rows))
-    heard = connections(frame, np.zeros(len(frame.identities), bool))
+    heard = connections(frame, np.zeros(len(frame.identities), bool), Directory())
     reached = (reach or Reach()).count(0, heard.connections)
     return heard, contacts.measure(counts or Counts(1000, 1000), heard, reached)
 
@@ -112,7 +114,7 @@ def test_public_addresses_are_counted_by_their_network(address, kind, like):
 def test_destinations_are_counted_within_the_ten_minutes_however_rows_come():
     rows = [opened(12 if k % 3 else 13, 100 + k, f"10.1.0.{k % 7}", 443) for k in range(60)]
     (frame,) = frames(rows, len(rows))
-    c = connections(frame, np.zeros(len(frame.identities), bool)).connections
+    c = connections(frame, np.zeros(len(frame.identities), bool), Directory()).connections
     whole = Reach().count(0, c)
     for size in (1, 7):
         reach, parts = Reach(), []
