@@ -54,6 +54,7 @@ _DECIDED_S: Final = 4
 _PENDING_BYTES: Final = 16 << 20  # one batch always fits: the broker takes 8 MiB
 _CURSOR_EVERY_S: Final = 2.0
 _CLOSE_S: Final = 2.0
+_MINUTE: Final = 60.0
 _HEADER_ROOM: Final = 512
 # JetStream's error codes for a message that will never fit: larger than the stream allows, headers too large.
 _REFUSED_CODES: Final = frozenset({10054, 10097})
@@ -129,6 +130,7 @@ class Publisher:
         self._failures = 0
         self._resume_at = 0.0
         self._save_at: float | None = None
+        self._logged = float("-inf")
 
     @property
     def connected(self) -> bool:
@@ -333,6 +335,9 @@ class Publisher:
                 said = self.last_error
                 await _close(client)
                 self.last_error = said  # not what a closing connection complains about
+            if failures and time.monotonic() - self._logged >= _MINUTE:
+                self._logged = time.monotonic()
+                _log.warning("broker %s: %s", self._access.url, self.last_error)
             await asyncio.sleep(pause(_RECONNECT_S, failures))
 
     async def _connect(self, client: Connection, options: Mapping[str, Any], closed: asyncio.Event) -> None:
