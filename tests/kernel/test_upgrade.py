@@ -180,14 +180,14 @@ def test_a_sensor_that_dies_while_it_reads_them_out_has_a_successor(node: Node, 
     pipeline = node.start(AFTER)
     assert pipeline.origin.epoch == old
     run(storming, 5)
-    drain = pipeline.feeds[0].source.drain()
+    drain = pipeline._feeds[0].source.drain()
     assert drain
     assert drain.rows >= 30
     del drain  # its rows are the rings' memory
     node.end()  # it has looked, and nothing is in the spool
 
     pipeline = node.start(AFTER)
-    assert pipeline.feeds[0].source.status()["taken_over"]
+    assert pipeline._feeds[0].source.status()["taken_over"]
     run(storming, 2)
     pipeline.turn()
     assert [event["epoch"] for event in node.executions(storming)] == [old] * 30 + [pipeline.origin.epoch] * 7
