@@ -21,7 +21,7 @@ from daemoneye.events.process_exec import PROCESS_EXEC
 from daemoneye.events.process_exit import PROCESS_EXIT
 from daemoneye.events.process_fork import PROCESS_FORK
 from daemoneye.events.process_signal import PROCESS_SIGNAL
-from daemoneye_sensor.programs import BLOB
+from daemoneye_sensor.blobs import BLOB
 from daemoneye_sensor.rings import Ring
 
 DTYPES: Final = {"exec": PROCESS_EXEC.ring_dtype, "process": PROCESS_SIGNAL.ring_dtype, "blob": BLOB}

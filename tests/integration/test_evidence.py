@@ -272,6 +272,25 @@ async def serving(evidence: Evidence) -> AsyncIterator[tuple[Service, Keeper]]:
     await scapy.close()
 
 
+async def test_a_connection_that_ends_while_it_is_told_is_not_asked_again_and_again(evidence, monkeypatch):
+    monkeypatch.setattr(sending, "_ACK_S", 0.2)
+    monkeypatch.setattr(sending, "_RETRY_S", 0.2)
+    publish, attempts = evidence.sensor.publish, []
+
+    async def counted(*arguments):
+        attempts.append(arguments)
+        await publish(*arguments)
+
+    monkeypatch.setattr(evidence.sensor, "publish", counted)
+    # Nobody answers it: the broker does not take it of this node.
+    telling = asyncio.create_task(sending.tell(evidence.sensor, Kept("f" * 32, OTHER, problem="none"), patience=2))
+    await until("it is told", lambda: attempts)
+    await evidence.sensor.close()
+    with pytest.raises(sending.NotTaken, match="does not answer"):
+        await telling
+    assert len(attempts) <= 11
+
+
 async def test_from_a_finding_to_packets_of_before_and_after_it(evidence, serving, api, tmp_path):
     service, kept = serving
     kept.look(

@@ -20,7 +20,8 @@ from pathlib import Path
 import pytest
 
 from daemoneye.envelope import Batch
-from daemoneye_sensor.programs import BPFFS, Pinned
+from daemoneye_sensor.pinned import Pinned
+from daemoneye_sensor.programs import BPFFS
 from tests.support.nodebroker import NodeBroker, Sensor, broker_in, configuration, policy, until
 
 pytestmark = pytest.mark.integration

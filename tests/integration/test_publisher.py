@@ -14,10 +14,11 @@ import pytest
 from daemoneye import subjects
 from daemoneye.broker.access import Access
 from daemoneye.broker.admin import ensure_streams
+from daemoneye.ending import end
 from daemoneye.errors import MachineError
 from daemoneye.streams import Stream, declared, reserved_bytes
 from daemoneye_cli.broker import Broker
-from daemoneye_sensor.publisher import Publisher
+from daemoneye_sensor.publisher import Publisher, pause
 from daemoneye_sensor.spool import Spool
 
 pytestmark = pytest.mark.integration
@@ -105,6 +106,21 @@ async def stored(broker, stream="DAEMONEYE_EVENTS_0"):
 def identity(number, payload):
     """A batch's message id: nobody who does not have the batch can say it first."""
     return f"node_2e1/ab/urgent/{hashlib.blake2b(payload, digest_size=16).hexdigest()}/{number}"
+
+
+def test_a_broker_that_is_away_for_days_is_still_asked_for():
+    assert all(0.125 <= pause((0.25, 4.0), failures) <= 4.0 for failures in (0, 5, 20, 1_000_000))
+
+
+async def test_a_broker_that_cannot_be_reached_is_said_in_the_log(tmp_path, caplog):
+    spool = Spool(tmp_path / "spool", max_bytes=MIB)
+    publisher = Publisher(spool, Access(urls=("nats://127.0.0.1:1",)), node=NODE, on_refused=lambda *_: None)
+    running = asyncio.create_task(publisher.run())
+    await until(lambda: caplog.messages, "it says something")
+    await end([running])
+    spool.close()
+    assert caplog.messages == [f"broker nats://127.0.0.1:1: {publisher.last_error}"]
+    assert "Connect call failed" in publisher.last_error
 
 
 async def test_batches_arrive_in_order_under_their_ids_and_the_cursor_follows(tmp_path):

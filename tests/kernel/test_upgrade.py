@@ -20,7 +20,7 @@ import pytest
 from daemoneye import envelope
 from daemoneye.envelope import Batch
 from daemoneye.events.jsonform import events_json, losses_json
-from daemoneye_sensor import programs, settings
+from daemoneye_sensor import pinned, programs, settings
 from daemoneye_sensor.pipeline import Pipeline
 from daemoneye_sensor.programs import BPFFS, RingSizes
 from daemoneye_sensor.sources.ebpf import EbpfSource
@@ -143,13 +143,13 @@ def test_rings_of_another_layout_are_read_out_as_what_they_are(node: Node, storm
 def test_rings_that_do_not_say_their_form_have_that_of_the_release_before_they_did(node: Node, storming: Path) -> None:
     node.start(BEFORE)
     assert node.source
-    node.source._kernel._control[programs._CONTROL_RECORDS] = 0
+    node.source._kernel._control[pinned._CONTROL_RECORDS] = 0
     run(storming, 20)
     node.end()
 
     node.start(AFTER).turn()
     # When the records change, this release's constant stays: then they are counted, and this test expects that.
-    alike = programs.records_id() == programs._FIRST_RECORDS
+    alike = pinned.records_id() == pinned._FIRST_RECORDS
     assert len(node.executions(storming)) == (20 if alike else 0)
     counted = {loss["reason"] for loss in node.losses() if loss["stage"] == "ring"}
     assert counted == (set() if alike else {"layout changed by an upgrade"})
@@ -180,14 +180,14 @@ def test_a_sensor_that_dies_while_it_reads_them_out_has_a_successor(node: Node, 
     pipeline = node.start(AFTER)
     assert pipeline.origin.epoch == old
     run(storming, 5)
-    drain = pipeline.feeds[0].source.drain()
+    drain = pipeline._feeds[0].source.drain()
     assert drain
     assert drain.rows >= 30
     del drain  # its rows are the rings' memory
     node.end()  # it has looked, and nothing is in the spool
 
     pipeline = node.start(AFTER)
-    assert pipeline.feeds[0].source.status()["taken_over"]
+    assert pipeline._feeds[0].source.status()["taken_over"]
     run(storming, 2)
     pipeline.turn()
     assert [event["epoch"] for event in node.executions(storming)] == [old] * 30 + [pipeline.origin.epoch] * 7
@@ -198,17 +198,18 @@ def test_a_sensor_that_dies_while_it_reads_them_out_has_a_successor(node: Node, 
 
 def test_records_that_cannot_be_read_are_counted(node: Node, storming: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     with monkeypatch.context() as earlier:
-        earlier.setattr(programs, "records_id", lambda _=(): 1)  # a release whose records were others
+        for module in (pinned, programs):
+            earlier.setattr(module, "records_id", lambda _=(): 1)  # a release whose records were others
         pipeline = node.start(BEFORE)
         old = pipeline.origin.epoch
         run(storming, 10)
         pipeline.turn()
         run(storming, 25)
         node.end()
-    former = programs.Pinned(BPFFS / "daemoneye" / node.instance / node.pins[0])
+    former = pinned.Pinned(BPFFS / "daemoneye" / node.instance / node.pins[0])
     former.want([])  # others execute something on this machine, too
     ring = former.rings["exec"]
-    held = (ring.produced - ring.position) // (programs._ring_dtypes()["exec"].itemsize + 8)
+    held = (ring.produced - ring.position) // (pinned._ring_dtypes()["exec"].itemsize + 8)
     assert held >= 26
     del ring
     former.close()
@@ -241,8 +242,8 @@ def test_former_programs_outlast_the_longest_compile(
     compiling = programs._compile
 
     def slowly(python: str, request: dict[str, object]) -> dict[str, str]:
-        former = programs.Pinned(BPFFS / "daemoneye" / node.instance / pin)
-        left.append(int(former._control[programs._CONTROL_LEASE]) / 1e9 - time.clock_gettime(time.CLOCK_BOOTTIME))
+        former = pinned.Pinned(BPFFS / "daemoneye" / node.instance / pin)
+        left.append(int(former._control[pinned._CONTROL_LEASE]) / 1e9 - time.clock_gettime(time.CLOCK_BOOTTIME))
         former.close()
         return compiling(python, request)
 
@@ -289,7 +290,7 @@ def test_a_sensor_that_stood_still_before_its_first_look_reads_them_out_all_the_
     assert node.pins == [node.pin]
 
 
-@pytest.mark.parametrize("said", [programs._FIRST_RECORDS, 0], ids=["the-last-release", "before-rings-said-it"])
+@pytest.mark.parametrize("said", [pinned._FIRST_RECORDS, 0], ids=["the-last-release", "before-rings-said-it"])
 def test_rings_of_the_release_before_sockets_are_read_out(node: Node, storming: Path, said: int) -> None:
     pipeline = node.start(BEFORE)
     run(storming, 30)
@@ -297,8 +298,8 @@ def test_rings_of_the_release_before_sockets_are_read_out(node: Node, storming: 
     assert node.source
     # Those pins had the other rings, whose records are the same, and said so by the form of the three of them.
     former = node.source._kernel
-    assert programs.records_id({"exec", "process", "blob"}) == programs._FIRST_RECORDS
-    former._control[programs._CONTROL_RECORDS] = said
+    assert pinned.records_id({"exec", "process", "blob"}) == pinned._FIRST_RECORDS
+    former._control[pinned._CONTROL_RECORDS] = said
     old = pipeline.origin.epoch
     run(storming, 20)
     node.end()

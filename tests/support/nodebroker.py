@@ -221,7 +221,7 @@ class Sensor:
         self.log = directory / "sensor.log"
         self._path = directory / "sensor.json"
         # What the module's own main does, with less patience for programs that could not be loaded.
-        self._code = f"{prelude}import sys; from daemoneye_sensor import agent, main; agent.RETRY_S = {retry_s}; sys.exit(main.main())"
+        self._code = f"{prelude}import sys; from daemoneye_sensor import main, observer; observer.RETRY_S = {retry_s}; sys.exit(main.main())"
         self._environment = {**os.environ, "DE_TEST_NODE": broker.node}
         self._process: asyncio.subprocess.Process | None = None
         access = broker.access

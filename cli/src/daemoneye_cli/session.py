@@ -14,11 +14,10 @@ from typing import Any, Final, Protocol
 
 from nats.aio.client import Client
 
-from daemoneye.envelope import Batch
 from daemoneye.errors import DaemonEyeError
 from daemoneye.escape import escape
 from daemoneye_cli.configuration import CLUSTER, STATUS_INTERVAL_S, Plan
-from daemoneye_cli.feed import Feed, Origin
+from daemoneye_cli.feed import Feed, Origin, View
 from daemoneye_cli.logfile import LogLine
 from daemoneye_cli.show.writer import OutputClosed
 from daemoneye_cli.supervisor import Supervisor, sequences_reached
@@ -36,23 +35,8 @@ _HURRIED_S: Final = 5.0
 _SIGNALS: Final = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 
 
-class RunView(Protocol):
+class RunView(View, Protocol):
     """What a session needs of the view that shows it."""
-
-    wants_batches: bool
-    wants_scores: bool
-
-    async def on_batch(self, batch: Batch) -> None:
-        """Show a batch's events."""
-
-    async def on_finding(self, finding: dict[str, Any]) -> None:
-        """Show a finding."""
-
-    async def on_loss(self, loss: dict[str, Any]) -> None:
-        """Show that something was lost."""
-
-    async def on_score(self, score: dict[str, Any]) -> None:
-        """Show the score of a workload's window."""
 
     async def status(self) -> None:
         """Show the run's state."""

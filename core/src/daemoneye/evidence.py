@@ -108,7 +108,7 @@ class Arm:
                 str(value["finding"]), str(value["node"])[:253], int(value["seconds"]), int(value["max_bytes"]), conversations,
                 str(value.get("pod_uid", ""))[:64],
             )  # fmt: skip
-        except (KeyError, TypeError, ValueError, AttributeError) as error:
+        except (KeyError, TypeError, ValueError, AttributeError, OverflowError) as error:
             raise CorruptData(f"not a request to keep packets: {error!r}") from error
         if not is_finding_id(made.finding):
             raise CorruptData("not a request to keep packets: it names no finding")
@@ -170,7 +170,7 @@ class Kept:
                 finding=str(value["finding"]), node=str(value["node"])[:253], upload=str(value.get("upload", "")), sha256=str(value.get("sha256", "")),
                 complete=bool(value.get("complete", True)), problem=str(value.get("problem", ""))[:512], **numbers,
             )  # fmt: skip
-        except (KeyError, TypeError, ValueError) as error:
+        except (KeyError, TypeError, ValueError, OverflowError) as error:
             raise CorruptData(f"not a description of kept packets: {error!r}") from error
         if not is_finding_id(made.finding) or not all(0 <= number < 1 << 63 for number in numbers.values()):
             raise CorruptData("not a description of kept packets: it names no finding, or a number is none")

@@ -239,7 +239,7 @@ class Finding:
                 ),
                 policies=tuple(map(str, value.get("policies", ()))),
             )  # fmt: skip
-        except (KeyError, TypeError, ValueError, AttributeError) as error:
+        except (KeyError, TypeError, ValueError, AttributeError, OverflowError) as error:
             msg = f"not a finding: {error!r}"
             raise CorruptData(msg) from error
 

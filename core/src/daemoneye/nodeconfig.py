@@ -22,6 +22,8 @@ MAX_POLICIES: Final = 64
 MAX_BYTES: Final = 1 << 20
 """Largest configuration, as JSON."""
 MAX_MESSAGE: Final = 512
+_MAX_NAME: Final = 253
+_MAX_REASON: Final = 64
 
 ACTIVE: Final = "Active"
 INACTIVE: Final = "Inactive"
@@ -171,16 +173,28 @@ class NodeAnswer:
             CorruptData: It is not such a document.
         """
         try:
-            answers = tuple(_known(PolicyAnswer, entry) for entry in value["policies"][:MAX_POLICIES])
+            answers = tuple(map(_policy_answer, value["policies"][:MAX_POLICIES]))
             reason, message = value.get("problem", ("", ""))
-            if any(answer.state not in STATES for answer in answers):
-                raise CorruptData(f"not a node's answer: a state is none of {', '.join(STATES)}")
             return cls(
                 str(value["hash"])[:64], answers, bool(value["programs"]), bool(value["capture"]),
-                (str(reason)[:64], str(message)[:MAX_MESSAGE]),
+                (str(reason)[:_MAX_REASON], str(message)[:MAX_MESSAGE]),
             )  # fmt: skip
         except (ValueError, TypeError, KeyError, AttributeError) as error:
             raise CorruptData(f"not a node's answer: {error}") from error
+
+
+def _policy_answer(value: Mapping[str, Any]) -> PolicyAnswer:
+    name, uid, generation = value["name"], value["uid"], value["generation"]
+    state, reason, message = value.get("state", ACTIVE), value.get("reason", ""), value.get("message", "")
+    if not isinstance(generation, int) or not all(
+        isinstance(text, str) for text in (name, uid, state, reason, message)
+    ):
+        raise TypeError("what a policy is answered is text, and its generation is a whole number")
+    if state not in STATES:
+        raise ValueError(f"a state is none of {', '.join(STATES)}")
+    return PolicyAnswer(
+        name[:_MAX_NAME], uid[:_MAX_NAME], generation, state, reason[:_MAX_REASON], message[:MAX_MESSAGE]
+    )
 
 
 def _known(kind: type[Any], value: Mapping[str, Any]) -> Any:

@@ -34,7 +34,6 @@ LEASES_BUCKET: Final = "daemoneye_leases"
 EVIDENCE_BUCKET: Final = "daemoneye_evidence"
 """Object store of packets that were kept because of a finding. Chunks lie under the escaped node, so that a sensor writes its own only."""
 
-_ESCAPE: Final = "_"
 _UNSAFE: Final = re.compile(rb"[^A-Za-z0-9-]")
 _ESCAPED: Final = re.compile(rb"_([0-9a-f]{2})")
 _WELL_FORMED: Final = re.compile(r"(?:[A-Za-z0-9-]|_[0-9a-f]{2})+")

@@ -17,7 +17,6 @@ import json
 import logging
 import shutil
 import signal
-import time
 from collections.abc import Iterator, Mapping
 from dataclasses import replace
 from pathlib import Path
@@ -27,12 +26,11 @@ from nats.aio.client import Client
 
 from daemoneye import metrics
 from daemoneye.ending import end
-from daemoneye.errors import DaemonEyeError
 from daemoneye.events.registry import RECORDS
 from daemoneye.exposition import Exposition, histogram
 from daemoneye.metrics import Sample
 from daemoneye.nodeconfig import NodeAnswer, NodeConfig
-from daemoneye_sensor import answers, filters, heartbeat, measures, procfs, programs, vitals
+from daemoneye_sensor import answers, filters, heartbeat, measures, procfs, vitals
 from daemoneye_sensor.capturer import Capturer
 from daemoneye_sensor.configuration import Configured, Follower, Store
 from daemoneye_sensor.enrich.bundles import Bundles
@@ -40,20 +38,16 @@ from daemoneye_sensor.enrich.explainer import Explainer
 from daemoneye_sensor.enrich.podrows import PodIdentities
 from daemoneye_sensor.enrich.pods import Pods
 from daemoneye_sensor.enrich.selection import Selection, captures
-from daemoneye_sensor.errors import BAD_PROGRAM
 from daemoneye_sensor.evidence.desk import Desk
-from daemoneye_sensor.feed import Feed
 from daemoneye_sensor.losses import Losses
+from daemoneye_sensor.observer import Observer
 from daemoneye_sensor.packets.capturing import Capture
 from daemoneye_sensor.pipeline import Pipeline
 from daemoneye_sensor.publisher import Publisher
 from daemoneye_sensor.settings import Settings
-from daemoneye_sensor.sources.ebpf import EbpfSource
 from daemoneye_sensor.spool import Spool
 from daemoneye_sensor.store import SpoolInUse
 
-RETRY_S: Final = 60.0
-"""Seconds after which programs that could not be loaded are tried again; a new configuration tries at once."""
 REMOVED: Final = "removed"
 _DRAIN_S: Final = 10.0
 _LEAVE_S: Final = 5.0
@@ -64,7 +58,7 @@ _log = logging.getLogger(__name__)
 
 
 class Agent:
-    """One node's sensor. Everything here belongs to one event loop; only opening the source happens in a thread."""
+    """One node's sensor. Everything here belongs to one event loop."""
 
     def __init__(self, settings: Settings) -> None:
         self._settings = settings
@@ -77,6 +71,7 @@ class Agent:
         self._losses = Losses()
         self._delay = histogram(metrics.SENSOR_DELAY)
         self._evidence = Desk(settings.node)
+        self._observer = Observer(settings, self._losses, self._explainer, self._identities, self._delay.observe)
         self._capturer = Capturer(
             settings, self._losses, self._explainer, self._evidence.keeper, self._evidence.oddities
         )
@@ -85,16 +80,13 @@ class Agent:
             None, settings.access, node=settings.node, on_refused=self._losses.refused, shard=settings.shard, on_connected=self._connected
         )  # fmt: skip
         self._spool: Spool | None = None
-        self._source: EbpfSource | None = None
         self._pipeline: Pipeline | None = None
         self._flow: asyncio.Task[None] | None = None
         self._wanted: Configured | None = None
         self._current: Configured | None = None
         self._broken: Mapping[str, str] = {}  # policies whose selectors mean nothing, whatever they ask for
-        self._events: tuple[str, ...] = ()
         self._filters: Mapping[tuple[str, int], str] = {}
-        self._programs = self._trouble = self._capture = _NOTHING
-        self._retry_at = 0.0
+        self._trouble = self._capture = _NOTHING
         self._held_up = ""
         self._removed = False
         self._answer = self._answered(Configured("", NodeConfig(), b""))
@@ -142,8 +134,7 @@ class Agent:
             await self._evidence.close()
             await end((*tasks, *([self._flow] if self._flow else [])))
             self._capturer.end()
-            if self._source is not None:
-                self._source.close(keep=self._settings.keep_programs)
+            self._observer.close(keep=self._settings.keep_programs)
             if self._spool is not None:
                 self._spool.close()
         return 0
@@ -198,7 +189,7 @@ class Agent:
         """Until something changed, or programs or a capture are to be tried again; a task that ended by itself ends the process."""
         change = asyncio.create_task(self._changed.wait())
         watched: list[asyncio.Task[Any]] = [change, *tasks, *([self._flow] if self._flow else [])]
-        pauses = [self._capturer.retry_in, max(self._retry_at - time.monotonic(), 0.0) if self._programs[0] else None]
+        pauses = (self._capturer.retry_in, self._observer.retry_in)
         pause = min((pause for pause in pauses if pause is not None), default=None)
         done, _ = await asyncio.wait(watched, timeout=pause, return_when=asyncio.FIRST_COMPLETED)
         change.cancel()
@@ -223,10 +214,7 @@ class Agent:
             asked = {place for policy in wanted.config.policies if (place := answers.filter_of(policy)) is not None}
             self._filters = await asyncio.to_thread(filters.check, asked) if asked else {}
             self._switch(wanted)
-        if self._events and self._source is None and (news or time.monotonic() >= self._retry_at):
-            await self._open()
-        if not self._events:
-            self._programs = _NOTHING
+        await self._observer.bring(self._open_spool, self._flowing, news=news)
         capture = Capture.from_config(wanted.config)
         if capture is not None:
             capture = capture.without({expression for expression, _ in self._filters})
@@ -245,39 +233,11 @@ class Agent:
         self._identities.select(selection)
         self._packets.select(capturing)
         self._broken = {**selection.broken, **capturing.broken}
-        self._events = answers.events_of(wanted.config)
-        if self._source is not None:
-            self._source.want(self._events)
+        self._observer.want(answers.events_of(wanted.config))
         self._evidence.configured(wanted.config)
         self._current = wanted
         self._removed = False
         _log.info("configuration %s: %d policies", wanted.hash, len(wanted.config.policies))
-
-    async def _open(self) -> None:
-        """Load the programs, or take them over, and begin to read; what prevents that is kept for the answer."""
-        settings = self._settings
-        spool = self._open_spool()
-        source = EbpfSource(
-            bpf_dir=settings.bpf_dir,
-            instance=settings.instance,
-            sizes=settings.rings,
-            events=list(self._events),
-            explainer=self._explainer,
-        )
-        try:
-            # Compiling takes seconds; heartbeats and the spool's batches go on meanwhile.
-            feed = await asyncio.to_thread(Feed, source, spool, settings, self._losses, self._delay.observe)
-        except (DaemonEyeError, OSError) as error:
-            source.close(keep=True)
-            self._programs = (str(getattr(error, "reason", BAD_PROGRAM)), str(error))
-            self._retry_at = time.monotonic() + RETRY_S
-            _log.error("%s; trying again in %g s", error, RETRY_S)
-            return
-        self._programs = _NOTHING
-        self._source = source
-        self._identities.waits = True
-        self._identities.prefetch()
-        self._flowing().add(feed, first=True)
 
     def _flowing(self) -> Pipeline:
         """The pipeline, which turns from when there is first something to look at."""
@@ -289,17 +249,13 @@ class Agent:
 
     async def _leave(self) -> None:
         """Leave the node: send what is there, then programs, pins, spool and configuration go."""
-        self._events = ()
-        if self._source is not None:
-            self._source.want(())
+        self._observer.want(())
         self._capturer.end()
         await self._end_flow()
         if not await self._publisher.drain(_LEAVE_S):
             _log.warning("the node is left with batches that could not be sent")
-        if self._source is not None:
-            self._source.close(keep=False)
-        self._source = self._pipeline = None
-        programs.remove_pins(self._settings.instance)
+        self._observer.leave()
+        self._pipeline = None
         self._publisher.use(None)
         if self._spool is not None:
             self._spool.close()
@@ -308,7 +264,7 @@ class Agent:
         shutil.rmtree(self._spool_directory, ignore_errors=True)
         with contextlib.suppress(OSError):
             self._settings.state_dir.rmdir()
-        self._filters, self._programs = {}, _NOTHING
+        self._filters = {}
         self._removed = True
         _log.info("the node is left: programs, pins and spool are gone")
 
@@ -342,11 +298,11 @@ class Agent:
         return answers.answer(
             current.hash,
             current.config,
-            programs=self._programs,
+            programs=self._observer.problem,
             capture=self._capture,
             filters=self._filters,
             selectors={} if self._removed else self._broken,
-            sockets=answers.of_sockets(self._events, self._source.missing if self._source else {}),
+            sockets=answers.of_sockets(self._observer.events, self._observer.missing),
         )
 
     async def _heartbeat(self) -> None:
@@ -370,23 +326,18 @@ class Agent:
             self._publisher,
             self._pipeline,
             spool=self._spool,
-            error=self._programs[1],
+            error=self._observer.problem[1],
             losses=self._losses,
             config=answer.to_json(),
         )
-
-    @property
-    def _loaded(self) -> bool:
-        """Whether the programs that are asked for are loaded; true when none is."""
-        return not self._events or self._source is not None
 
     def _ready(self) -> dict[str, Any]:
         """The answer of /readyz: it does what its node's configuration says."""
         reason = self._held_up
         if not reason and self._current is None:
             reason = self._trouble[1] or "it has no configuration yet"
-        elif not reason and not self._loaded:
-            reason = self._programs[1] or "its programs are not loaded yet"
+        elif not reason and not self._observer.loaded:
+            reason = self._observer.problem[1] or "its programs are not loaded yet"
         config = "" if self._current is None else self._current.hash
         return {"ok": not reason, "reason": reason, "version": heartbeat.version(), "config": config}
 
@@ -398,7 +349,7 @@ class Agent:
             self._losses,
             self._pipeline,
             spool=self._spool,
-            loaded=self._loaded,
+            loaded=self._observer.loaded,
             answer=self._answer,
             pods=len(self._pods),
         )

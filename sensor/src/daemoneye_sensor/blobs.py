@@ -12,6 +12,20 @@ from daemoneye.events.schema import Record
 
 STRINGS: Final = 1
 CGROUP: Final = 2
+_DATA: Final = 992
+"""Bytes of a chunk: DE_BLOB_DATA of bpf/include/common.bpf.h."""
+BLOB: Final = np.dtype(
+    [
+        ("time", "<u8"),
+        ("key", "<u8"),
+        ("kind", "<u4"),
+        ("total", "<u4"),
+        ("offset", "<u4"),
+        ("length", "<u4"),
+        ("data", "u1", (_DATA,)),
+    ]
+)
+"""`struct de_blob` of bpf/include/common.bpf.h."""
 
 
 def regions(record: Record, records: np.ndarray, chunks: np.ndarray) -> tuple[Section, int, np.ndarray]:
@@ -20,7 +34,7 @@ def regions(record: Record, records: np.ndarray, chunks: np.ndarray) -> tuple[Se
     Args:
         record: Declaration of the rows.
         records: Array of `record.ring_dtype`, shape (n,); copied, not kept.
-        chunks: Array of the blob ring's dtype with the strings' chunks, in ring order.
+        chunks: Array of BLOB with the strings' chunks, in ring order.
 
     Returns:
         The section; how many rows have lost strings (their lengths are 0 and STRINGS_TRUNCATED is set); and which chunks no row has asked
@@ -61,8 +75,8 @@ def _joined(
     order = strings[np.lexsort(tuple(chunks[name][strings] for name in ("offset", "time", "key")))]
     chunks = chunks[order]
     data = np.ascontiguousarray(chunks["data"]).reshape(-1)
-    length = np.minimum(chunks["length"], 992).astype(np.int64)
-    heap = gather(data, np.arange(len(chunks), dtype=np.int64) * 992, length)
+    length = np.minimum(chunks["length"], _DATA).astype(np.int64)
+    heap = gather(data, np.arange(len(chunks), dtype=np.int64) * _DATA, length)
     where = np.full(len(rows), -1, np.int64)
     if not len(chunks):
         return heap, where, claimed
@@ -96,7 +110,7 @@ def cgroup_paths(chunks: np.ndarray) -> dict[int, tuple[str, str]]:
     found: dict[int, bytearray] = {}
     for chunk in chunks[chunks["kind"] == CGROUP]:
         found.setdefault(int(chunk["key"]), bytearray()).extend(
-            chunk["data"][: min(int(chunk["length"]), 992)].tobytes()
+            chunk["data"][: min(int(chunk["length"]), _DATA)].tobytes()
         )
     return {key: _paths(bytes(raw)) for key, raw in found.items()}
 

@@ -89,8 +89,13 @@ class Dissector:
         except DissectError as error:
             self._complain(str(error))
             return None
+        layers = answer.get("layers", [])
+        if not _are_layers(layers):
+            self.failed += 1
+            self._complain("the dissecting process: its answer has no layers with names and fields")
+            return None
         self.dissected += 1
-        return {"layers": answer.get("layers", []), "cut": bool(answer.get("cut"))}
+        return {"layers": layers, "cut": bool(answer.get("cut"))}
 
     async def pcapng(self, request: Mapping[str, Any], body: bytes) -> bytes:
         """Blocks of a pcapng file.
@@ -205,6 +210,14 @@ class Dissector:
             _log.warning("%s", text)
 
 
+def _are_layers(said: object) -> bool:
+    """Whether these are layers: that process reads what anybody sends, and is taken at its word for nothing."""
+    return isinstance(said, list) and all(
+        isinstance(layer, dict) and isinstance(layer.get("name"), str) and isinstance(layer.get("fields", {}), dict)
+        for layer in said
+    )
+
+
 async def _message(process: asyncio.subprocess.Process) -> tuple[dict[str, Any], bytes]:
     """The next message from it.
 
@@ -216,7 +229,10 @@ async def _message(process: asyncio.subprocess.Process) -> tuple[dict[str, Any],
     header_size, body_size = _SIZES.unpack(await process.stdout.readexactly(_SIZES.size))
     if header_size > _MAX_ANSWER[0] or body_size > _MAX_ANSWER[1]:
         raise ValueError(f"it answered {header_size} and {body_size} bytes")
-    header = json.loads(await process.stdout.readexactly(header_size))
+    try:
+        header = json.loads(await process.stdout.readexactly(header_size))
+    except RecursionError as error:
+        raise ValueError("its answer is nested too deep") from error
     if not isinstance(header, dict):
         raise ValueError("its answer is no JSON object")  # noqa: TRY004 - what came is bad, not what was passed
     return header, await process.stdout.readexactly(body_size)

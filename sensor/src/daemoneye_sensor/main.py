@@ -13,9 +13,9 @@ import json
 import logging
 import signal
 import sys
-from collections.abc import Mapping
+from collections.abc import Coroutine, Mapping
 from pathlib import Path
-from typing import Any, Final
+from typing import Any, Final, TypeVar
 
 from daemoneye import metrics
 from daemoneye.ending import end
@@ -45,6 +45,7 @@ _REPLAY_DRAIN_S: Final = 600.0
 _FILES: Final = ("replay", "pcap")
 
 _log = logging.getLogger(__name__)
+_Result = TypeVar("_Result")
 
 
 def make_source(settings: Settings, explainer: Explainer) -> Source:
@@ -133,11 +134,11 @@ async def run(settings: Settings) -> int:
     error = ""
     try:
         async with serving:
-            await pipeline.run()
+            await _beside(pipeline.run(), publishing, beating)
             capturer.end()
             finished = source.finished
             error = str(source.status().get("error") or "")
-            if not await publisher.drain(_REPLAY_DRAIN_S if finished else _DRAIN_S):
+            if not await _beside(publisher.drain(_REPLAY_DRAIN_S if finished else _DRAIN_S), publishing, beating):
                 _log.warning("%d batches stay in the spool for the next start", spool.entries_unsent)
             beating.cancel()
             state = "finished" if finished else "stopped"
@@ -147,9 +148,6 @@ async def run(settings: Settings) -> int:
     finally:
         await desk.close()
         await end((beating, publishing))
-        for task in (beating, publishing):
-            if task.done() and not task.cancelled() and (failure := task.exception()) is not None:
-                _log.error("%s", failure)
         capturer.end()
         source.close(keep=settings.keep_programs)
         spool.close()
@@ -157,6 +155,19 @@ async def run(settings: Settings) -> int:
         # Not this process's failure: what could be read was published, and the last status says what could not.
         sys.stderr.write(f"daemoneye-sensor: {error}\n")
     return 0
+
+
+async def _beside(work: Coroutine[Any, Any, _Result], *others: asyncio.Task[None]) -> _Result:
+    """What some work gives; what others raise beside it ends it: without a publisher, say, it would go on for nobody."""
+    mine = asyncio.create_task(work)
+    try:
+        await asyncio.wait((mine, *others), return_when=asyncio.FIRST_COMPLETED)
+        for task in others:
+            if task.done():
+                task.result()
+        return await mine
+    finally:
+        await end([mine])
 
 
 async def _heartbeat(pipeline: Pipeline, publisher: Publisher, settings: Settings, capturer: Capturer) -> None:

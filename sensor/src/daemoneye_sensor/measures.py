@@ -18,8 +18,8 @@ from daemoneye_sensor.losses import Losses
 from daemoneye_sensor.opensockets import ROOM
 from daemoneye_sensor.packets.arrivals import COUNTERS, SOCKET
 from daemoneye_sensor.packets.taps import PODS
+from daemoneye_sensor.pinned import RINGS
 from daemoneye_sensor.pipeline import Pipeline
-from daemoneye_sensor.programs import RINGS
 from daemoneye_sensor.publisher import Publisher
 from daemoneye_sensor.settings import Settings
 from daemoneye_sensor.sources.tally import FAULTS

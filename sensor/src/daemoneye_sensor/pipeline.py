@@ -76,11 +76,6 @@ class Pipeline:
         """Where the rows of the first source come from."""
         return self._feeds[0].origin
 
-    @property
-    def feeds(self) -> tuple[Feed, ...]:
-        """What is looked at."""
-        return tuple(self._feeds)
-
     def add(self, feed: Feed, *, first: bool = False) -> None:
         """One more source, from the next turn on; it comes after the others, or before them."""
         self._feeds.insert(0 if first else len(self._feeds), feed)

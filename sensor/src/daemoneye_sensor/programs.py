@@ -2,7 +2,7 @@
 
 Pins lie in `<bpffs>/daemoneye/<instance>/<layout>`; the layout is a hash over everything that shapes maps and programs, so that a sensor takes
 over what fits exactly. Pins of another layout come along (`Programs.former`): whoever reads the rings reads or counts what they hold before
-it removes them. Programs without a reader fall silent when their lease lapses.
+it removes them. Programs without a reader fall silent when their lease lapses. What the rings hold is :mod:`daemoneye_sensor.pinned`'s.
 """
 
 from __future__ import annotations
@@ -17,35 +17,21 @@ import secrets
 import shutil
 import subprocess
 import time
-from collections.abc import Collection
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Final
+from typing import Final
 
 import numpy as np
 
-from daemoneye.events.process_exec import PROCESS_EXEC
 from daemoneye.events.process_fork import PROCESS_FORK
-from daemoneye.events.registry import BY_RING, KERNEL_EVENTS, slot_size
+from daemoneye.events.registry import KERNEL_EVENTS
 from daemoneye.events.sockets import DropReason
 from daemoneye_sensor import bpfsys
 from daemoneye_sensor.drops import CODES
 from daemoneye_sensor.errors import BAD_PROGRAM, MISSING_FEATURE, ProgramError
-from daemoneye_sensor.rings import Ring
+from daemoneye_sensor.pinned import Pinned, records_id
 
 BPFFS: Final = Path("/sys/fs/bpf")
-BLOB: Final = np.dtype(
-    [
-        ("time", "<u8"),
-        ("key", "<u8"),
-        ("kind", "<u4"),
-        ("total", "<u4"),
-        ("offset", "<u4"),
-        ("length", "<u4"),
-        ("data", "u1", (992,)),
-    ]
-)
-"""`struct de_blob` of bpf/include/common.bpf.h."""
 
 PROGRAMS: Final = {
     "cgroup_announce": "sched_process_exec",
@@ -65,15 +51,6 @@ nevertheless."""
 INSTEAD: Final = {"socket_calls": ("socket_send", "socket_recv")}
 """Programs that run only where one of these cannot, and then in the place of all of them."""
 _SOCKETS: Final = "include/sockets.bpf.h"
-
-RINGS: Final = ("exec", "process", "blob", "socket")
-"""In order of their counters' slots. Rings of other releases may lack the last ones."""
-_OPAQUE: Final = np.dtype((np.void, 8))
-_CONTROL_LEASE, _CONTROL_EVENTS, _CONTROL_LAPSED, _CONTROL_EPOCH, _CONTROL_RECORDS, _CONTROL_UNTOLD = range(6)
-_CONTROL_DROPS, _CONTROL_READ, _CONTROL_PACKETS = 8, 24, 64
-_SOCKET_EVENTS: Final = sum(1 << record.id for record in BY_RING["socket"])
-_FIRST_RECORDS: Final = 0x798A32519A0D
-"""The `records_id` of records whose rings do not say it: the release that did not yet write the slot had these."""
 _NOT_LOADED: Final = "could not be loaded when the other programs were"
 _COMPILE_TIMEOUT_S: Final = 120
 _TELLING: Final = re.compile(r"error:|invalid|cannot|not allowed|unknown func|too large")
@@ -102,100 +79,6 @@ class RingSizes:
             "DE_SOCKET_PAGES": self.socket_bytes,
         }
         return {name: 1 << max(-(-size // mmap.PAGESIZE) - 1, 0).bit_length() for name, size in sizes.items()}
-
-
-class Pinned:
-    """Rings and their control array, as a sensor of whichever layout pinned them.
-
-    Attributes:
-        alike: Whether the records in the rings are those of this release; if not, they can be counted and no more.
-    """
-
-    def __init__(self, pin: Path) -> None:
-        """Open what is pinned.
-
-        Raises:
-            OSError: Something is not there.
-        """
-        self.pin = pin
-        control = bpfsys.obj_get(pin / "control")
-        try:
-            self._control_map = mmap.mmap(control, mmap.PAGESIZE, mmap.MAP_SHARED, mmap.PROT_READ | mmap.PROT_WRITE)
-        finally:
-            os.close(control)
-        self._control = np.frombuffer(self._control_map, np.uint64)
-        names = {path.name.removesuffix("_ring") for path in pin.glob("*_ring")}
-        # A release that had not all of these rings may well have had their records.
-        self.alike = (int(self._control[_CONTROL_RECORDS]) or _FIRST_RECORDS) == records_id(names)
-        dtypes = _ring_dtypes(names) if self.alike else dict.fromkeys(names, _OPAQUE)
-        self.rings = {name: Ring(bpfsys.obj_get(pin / f"{name}_ring"), dtype) for name, dtype in dtypes.items()}
-
-    @property
-    def epoch(self) -> int:
-        """Identity of these rings."""
-        return int(self._control[_CONTROL_EPOCH])
-
-    @property
-    def wanted(self) -> bool:
-        """Whether the programs are switched to any events."""
-        return bool(self._control[_CONTROL_EVENTS])
-
-    @property
-    def follows_sockets(self) -> bool:
-        """Whether nothing happens to sockets that the programs do not see: somebody reads, and wants to know."""
-        wanted = int(self._control[_CONTROL_EVENTS]) & _SOCKET_EVENTS
-        return bool(wanted) and self.leased
-
-    @property
-    def leased(self) -> bool:
-        """Whether somebody promised to read."""
-        return int(self._control[_CONTROL_LEASE]) >= time.clock_gettime_ns(time.CLOCK_BOOTTIME)
-
-    def want(self, events: list[str]) -> None:
-        """Switch the programs to these events."""
-        self._control[_CONTROL_EVENTS] = sum(1 << KERNEL_EVENTS[name].id for name in events)
-
-    def lease(self, until_boot_ns: int) -> None:
-        """Promise to read until then."""
-        self._control[_CONTROL_LEASE] = until_boot_ns
-
-    def forget_lapsed(self) -> None:
-        """Begin to count what lapsed leases lose."""
-        self._control[_CONTROL_LAPSED] = 0
-
-    def dropped(self) -> dict[str, int]:
-        """What was lost since the rings were made: records without room by ring, those of lapsed leases (`lease`), untold sockets (`table`)."""
-        counts = {name: int(self._control[_CONTROL_DROPS + i]) for i, name in enumerate(RINGS)}
-        counts["lease"], counts["table"] = int(self._control[_CONTROL_LAPSED]), int(self._control[_CONTROL_UNTOLD])
-        return counts
-
-    def packets_dropped(self) -> dict[str, int]:
-        """Packets that the kernel dropped since the rings were made, by the words of DropReason."""
-        return {reason.name.lower(): int(self._control[_CONTROL_PACKETS + reason]) for reason in list(DropReason)[1:]}
-
-    def held(self) -> dict[str, int]:
-        """Records of events that nobody has read, by ring; strings (`blob`) belong to one of them."""
-        return {name: ring.held() for name, ring in self.rings.items() if name != "blob"}
-
-    def advance(self, ring: str, position: int) -> None:
-        """Consume a ring up to a position."""
-        self.rings[ring].advance(position)
-        self._control[_CONTROL_READ + RINGS.index(ring)] = self.rings[ring].position // self.rings[ring].stride
-
-    def remove(self) -> None:
-        """Unpin everything: with the last descriptor, the kernel drops programs and rings."""
-        shutil.rmtree(self.pin, ignore_errors=True)
-        with contextlib.suppress(OSError):  # others' pins may stand beside ours
-            self.pin.parent.rmdir()
-            self.pin.parent.parent.rmdir()
-
-    def close(self) -> None:
-        """Let go of the descriptors; what is pinned lives on."""
-        for ring in self.rings.values():
-            ring.close()
-            os.close(ring.fd)
-        del self._control
-        self._control_map.close()
 
 
 class Programs(Pinned):
@@ -239,11 +122,6 @@ class Programs(Pinned):
         raw = (self.pin / "processes").read_bytes()
         return np.frombuffer(raw[: len(raw) - len(raw) % PROCESS_FORK.dtype.itemsize], PROCESS_FORK.dtype)
 
-    def run_time(self) -> dict[str, tuple[int, int]]:
-        """(nanoseconds, runs) of each program; zeros unless kernel.bpf_stats_enabled is set."""
-        info = {name: bpfsys.fdinfo(fd) for name, fd in self._programs.items()}
-        return {name: (int(i.get("run_time_ns", 0)), int(i.get("run_cnt", 0))) for name, i in info.items()}
-
     def missed(self) -> int:
         """How often a program was wanted on a processor on which it was running just then, and did not run; 0 on kernels that do not say it."""
         return sum(int(bpfsys.fdinfo(fd).get("recursion_misses", 0)) for fd in self._programs.values())
@@ -253,20 +131,6 @@ class Programs(Pinned):
         super().close()
         for fd in [*self._links, *self._programs.values(), self._seen, self.sockets]:
             os.close(fd)
-
-
-def records_id(rings: Collection[str] = RINGS) -> int:
-    """Names the form of the records in these rings, 48 bits: what a reader must agree on with whoever wrote them. Never 0."""
-    form = [
-        [name, dtype.itemsize, [r.hash for r in BY_RING.get(name, ())]] for name, dtype in _ring_dtypes(rings).items()
-    ]
-    return int(hashlib.sha256(json.dumps([form, BLOB.descr]).encode()).hexdigest()[:12], 16) | 1
-
-
-def _ring_dtypes(rings: Collection[str] = RINGS) -> dict[str, np.dtype[Any]]:
-    """Records of those of our rings that are among these, in our order."""
-    own = {"exec": PROCESS_EXEC.ring_dtype, "blob": BLOB}
-    return {name: own.get(name) or np.dtype((np.void, slot_size(name))) for name in RINGS if name in rings}
 
 
 def load(
@@ -398,15 +262,13 @@ def _compile(python: str, request: dict[str, object]) -> dict[str, str]:
     except subprocess.TimeoutExpired as error:
         msg = f"compiling the programs took longer than {_COMPILE_TIMEOUT_S} s"
         raise ProgramError(msg, fix="look at the machine's load") from error
-    finally:
-        leftover = Path(str(request["pin"]))
     try:
         answer = json.loads(done.stdout)
     except ValueError:
         answer = {"error": f"the compile child ended with status {done.returncode}", "fix": ""}
     if answer.get("ok"):
         return dict(answer["missing"])
-    shutil.rmtree(leftover, ignore_errors=True)
+    shutil.rmtree(str(request["pin"]), ignore_errors=True)
     detail = next((line.strip() for line in reversed(done.stderr.splitlines()) if _TELLING.search(line)), "")
     message = f"eBPF programs cannot be loaded: {answer.get('error')}" + (f" ({detail})" if detail else "")
     lacking = _LACKING.search(f"{done.stderr}\n{answer.get('error')}")

@@ -54,6 +54,7 @@ _DECIDED_S: Final = 4
 _PENDING_BYTES: Final = 16 << 20  # one batch always fits: the broker takes 8 MiB
 _CURSOR_EVERY_S: Final = 2.0
 _CLOSE_S: Final = 2.0
+_MINUTE: Final = 60.0
 _HEADER_ROOM: Final = 512
 # JetStream's error codes for a message that will never fit: larger than the stream allows, headers too large.
 _REFUSED_CODES: Final = frozenset({10054, 10097})
@@ -129,6 +130,7 @@ class Publisher:
         self._failures = 0
         self._resume_at = 0.0
         self._save_at: float | None = None
+        self._logged = float("-inf")
 
     @property
     def connected(self) -> bool:
@@ -235,12 +237,10 @@ class Publisher:
             self._save_at = time.monotonic() + _CURSOR_EVERY_S
 
     def _back_off(self, reason: str) -> None:
-        low, high = _BACKOFF_S
         self._failures += 1
         self.stats.retries += 1
         self.last_error = reason
-        pause = min(high, low * 2 ** min(self._failures - 1, 16))
-        self._resume_at = time.monotonic() + pause * random.uniform(0.5, 1.0)  # noqa: S311 - spreads sensors in time
+        self._resume_at = time.monotonic() + pause(_BACKOFF_S, self._failures - 1)
         _log.log(logging.WARNING if self._failures == 1 else logging.DEBUG, "publishing pauses: %s", reason)
 
     async def _attempt(self, entry: Entry, subject: str) -> _Outcome:
@@ -315,10 +315,9 @@ class Publisher:
         """Hold a connection for ever, each time with freshly read credentials."""
         failures = 0
         while True:
-            closed = asyncio.Event()
-            client = Connection()
+            closed, client, options = asyncio.Event(), Connection(), self._access.options()
             try:
-                await self._connect(client, closed)
+                await self._connect(client, options, closed)
                 self._client, self._jetstream = client, client.jetstream()
                 self.last_error, failures = "", 0
                 self._wake.set()
@@ -336,15 +335,17 @@ class Publisher:
                 said = self.last_error
                 await _close(client)
                 self.last_error = said  # not what a closing connection complains about
-            low, high = _RECONNECT_S
-            await asyncio.sleep(min(high, low * 2**failures) * random.uniform(0.5, 1.0))  # noqa: S311 - as above
+            if failures and time.monotonic() - self._logged >= _MINUTE:
+                self._logged = time.monotonic()
+                _log.warning("broker %s: %s", self._access.url, self.last_error)
+            await asyncio.sleep(pause(_RECONNECT_S, failures))
 
-    async def _connect(self, client: Connection, closed: asyncio.Event) -> None:
+    async def _connect(self, client: Connection, options: Mapping[str, Any], closed: asyncio.Event) -> None:
         async def on_closed() -> None:
             closed.set()
 
         await client.connect(
-            **self._access.options(),
+            **options,
             name=f"daemoneye-sensor {self._token}",
             error_cb=self._on_error,
             closed_cb=on_closed,
@@ -378,6 +379,13 @@ class Publisher:
         if denied and flight and flight.subject.lower() == denied[1].lower() and not flight.task.done():
             flight.denied = self.last_error
             flight.task.cancel()
+
+
+def pause(bounds: tuple[float, float], failures: int) -> float:
+    """Seconds until the next attempt after so many failures: from the lower bound on twice as long each, up to the upper one; spread over sensors."""
+    low, high = bounds
+    # A broker may be away for days: no float holds two to the power of a thousand.
+    return min(high, low * 2 ** min(failures, 16)) * random.uniform(0.5, 1.0)  # noqa: S311 - spreads sensors in time
 
 
 async def _close(client: Connection) -> None:

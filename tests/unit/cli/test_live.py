@@ -3,13 +3,19 @@
 import asyncio
 import contextlib
 import fcntl
+import io
 import os
 import struct
 import sys
 import termios
+import time
 from pathlib import Path
 
 import pytest
+from rich.console import Console
+
+from daemoneye_cli.show import live
+from daemoneye_cli.tally import Tally
 
 pytestmark = pytest.mark.integration
 
@@ -53,3 +59,29 @@ async def test_it_shows_findings_and_gives_the_terminal_back(tmp_path, node):
     assert termios.tcgetattr(theirs) == before
     os.close(ours)
     os.close(theirs)
+
+
+async def test_a_frame_that_cannot_be_drawn_ends_the_run_and_does_not_leave_it_standing(monkeypatch):
+    ended = asyncio.get_running_loop().create_future()
+
+    def broken(*_, **__):
+        raise KeyError("severity")
+
+    monkeypatch.setattr(live, "render", broken)
+    console = Console(file=io.StringIO(), force_terminal=True)
+    view = live.LiveView(Tally("n", time.monotonic), on_quit=ended.set_result, console=console)
+    await view.start()
+    async with asyncio.timeout(10):
+        assert repr(await ended) == "KeyError('severity')"
+    await view.close()
+
+
+async def test_the_chosen_finding_is_one_that_is_still_there():
+    tally = Tally("n", time.monotonic)
+    view = live.LiveView(tally, on_quit=lambda: None, console=Console(file=io.StringIO()))
+    tally.add_finding({})
+    view._selected = 1
+    for _ in range(3 * (tally.findings.maxlen or 0)):
+        tally.add_finding({})
+        await view.on_finding({})
+    assert view._selected == len(tally.findings) - 1

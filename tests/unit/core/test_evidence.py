@@ -43,6 +43,7 @@ def test_an_entry_is_what_object_stores_expect():
     "values",
     [
         {"finding": "../x"}, {"finding": None}, {"seconds": 0}, {"seconds": 86_400}, {"seconds": "x"}, {"max_bytes": 1 << 40}, {"max_bytes": None},
+        {"seconds": float("inf")},
         {"conversations": 7}, {"conversations": ["x"]}, {"conversations": [{"src_ip": "nowhere"}]}, {"conversations": [{"dst_ip": "10.0.0.1"}]},
         {"conversations": [{"src_ip": "10.0.0.1", "src_port": 1 << 20}]}, {"conversations": [{"src_ip": "10.0.0.1", "proto": "x"}]},
     ],
@@ -61,7 +62,7 @@ def test_conversations_are_bounded():
     "values",
     [
         {"finding": "x"}, {"upload": "../../x"}, {"upload": "a.b" * 6}, {"upload": ""}, {"sha256": "x"}, {"size": 0}, {"size": 1 << 40}, {"size": "x"},
-        {"chunks": 0}, {"chunks": 1 << 20}, {"frames": -1}, {"first": 1 << 70}, {"dropped": []},
+        {"chunks": 0}, {"chunks": 1 << 20}, {"frames": -1}, {"first": 1 << 70}, {"dropped": []}, {"frames": float("inf")},
     ],
 )  # fmt: skip
 def test_a_description_that_contradicts_itself_is_refused(values):

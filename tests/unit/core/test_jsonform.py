@@ -99,6 +99,14 @@ def test_any_argv_survives_json_twice(argv: list[bytes]) -> None:
         ({"time": "yesterday"}, "is not a time like"),
         ({"argv": [1]}, "is not a string"),
         ({"flags": ["fast"]}, "unknown flag 'fast'"),
+        ({"flags": [1]}, "flags: .* is not a whole number"),
+        ({"flags": -1}, "flags: -1 is not a whole number"),
+        ({"time": None}, "time is missing"),
+        (
+            {"parent": {"pid": 1 << 40, "start_time": "2026-01-01T00:00:00Z"}},
+            "an ancestor's pid: .* is not a whole number",
+        ),
+        ({"ancestors": [{"pid": 1, "uid": -1, "start_time": "2026-01-01T00:00:00Z"}]}, "an ancestor's uid: -1"),
     ],
 )
 def test_bad_lines_are_named(change: dict[str, Any], message: str) -> None:

@@ -98,8 +98,19 @@ def test_answer_is_bounded_whatever_a_node_says():
     assert len(read.policies[0].message) == len(read.problem[1]) == MAX_MESSAGE
     value["policies"] *= 1000
     assert len(NodeAnswer.from_json(value).policies) == 64
-    value["policies"][0]["state"] = "Fine"
-    with pytest.raises(CorruptData):
+    value["policies"] = [{**value["policies"][0], "reason": "R" * 9999, "message": "m" * 9999}]
+    (one,) = NodeAnswer.from_json(value).policies
+    assert (len(one.reason), len(one.message)) == (64, MAX_MESSAGE)
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [{"state": "Fine"}, {"state": ["Refused"]}, {"reason": ["BadFilter"]}, {"message": {"a": 1}}, {"uid": 7}, {"generation": "1"}, {"name": None}],
+)  # fmt: skip
+def test_an_answer_of_other_kinds_is_none(changes):
+    value = NodeAnswer("h", (PolicyAnswer("p", "u", 1),)).to_json()
+    value["policies"] = [{**value["policies"][0], **changes}]
+    with pytest.raises(CorruptData, match="not a node's answer"):
         NodeAnswer.from_json(value)
 
 

@@ -10,8 +10,7 @@ from hypothesis import strategies as st
 from daemoneye.events.base import derive
 from daemoneye.events.flags import Flag
 from daemoneye.events.process_exec import PROCESS_EXEC
-from daemoneye_sensor.blobs import CGROUP, STRINGS, cgroup_paths, regions
-from daemoneye_sensor.programs import BLOB
+from daemoneye_sensor.blobs import BLOB, CGROUP, STRINGS, cgroup_paths, regions
 
 
 def ring(exes: list[bytes], argvs: list[bytes]) -> tuple[np.ndarray, np.ndarray]:

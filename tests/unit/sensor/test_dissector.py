@@ -115,6 +115,23 @@ async def test_one_that_does_not_start_is_not_tried_at_once_again(make, command)
     assert scapy.started == 2
 
 
+@pytest.mark.parametrize(
+    "answer",
+    [
+        '{"ok":true,"layers":[1]}',
+        '{"ok":true,"layers":[{"name":["TCP"]}]}',
+        '{"ok":true,"layers":[{"name":"TCP","fields":[1]}]}',
+        '{"ok":true,"layers":{}}',
+        pytest.param("[" * 60_000, id="deep"),
+    ],
+)
+async def test_an_answer_that_is_none_costs_itself_alone(make, answer):
+    code = f"{READY}h={answer!r}.encode(); sys.stdout.buffer.write(struct.pack('>II',len(h),0)+h); sys.stdout.flush(); time.sleep(60)"
+    scapy = make([sys.executable, "-c", code])
+    assert await scapy.dissect(FRAME) is None
+    assert (scapy.dissected, scapy.failed) == (0, 1)
+
+
 async def test_what_is_refused_is_an_error_and_the_process_stays(make):
     scapy = make()
     with pytest.raises(DissectError, match="interface"):

@@ -185,7 +185,7 @@ def test_a_source_that_is_taken_away_is_looked_at_once_more_and_its_rows_stay_co
     assert seen(spool) == [10]
     other.written += [11]
     pipeline.turn()
-    assert (seen(spool), pipeline.rows["urgent"], pipeline.feeds[0].source) == ([10], 1, one)
+    assert (seen(spool), pipeline.rows["urgent"], pipeline._feeds[0].source) == ([10], 1, one)
     spool.close()
 
 

@@ -158,12 +158,12 @@ def _duration(seconds: float) -> str:
 
 
 class LiveView:
-    """Draws a run on a terminal; ``on_quit`` is called when the user asks for the end."""
+    """Draws a run on a terminal; ``on_quit`` is called when the user asks for the end, and with what went wrong if it cannot draw."""
 
     wants_batches = True
     wants_scores = False
 
-    def __init__(self, tally: Tally, *, on_quit: Callable[[], None], console: Console | None = None) -> None:
+    def __init__(self, tally: Tally, *, on_quit: Callable[..., None], console: Console | None = None) -> None:
         self._tally = tally
         self._on_quit = on_quit
         self._console = console or Console(highlight=False, markup=False, emoji=False)
@@ -181,6 +181,7 @@ class LiveView:
             tty.setcbreak(sys.stdin)
             asyncio.get_running_loop().add_reader(sys.stdin, self._key)
         self._task = asyncio.create_task(self._draw())
+        self._task.add_done_callback(self._drawn)
 
     async def close(self) -> None:
         """Give the screen back."""
@@ -199,7 +200,7 @@ class LiveView:
     async def on_finding(self, finding: dict[str, Any]) -> None:  # noqa: ARG002 - the tally has it
         """Show a finding on top; a finding that the user looks at stays the chosen one."""
         if self._selected:
-            self._selected += 1
+            self._selected = min(self._selected + 1, len(self._tally.findings) - 1)
         self._dirty.set()
 
     async def on_score(self, score: dict[str, Any]) -> None:
@@ -224,6 +225,11 @@ class LiveView:
                     await self._dirty.wait()
             except TimeoutError:
                 continue
+
+    def _drawn(self, task: asyncio.Task[None]) -> None:
+        # A screen that stands still without a word would look like a machine on which nothing happens.
+        if not task.cancelled() and (error := task.exception()) is not None:
+            self._on_quit(error)
 
     def _key(self) -> None:
         keys = os.read(sys.stdin.fileno(), 64)

@@ -60,7 +60,7 @@ def parse_line(line: bytes) -> dict[str, Any] | None:
         msg = f"unknown event {event.get('event')!r}; known: {', '.join(EVENTS)}"
         raise ValueError(msg)
     for name in ("time",) if record.of_network else ("time", "pid", "start_time"):
-        if name not in event:
+        if event.get(name) is None:
             msg = f"{record.name}: {name} is missing"
             raise ValueError(msg)
     return _checked(record, event)
@@ -83,7 +83,7 @@ def _checked(record: Record, event: dict[str, Any]) -> dict[str, Any]:
         if field.moment:
             row[field.name] = _since_boot(value, boot)
         elif field.name == "flags":
-            row["flags"] = flags_of(value) if isinstance(value, list) else int(value)
+            row["flags"] = _flags(value, field.column_type[0], record.name)
         elif field.text == "argv":
             row[field.name] = b"".join(_bytes(a).replace(b"\0", b"") + b"\0" for a in value)
         elif field.text == "numbers":
@@ -97,11 +97,7 @@ def _checked(record: Record, event: dict[str, Any]) -> dict[str, Any]:
         elif field.heap or field.type == "char16":
             row[field.name] = _bytes(value)
         else:
-            limits = np.iinfo(np.dtype(field.column_type[0]))
-            if not isinstance(value, int) or not limits.min <= value <= limits.max:
-                msg = f"{record.name}.{field.name}: {value!r} is not a whole number from {limits.min} to {limits.max}"
-                raise ValueError(msg)
-            row[field.name] = value
+            row[field.name] = _whole(value, field.column_type[0], f"{record.name}.{field.name}")
     above = [event.get("parent"), *(event.get("ancestors") or [])]
     # What a socket's process runs stands beside the row, and maybe nowhere else; other rows' images come with executions.
     own = [
@@ -114,6 +110,21 @@ def _checked(record: Record, event: dict[str, Any]) -> dict[str, Any]:
         if isinstance(whose, dict)
     ]
     return row
+
+
+def _whole(value: object, column: str, what: str) -> int:
+    """A number that a column of this numpy type holds."""
+    limits = np.iinfo(np.dtype(column))
+    if not isinstance(value, int) or not limits.min <= value <= limits.max:
+        msg = f"{what}: {value!r} is not a whole number from {limits.min} to {limits.max}"
+        raise ValueError(msg)
+    return value
+
+
+def _flags(value: object, column: str, what: str) -> int:
+    if isinstance(value, list) and all(isinstance(name, str) for name in value):
+        return flags_of(value)
+    return _whole(value, column, f"{what}.flags")
 
 
 def _identity(whose: Mapping[str, Any]) -> tuple[str, ...]:
@@ -134,9 +145,12 @@ def _since_boot(value: object, boot: int) -> int:
 
 def _image(image: Mapping[str, Any], boot: int) -> dict[str, Any]:
     return {
-        "pid": int(image["pid"]), "start_time": _since_boot(image["start_time"], boot), "exe": _bytes(image.get("exe", "")), "uid": int(image.get("uid", 0)),
+        "pid": _whole(image["pid"], "u4", "an ancestor's pid"),
+        "start_time": _since_boot(image["start_time"], boot),
+        "exe": _bytes(image.get("exe", "")),
+        "uid": _whole(image.get("uid", 0), "u4", "an ancestor's uid"),
         "argv": b"".join(_bytes(a) + b"\0" for a in image.get("argv", [])),
-    }  # fmt: skip
+    }
 
 
 def wall_ns(value: object) -> int:

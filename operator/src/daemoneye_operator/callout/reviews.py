@@ -107,7 +107,7 @@ class Reviews:
                 self.trouble = _without(token, str(error))
                 return Refused(API_UNAVAILABLE, self.trouble)
         self.trouble = ""
-        self._tally.reviewed(time.monotonic() - began)
+        self._tally.observe(time.monotonic() - began)
         status = dict(answer.get("status") or {})
         if "error" in status:
             status["error"] = _without(token, str(status["error"]))

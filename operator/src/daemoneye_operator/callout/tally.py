@@ -26,25 +26,15 @@ class Tally:
         granted: Connections that were let in.
         refused: Those that were not, by reason.
         errors: Questions that could not be read or answered.
-        reviews: TokenReviews that were answered.
-        review_seconds: How long they took, together.
-        observe: Called with the seconds of each.
+        observe: Called with the seconds that each TokenReview took which was answered.
     """
 
     def __init__(self) -> None:
         self.granted = 0
         self.refused: Counter[str] = Counter()
         self.errors = 0
-        self.reviews = 0
-        self.review_seconds = 0.0
         self.observe: Callable[[float], None] = lambda _: None
         self._said: dict[str, tuple[float, int]] = {}
-
-    def reviewed(self, seconds: float) -> None:
-        """Count one TokenReview."""
-        self.reviews += 1
-        self.review_seconds += seconds
-        self.observe(seconds)
 
     def decided(self, decision: Granted | Refused, host: str, client: str) -> None:
         """Count a decision; of refusals, one a minute and reason is said."""

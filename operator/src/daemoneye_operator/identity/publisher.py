@@ -2,7 +2,7 @@
 
 Responsible for the tables and for the order of things: what changed is written at once, each key by one worker, so that nothing overtakes
 itself; what a pod leaves behind is removed a minute after it, when its last events have come. Not for the requests themselves
-(:mod:`daemoneye_operator.identity.bucket`).
+(:mod:`daemoneye.broker.bucket`).
 
 The bucket is compared with the pods at the start, after every reconnect, when it turns out to be another one (a broker without a disk that
 restarted), and every ten minutes. Values are compared by reading them, 64 at a time: a restart among twenty thousand pods reads for some

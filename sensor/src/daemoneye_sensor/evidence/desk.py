@@ -8,6 +8,7 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections.abc import Iterator
+from functools import partial
 from typing import Final
 
 from nats.aio.client import Client
@@ -65,6 +66,7 @@ class Desk:
             self._serve()
         if wanted and self._taking_apart is None:
             self._taking_apart = asyncio.create_task(dissecting.run(self._dissector, self.oddities), name="dissecting")
+            self._taking_apart.add_done_callback(partial(_ended, "odd packets are not taken apart any more"))
 
     async def close(self) -> None:
         """End the service and the process that writes files."""
@@ -77,9 +79,9 @@ class Desk:
             self._serving = None
         if self._wanted and self._client is not None:
             self._serving = asyncio.create_task(self._service.run(self._client), name="evidence")
-            self._serving.add_done_callback(_ended)
+            self._serving.add_done_callback(partial(_ended, "evidence is not served until there is another connection"))
 
 
-def _ended(task: asyncio.Task[None]) -> None:
+def _ended(what: str, task: asyncio.Task[None]) -> None:
     if not task.cancelled() and (error := task.exception()) is not None:
-        _log.warning("evidence is not served until there is another connection: %s", error)
+        _log.warning("%s: %s", what, error, exc_info=error)

@@ -12,7 +12,7 @@ import time
 from collections import Counter, deque
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Final, Protocol
+from typing import Any, Final, Protocol
 
 import numpy as np
 
@@ -30,6 +30,8 @@ MAX_REQUESTS: Final = 16
 MAX_FRAMES: Final = 200_000
 """Frames of one request: small ones cost more than their bytes in a file."""
 _LOOKS: Final = 4096
+_INTERFACES: Final = 4096
+"""Interfaces of which something is remembered: each pod that comes brings another one."""
 _LEAST: Final = 64 << 10
 # A block of pcapng has 32 bytes and a padding around each frame, and a comment of 40.
 _OF_FRAME: Final = 76
@@ -160,8 +162,9 @@ class Keeper:
         """
         now = self._clock()
         with self._lock:
-            self._names.update(names)
             self._count(drops or {})
+            _remember(self._names, names)
+            _remember(self._drops, drops or {})
             for frames in shown:
                 if self._requests:
                     self._collect(frames, list(self._requests.values()))
@@ -237,7 +240,6 @@ class Keeper:
     def _count(self, drops: Mapping[int, int]) -> None:
         for index, count in drops.items():
             more = count - self._drops.get(index, 0)
-            self._drops[index] = count
             if more > 0:
                 for one in self._requests.values():
                     one.dropped[index] += more
@@ -266,3 +268,12 @@ class Keeper:
                 program.disarm(pair.src_ip, pair.src_port, pair.dst_ip, pair.dst_port, pair.proto)
             elif not any(pair.src_ip == other.src_ip and not other.exact for other in others):
                 program.disarm_host(pair.src_ip)
+
+
+def _remember(known: dict[int, Any], news: Mapping[int, Any]) -> None:
+    """Take news of interfaces over; those of which there was none for longest are forgotten."""
+    for index, value in news.items():
+        known.pop(index, None)
+        known[index] = value
+    while len(known) > _INTERFACES:
+        del known[next(iter(known))]

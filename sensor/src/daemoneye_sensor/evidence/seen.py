@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -69,8 +68,3 @@ def pack(frames: Seen, rows: np.ndarray) -> Packed:
     return Packed(
         frames.data[index], place, captured, frames.size[rows].astype(np.int64), frames.time[rows].astype(np.int64), frames.link, frames.ifindex
     )  # fmt: skip
-
-
-def frames_in(parts: Sequence[Packed]) -> int:
-    """How many there are."""
-    return sum(len(part.begin) for part in parts)

@@ -94,14 +94,17 @@ async def tell(client: Client, kept: Kept, *, patience: float = PATIENCE_S) -> N
     listening = await client.subscribe(subjects.evidence_answer(kept.node), cb=answers.put)
     try:
         while time.monotonic() < deadline:
-            with contextlib.suppress(*TRANSIENT):
+            try:
                 async with asyncio.timeout(_ACK_S):
                     await client.publish(subjects.evidence_kept(kept.node), kept.encode())
                     while (problem := _about(kept.finding, (await answers.get()).data)) is None:
                         pass
-                if problem:
-                    raise NotTaken(f"analytics does not take what was kept: {problem}")
-                return
+            except TRANSIENT:
+                await asyncio.sleep(_RETRY_S)  # a connection that is gone says so at once, every time
+                continue
+            if problem:
+                raise NotTaken(f"analytics does not take what was kept: {problem}")
+            return
     finally:
         with contextlib.suppress(*TRANSIENT):
             await listening.unsubscribe()

@@ -97,11 +97,6 @@ class Seen:
     passed: Counter[Fate] = field(default_factory=Counter)
     tunnelled: int = 0
 
-    @property
-    def faulty(self) -> int:
-        """Frames that cannot be read although they say that they are IP."""
-        return sum(count for fate, count in self.passed.items() if fate is not Fate.NOT_IP)
-
 
 REASONS: Final[dict[Fate, str]] = {
     Fate.NOT_IP: "not IP",

@@ -34,6 +34,7 @@ from daemoneye_sensor import procfs, programs
 from daemoneye_sensor.blobs import CGROUP, cgroup_paths, regions
 from daemoneye_sensor.enrich.explainer import Explainer
 from daemoneye_sensor.opensockets import OpenSockets
+from daemoneye_sensor.pinned import RINGS
 from daemoneye_sensor.processes import context
 from daemoneye_sensor.rings import Span
 from daemoneye_sensor.sources.base import Drain, Lost, Origin
@@ -63,7 +64,7 @@ _log = logging.getLogger(__name__)
 class _Counters:
     """What was counted since the start."""
 
-    records: dict[str, int] = field(default_factory=lambda: dict.fromkeys(programs.RINGS, 0))
+    records: dict[str, int] = field(default_factory=lambda: dict.fromkeys(RINGS, 0))
     malformed: dict[str, int] = field(default_factory=lambda: {"urgent": 0, "bulk": 0})
     strings_lost: int = 0
     excluded: int = 0
@@ -216,11 +217,11 @@ class EbpfSource:
             spans = [executed, processes, *([sockets] if sockets else [])]
             seen = unique(np.concatenate([*(_pairs(span.records) for span in spans), cgroup_pairs(self._ended)]))
             # Nothing was counted, consumed or remembered before this: what is held is looked at again as if for the first time.
-            if self._identities.holds(seen, room=self._room()):
+            if self._identities.holds(seen, room=reading.roomy):
                 return None
             outside = self._identities.excluded(seen)
         execs, lost, unclaimed = regions(PROCESS_EXEC, executed.records, chunks)
-        positions["blob"] = self._hold(reading, blobs, unclaimed)
+        positions["blob"] = reading.done_with(blobs, unclaimed)
         execs = _in_time(execs)
         sections = [execs, *(_of_event(processes.records, record) for record in BY_RING["process"])]
         self._counters.malformed["urgent"] += executed.malformed + processes.malformed + blobs.malformed
@@ -350,24 +351,6 @@ class EbpfSource:
             reading.rings.close()
         self._readings.clear()
         self._programs = None
-
-    def _hold(self, reading: Reading, blobs: Span, unclaimed: np.ndarray) -> int:
-        """Position up to which the blob ring is done with.
-
-        Strings that were seen for the first time and that no row asked for yet belong to an execution that came after our look at its ring:
-        they stay where they are and are read again, once. (Or to one that found no room there: then once is enough.)
-        """
-        ring = reading.rings.rings["blob"]
-        fresh = max(reading.blobs_seen - ring.position, 0) // ring.stride
-        reading.blobs_seen = blobs.end
-        waiting = np.flatnonzero(unclaimed[fresh:])
-        if not len(waiting) or blobs.malformed:
-            return blobs.end
-        return ring.position + (fresh + int(waiting[0])) * ring.stride
-
-    def _room(self) -> bool:
-        """Whether the rings can wait: none is more than half full."""
-        return all(2 * (ring.produced - ring.position) <= ring.size for ring in self._readings[0].rings.rings.values())
 
     def _look_at_open_sockets(self) -> None:
         """Every ten seconds, on a turn that comes anyway."""

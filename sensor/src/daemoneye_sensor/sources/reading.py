@@ -1,7 +1,8 @@
 """One set of rings as the source `ebpf` reads it: the sensor's own, or one that a sensor of another release left.
 
-Responsible for what of the rings' counters was told, and for the end of rings that are not ours: they fall silent when ours take over, are
-read out where their records are of our form, counted where not, and removed when that is safe in the spool. Not for rows.
+Responsible for what of the rings' counters was told, for what is looked at a second time, and for the end of rings that are not ours: they fall
+silent when ours take over, are read out where their records are of our form, counted where not, and removed when that is safe in the spool. Not
+for rows.
 """
 
 from __future__ import annotations
@@ -10,7 +11,10 @@ import time
 from collections.abc import Mapping
 from typing import Final
 
-from daemoneye_sensor.programs import Pinned
+import numpy as np
+
+from daemoneye_sensor.pinned import Pinned
+from daemoneye_sensor.rings import Span
 
 TOLD: Final = "told:"
 """Prefix of the positions that say how much of a kernel counter was published: a successor does not publish it again."""
@@ -26,7 +30,6 @@ class Reading:
 
     Attributes:
         rings: The rings.
-        blobs_seen: Position of the blob ring up to which its chunks were looked at.
         over: Whether nothing is read from them any more: what they still hold is lost.
         told: Whether that was said.
     """
@@ -34,7 +37,7 @@ class Reading:
     def __init__(self, rings: Pinned, resume: Mapping[str, int]) -> None:
         """Go on where a predecessor's newest batch of these rings stops, which says so by `resume`."""
         self.rings = rings
-        self.blobs_seen = 0
+        self._blobs_seen = 0  # up to where the blob ring's chunks were looked at
         self.over = self.told = False
         self._told = {key.removeprefix(TOLD): count for key, count in resume.items() if key.startswith(TOLD)}
         self._silent = False
@@ -70,6 +73,25 @@ class Reading:
         if stands != self._stands:
             self._stands, self._until = stands, time.monotonic() + _READ_OUT_S
         return time.monotonic() > self._until
+
+    @property
+    def roomy(self) -> bool:
+        """Whether the rings can wait: none is more than half full."""
+        return all(2 * (ring.produced - ring.position) <= ring.size for ring in self.rings.rings.values())
+
+    def done_with(self, blobs: Span, unclaimed: np.ndarray) -> int:
+        """Position up to which the blob ring is done with after a look at it; `unclaimed` are the chunks that no row asked for, shape (n,).
+
+        Strings that were seen for the first time and that no row asked for yet belong to an execution that came after our look at its ring:
+        they stay where they are and are read again, once. (Or to one that found no room there: then once is enough.)
+        """
+        ring = self.rings.rings["blob"]
+        fresh = max(self._blobs_seen - ring.position, 0) // ring.stride
+        self._blobs_seen = blobs.end
+        waiting = np.flatnonzero(unclaimed[fresh:])
+        if not len(waiting) or blobs.malformed:
+            return blobs.end
+        return ring.position + (fresh + int(waiting[0])) * ring.stride
 
     def lost(self) -> list[tuple[str, str, int]]:
         """(stage or HELD, ring, records) that were lost since the last call."""

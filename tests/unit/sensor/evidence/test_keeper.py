@@ -202,6 +202,18 @@ def test_losses_meanwhile_are_counted(kept, clock):
     assert one.dropped == {2: 10, 3: 2}
 
 
+def test_interfaces_that_come_and_go_are_forgotten_and_those_that_stay_are_not(kept, clock, monkeypatch):
+    monkeypatch.setattr(keeper, "_INTERFACES", 3)
+    for index in range(10, 30):
+        kept.look([], {2: "eth0", index: f"pod{index}"}, {2: 100, index: 1})
+    assert len(kept._names) == len(kept._drops) == 3
+    arm(kept, TALK)
+    kept.look([shown(MIXED)], {2: "eth0"}, {2: 103})
+    clock.now += 10
+    (one,) = kept.due()
+    assert (one.names, one.dropped) == ({2: "eth0"}, {2: 3})
+
+
 def test_why_a_request_is_not_taken(clock, program, monkeypatch):
     kept = Keeper(memory=100_000, clock=clock)
     assert "off on this node" in arm(kept, TALK)
