@@ -45,7 +45,7 @@ class Verdict:
 
 
 def finding(frame: Frame, row: int, declaration: Declaration, verdict: Verdict) -> Finding:
-    """The finding about row `row` of `frame.execs`."""
+    """The finding about new execution `row`."""
     event = frame.exec_row(row)
     wall = int(frame.exec_time[row])
     start = int(frame.batch.wall_ns(frame.exec_rows["start_time"][row : row + 1])[0])

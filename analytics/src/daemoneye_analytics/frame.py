@@ -202,11 +202,6 @@ class Frame:
         begin, length = (int(column[self.exec_image[row]]) for column in self._columns(field))
         return decode(self.images.section.heap[begin : begin + length].tobytes())
 
-    @cached_property
-    def execs(self) -> pl.DataFrame:
-        """The new executions as a table: `table("process_exec")`."""
-        return self.table("process_exec")
-
     def exec_row(self, row: int) -> dict[str, Any]:
         """One new execution by column name: `row("process_exec", row)`."""
         return self.row("process_exec", row)

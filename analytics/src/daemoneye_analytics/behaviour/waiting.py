@@ -15,6 +15,7 @@ import numpy as np
 from daemoneye import envelope
 from daemoneye.errors import CorruptData
 from daemoneye_analytics.frame import Frame
+from daemoneye_analytics.share import Share
 
 WAIT_NS: Final = 2_000_000_000
 _MOST: Final = 64
@@ -62,6 +63,7 @@ class Waiting:
             "bytes": np.concatenate((np.zeros(0, np.uint8), *sent)),
             "sizes": np.array([len(one) for one in sent], np.int64),
             "skips": np.array([f.skip for f in frames], np.int64),
+            "shares": np.array([(f.share.part, f.share.parts) for f in frames], np.int64).reshape(-1, 2),
         }
 
     def restore(self, state: dict[str, Any]) -> None:
@@ -73,7 +75,8 @@ class Waiting:
         self._batches.clear()
         try:
             ends = np.cumsum(state["sizes"])
-            for data, skip in zip(np.split(state["bytes"], ends[:-1]), state["skips"].tolist(), strict=False):
-                self.add(Frame(envelope.decode(data.tobytes()), skip=skip))
+            about = zip(state["skips"].tolist(), state["shares"].tolist(), strict=True)
+            for data, (skip, share) in zip(np.split(state["bytes"], ends[:-1]), about, strict=False):
+                self.add(Frame(envelope.decode(data.tobytes()), skip=skip, share=Share(*share)))
         except (KeyError, TypeError, AttributeError, CorruptData) as error:
             raise ValueError(f"not batches that wait: {error!r}") from error
