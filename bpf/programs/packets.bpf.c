@@ -47,6 +47,8 @@ static __always_inline u32 de_beginning(u32 word)
         DE_CALLS
         return DE_SWITCH_JSON;
     default:
+        if ((word & 0x8000FFFF) == 0x80000103 || (word & 0x8000FFFF) == 0x80000100) /* of SSL 2.0's form */
+            return DE_SWITCH_TLS;
         return word >> 16 == 0x1603 && (word >> 8 & 0xFF) <= 4 ? DE_SWITCH_TLS : 0;
     }
 }
@@ -59,7 +61,8 @@ static __always_inline int de_quic(struct __sk_buff *skb, u32 payload)
     if (de_load(skb, payload, raw, 5) || raw[0] >> 6 != 3)
         return 0;
     version = (u32)raw[1] << 24 | (u32)raw[2] << 16 | (u32)raw[3] << 8 | raw[4];
-    return version == 1 || version == 0x6B3343CF || (version >= 0xFF00001D && version <= 0xFF000022);
+    return version == 1 || version == 0x6B3343CF || (version >= 0xFF000016 && version <= 0xFF000022) ||
+           version == 0xFACEB001 || version == 0xFACEB002 || version == 0xFACEB00E;
 }
 
 /* Each interface follows by itself: a packet that several show is not counted twice. */

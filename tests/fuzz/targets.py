@@ -18,7 +18,7 @@ from typing import Final
 import numpy as np
 
 from daemoneye.errors import CorruptData
-from daemoneye_sensor.l7 import der, dns, dnsdata, http, ja, quic, stratum, tls
+from daemoneye_sensor.l7 import der, dns, dnsdata, http, ja, quic, sslv2, stratum, tls
 from daemoneye_sensor.l7.errors import Malformed
 from daemoneye_sensor.packets import cbpf, link
 from daemoneye_sensor.packets import inspector as inspectors
@@ -77,7 +77,8 @@ def _hello(hello: tls.ClientHello | None, data: bytes) -> None:
 def fuzz_tls_client(data: bytes) -> None:
     """What a client sends first, in records and without."""
     tls.looks_like(data)
-    for parse in (tls.client_hello, tls.handshake):
+    sslv2.looks_like(data)
+    for parse in (tls.client_hello, tls.handshake, sslv2.client_hello):
         with contextlib.suppress(Malformed):
             _hello(parse(data), data)
 
@@ -85,6 +86,9 @@ def fuzz_tls_client(data: bytes) -> None:
 @target
 def fuzz_tls_server(data: bytes) -> None:
     """What a server sends first."""
+    tls.answers(data)
+    with contextlib.suppress(Malformed):
+        tls.server_hello(data)
     with contextlib.suppress(Malformed):
         answer = tls.server_certificates(data)
         if answer is not None:

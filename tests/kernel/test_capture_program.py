@@ -34,6 +34,7 @@ from tests.kernel.conftest import BPF
 from tests.support import captures
 from tests.support.bpfoffline import EXPRESSIONS, frames, offline
 from tests.support.bpfrun import run
+from tests.support.handshakes import message_2
 
 FRAMES = frames()
 ETHER = Ether(src="02:00:00:00:00:01", dst="02:00:00:00:00:02")
@@ -137,6 +138,12 @@ KINDS = {
     "no length": ETHER / IP(src="192.0.2.1", dst="192.0.2.2", len=0) / TCP(dport=443) / Raw(HELLO),
     "padded": ETHER / V4 / TCP(flags="A") / Raw(b"") / Raw(b""),
     "quic": ETHER / V4 / UDP(sport=9, dport=443) / Raw(INITIAL),
+    **{
+        f"quic {version:x}": ETHER / V4 / UDP(sport=9, dport=443) / Raw(b"\xc3" + version.to_bytes(4) + bytes(1195))
+        for version in (0xFF000015, 0xFF000016, 0xFF000022, 0xFF000023, 0xFACEB001, 0xFACEB002, 0xFACEB003, 0xFACEB00E)
+    },
+    "hello of ssl 2's form": ETHER / V4 / TCP(sport=9, dport=443, flags="PA") / Raw(message_2()),
+    "hello of ssl 2": ETHER / V4 / TCP(sport=9, dport=443, flags="PA") / Raw(message_2(version=2)),
     "quic's short header": ETHER / V4 / UDP(sport=9, dport=443) / Raw(b"\x43" + bytes(1199)),
     "quic that negotiates": ETHER / V4 / UDP(sport=9, dport=443) / Raw(b"\xc3\0\0\0\0" + bytes(1195)),
     "stratum": ETHER / V4 / TCP(dport=3333) / Raw(b'{"id":1,"method":"mining.subscribe"}'),

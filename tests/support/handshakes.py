@@ -105,6 +105,14 @@ def message(
     return b"\x01" + sized(body, 3)
 
 
+def message_2(ciphers: Iterable[int] = (0x010080, 0x00002F), version: int = 0x0301, session: bytes = b"") -> bytes:
+    """A ClientHello of SSL 2.0's form (RFC 5246 E.2)."""
+    specs = b"".join(cipher.to_bytes(3) for cipher in ciphers)
+    sizes = u16s((len(specs), len(session), 16))
+    body = b"\x01" + version.to_bytes(2) + sizes + specs + session + bytes(16)
+    return (0x8000 | len(body)).to_bytes(2) + body
+
+
 def server_name(name: bytes) -> tuple[int, bytes]:
     return 0, sized(b"\0" + sized(name))
 
@@ -128,6 +136,10 @@ VERSIONS = {
     1: ("38762cf7f55934b34d179ae6a4c80cadccbb7f0a", "quic", 0),
     0x6B3343CF: ("0dede3def700a6db819381be6e269dcbf9bd2ed9", "quicv2", 1),
     0xFF00001D: ("afbfec289993d24c9e9786f19c6111e04390a899", "quic", 0),
+    0xFF000016: ("7fbcdb0e7c66bbe9193a96cd21519ebd7a02644a", "quic", 0),
+    0xFF00001C: ("c3eef712c72ebb5a11a7d2432bb46365bef9f502", "quic", 0),
+    0xFF000022: ("38762cf7f55934b34d179ae6a4c80cadccbb7f0a", "quic", 0),
+    0xFACEB002: ("c3eef712c72ebb5a11a7d2432bb46365bef9f502", "quic", 0),
 }
 
 

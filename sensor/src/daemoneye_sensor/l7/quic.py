@@ -1,7 +1,8 @@
 """The ClientHello of QUIC, out of the Initial packets of a client.
 
 Initial packets are encrypted with keys that anybody can derive from the client's first connection ID (RFC 9001 5.2), which keeps nobody from
-reading them but those who do not know the version. Responsible for versions 1 (RFC 9000, 9001), 2 (RFC 9369) and the drafts that servers still speak.
+reading them but those who do not know the version. Responsible for versions 1 (RFC 9000, 9001), 2 (RFC 9369), the drafts since the header has its
+final form (22), and those of them that Facebook's apps speak under numbers of their own (mvfst). Google's own (Q046, T051) have frames of their own.
 Not for cryptography itself, which is :mod:`daemoneye_sensor.l7.initialkeys`'s, nor for the server's packets, nor for which datagrams belong together.
 """
 
@@ -53,13 +54,29 @@ _LABELS: Final = (_CLIENT, _label("quic key", 16), _label("quic iv", 12), _label
 _LABELS_2: Final = (_CLIENT, _label("quicv2 key", 16), _label("quicv2 iv", 12), _label("quicv2 hp", 16))
 _SALT_1: Final = bytes.fromhex("38762cf7f55934b34d179ae6a4c80cadccbb7f0a")
 _SALT_2: Final = bytes.fromhex("0dede3def700a6db819381be6e269dcbf9bd2ed9")
+_SALT_22: Final = bytes.fromhex("7fbcdb0e7c66bbe9193a96cd21519ebd7a02644a")
+_SALT_23: Final = bytes.fromhex("c3eef712c72ebb5a11a7d2432bb46365bef9f502")
 _SALT_29: Final = bytes.fromhex("afbfec289993d24c9e9786f19c6111e04390a899")
+
+
+def _draft(number: int, name: str = "draft") -> _Version:
+    """A draft (draft-ietf-quic-tls 5.2): since the 33rd it is as version 1."""
+    salt = next(
+        salt for first, salt in ((33, _SALT_1), (29, _SALT_29), (23, _SALT_23), (22, _SALT_22)) if number >= first
+    )
+    return _Version(f"{name}-{number}", salt, _LABELS, 0x00, 0x30)
+
+
 _VERSIONS: Final = {
     1: _Version("1", _SALT_1, _LABELS, 0x00, 0x30),
     0x6B3343CF: _Version("2", _SALT_2, _LABELS_2, 0x10, 0x00),
-    **{0xFF000000 + draft: _Version(f"draft-{draft}", _SALT_29, _LABELS, 0x00, 0x30) for draft in range(29, 33)},
-    **{0xFF000000 + draft: _Version(f"draft-{draft}", _SALT_1, _LABELS, 0x00, 0x30) for draft in (33, 34)},
+    **{0xFF000000 + number: _draft(number) for number in range(22, 35)},
+    0xFACEB001: _draft(22, "mvfst"),
+    0xFACEB002: _draft(27, "mvfst"),
+    0xFACEB00E: _draft(27, "mvfst"),
 }
+NUMBERS: Final = tuple(_VERSIONS)
+"""Of versions that are read, as they stand in long headers."""
 
 
 def looks_like(datagram: bytes) -> bool:
@@ -118,8 +135,8 @@ class Initials:
         at = 0
         dcid: bytes | None = None
         while self.hello is None and at < len(datagram):
-            if at and not datagram[at] & _LONG:
-                break  # a short header reaches to the end of the datagram (RFC 9000 12.2), and some pad with zeros after the last packet
+            if at and not _goes_on(datagram, at):
+                break
             header = _long_header(datagram, at)
             if dcid not in {None, header.dcid}:
                 break  # not of this connection (RFC 9000 12.2)
@@ -174,6 +191,11 @@ class Initials:
             self._keys = None
             self._stream = bytearray()
             self._ahead = {}
+
+
+def _goes_on(datagram: bytes, at: int) -> bool:
+    """Whether another packet with a long header is coalesced at `at` (RFC 9000 12.2). A short one reaches to the end, and some pad behind packets."""
+    return datagram[at] & (_LONG | _FIXED) == _LONG | _FIXED and int.from_bytes(datagram[at + 1 : at + 5]) in _VERSIONS
 
 
 def _long_header(datagram: bytes, at: int) -> _Header:

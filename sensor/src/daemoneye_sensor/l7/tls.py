@@ -1,8 +1,8 @@
 """The two hellos and the certificate of TLS, as they stand on the wire before anything is encrypted.
 
 Responsible for records and handshake messages from SSL 3.0 to TLS 1.3 (RFC 8446 4 and 5, RFC 5246 7.4). Not for which packets are TLS, nor for
-putting segments in order; fingerprints are :mod:`daemoneye_sensor.l7.ja`'s, names in certificates :mod:`daemoneye_sensor.l7.der`'s. Records of
-SSL 2.0 and DTLS are not read.
+putting segments in order; fingerprints are :mod:`daemoneye_sensor.l7.ja`'s, names in certificates :mod:`daemoneye_sensor.l7.der`'s, a hello of
+SSL 2.0's form :mod:`daemoneye_sensor.l7.sslv2`'s. DTLS is not read.
 """
 
 from __future__ import annotations
@@ -33,12 +33,14 @@ _EXTENSION: Final = struct.Struct("!HH")
 _LONGEST_RECORD: Final = 1 << 14
 _HANDSHAKE: Final = 22
 _KINDS: Final = {20: "ChangeCipherSpec", 21: "Alert", 23: "application data"}
+_WARNING: Final = b"\0\x02\x01"  # of an alert: two bytes follow, the first of which is its level
 _CLIENT_HELLO: Final = 1
 _SERVER_HELLO: Final = 2
 _CERTIFICATE: Final = 11
 _SESSION_ID: Final = 34  # both hellos: version, 32 random bytes, then the session's id
 _LONGEST_SESSION_ID: Final = 32
 _TLS13: Final = 0x0304
+_DRAFTS: Final = (b"\x7e", b"\x7f", b"\x03\x04")  # of TLS 1.3: how the version in their ServerHello begins
 
 _SERVER_NAME: Final = 0
 _GROUPS: Final = 10
@@ -196,28 +198,15 @@ def server_certificates(data: bytes) -> Certificate | None:
     Raises:
         Malformed: These bytes do not begin with a ServerHello, or its message or certificate is longer than `LONGEST`.
     """
-    stream, ended = _handshake_bytes(data)
-    body = _message(stream, 0, _SERVER_HELLO, "a ServerHello")
-    if body is None:
+    stream, ended = _handshake_bytes(data[_after_warnings(data) :])
+    read = _server_hello(stream)
+    if read is None:
         if ended:
             raise Malformed(f"the ServerHello is not complete when a record of {_kind(ended)} follows")
         return None
-    length = len(body)
-    at = _after_session_id(body, "ServerHello")
-    if at + 3 > length:
-        raise Malformed(f"the ServerHello of {length} bytes ends within its cipher suite")
-    (version,), (cipher,) = _U16.unpack_from(body), _U16.unpack_from(body, at)
-    _, found = _extensions(body, at + 3, "ServerHello")
-    if span := found.get(_SUPPORTED_VERSIONS):
-        if span[1] - span[0] != 2:
-            raise Malformed(
-                f"supported_versions at byte {span[0]} of the ServerHello has {span[1] - span[0]} bytes, not 2"
-            )
-        (version,) = _U16.unpack_from(body, span[0])
-    if version >= _TLS13:
-        return Certificate(_version(version), cipher, "hidden")
-    answer = Certificate(_version(version), cipher, "none")
-    at = 4 + length
+    answer, at = read
+    if answer.given == "hidden":
+        return answer
     if at == len(stream):
         return answer if ended else None
     if stream[at] != _CERTIFICATE:
@@ -229,6 +218,47 @@ def server_certificates(data: bytes) -> Certificate | None:
         return None if der is None else answer
     subject, issuer = names(der)
     return answer._replace(given="sent", subject=subject, issuer=issuer, sha256=sha256(der).hexdigest())
+
+
+def server_hello(data: bytes) -> Certificate | None:
+    """The ServerHello alone, for a certificate behind it that did not come or cannot be read; arguments and errors as of `server_certificates`."""
+    read = _server_hello(_handshake_bytes(data[_after_warnings(data) :])[0])
+    return read and read[0]
+
+
+def answers(data: bytes) -> bool:
+    """Whether bytes from a server may begin its answer: a record of the handshake, or a warning before it."""
+    return b"\x16\x03".startswith(data[:2]) or _after_warnings(data) > 0
+
+
+def _server_hello(stream: bytes) -> tuple[Certificate, int] | None:
+    """(what the ServerHello says, where its message ends), None if more bytes are needed."""
+    body = _message(stream, 0, _SERVER_HELLO, "a ServerHello")
+    if body is None:
+        return None
+    length = len(body)
+    # Drafts of TLS 1.3 up to the 21st had neither a session's id nor a compression method (draft-ietf-tls-tls13-21 4.1.3).
+    draft = body.startswith(_DRAFTS)
+    at = _SESSION_ID if draft else _after_session_id(body, "ServerHello")
+    if at + 3 > length:
+        raise Malformed(f"the ServerHello of {length} bytes ends within its cipher suite")
+    (version,), (cipher,) = _U16.unpack_from(body), _U16.unpack_from(body, at)
+    _, found = _extensions(body, at + (2 if draft else 3), "ServerHello")
+    if span := found.get(_SUPPORTED_VERSIONS):
+        if span[1] - span[0] != 2:
+            raise Malformed(
+                f"supported_versions at byte {span[0]} of the ServerHello has {span[1] - span[0]} bytes, not 2"
+            )
+        (version,) = _U16.unpack_from(body, span[0])
+    return Certificate(_version(version), cipher, "hidden" if version >= _TLS13 else "none"), 4 + length
+
+
+def _after_warnings(data: bytes) -> int:
+    """Where alerts that end nothing (RFC 5246 7.2) are over: some servers say in one that they do not know the name (RFC 6066 3), and go on."""
+    at = 0
+    while (head := data[at : at + 6]) and b"\x15\x03".startswith(head[:2]) and _WARNING.startswith(head[3:]):
+        at += 7
+    return at
 
 
 def _first_certificate(stream: bytes, at: int) -> bytes | None:

@@ -2,18 +2,21 @@
 
 from __future__ import annotations
 
-from typing import Final
-
 from daemoneye.events.flags import Flag
 from daemoneye.events.tls_client_hello import TLS_CLIENT_HELLO
-from daemoneye_sensor.l7 import ja, tls
+from daemoneye_sensor.l7 import ja, sslv2, tls
+from daemoneye_sensor.l7.errors import Malformed
 from daemoneye_sensor.packets.rows import Ends, Rows
 from daemoneye_sensor.packets.stream import Stream
 
-_RECORD: Final = b"\x16\x03"
-"""How a record of the handshake begins (RFC 8446, 5.1)."""
+_UNSEEN, _HIDDEN, _PARTIAL, _ECH, _NAMELESS = map(
+    int, (Flag.RESPONSE_UNSEEN, Flag.CERTIFICATE_HIDDEN, Flag.PARTIAL, Flag.ECH, Flag.SNI_ABSENT)
+)
 
-_UNSEEN, _HIDDEN, _ECH, _NAMELESS = map(int, (Flag.RESPONSE_UNSEEN, Flag.CERTIFICATE_HIDDEN, Flag.ECH, Flag.SNI_ABSENT))
+
+def begins(payload: bytes) -> bool:
+    """Whether a segment begins a client's hello, or may."""
+    return tls.looks_like(payload) or sslv2.looks_like(payload)
 
 
 def hello_flags(hello: tls.ClientHello) -> int:
@@ -59,11 +62,12 @@ class Handshake:
             if self._client is None:
                 self._client = Stream(sequence)
             if self._client.add(sequence, payload):
-                self._hello = tls.client_hello(self._client.data)
+                data = self._client.data
+                self._hello = (sslv2 if data[0] & 0x80 else tls).client_hello(data)
                 self.incomplete = self._hello is None
         else:
             if self._server is None:
-                if not _RECORD.startswith(payload[:2]):
+                if not tls.answers(payload):
                     return
                 self._server = Stream(sequence)
             self._server.add(sequence, payload)
@@ -71,15 +75,22 @@ class Handshake:
             return
         answer = tls.server_certificates(self._server.data)
         if answer is not None or self._server.full:
-            self._tell(rows, answer)
+            self._tell(rows, answer or self._greeting(), partial=answer is None)
 
     def end(self, rows: Rows) -> None:
         """No more comes: tell what there is."""
         if not self.done and self._hello is not None:
-            self._tell(rows, None)
+            self._tell(rows, self._greeting(), partial=True)
         self.done = True
 
-    def _tell(self, rows: Rows, answer: tls.Certificate | None) -> None:
+    def _greeting(self) -> tls.Certificate | None:
+        """The server's hello by itself: the certificate behind it did not come, or cannot be read."""
+        try:
+            return tls.server_hello(self._server.data) if self._server is not None else None
+        except Malformed:
+            return None
+
+    def _tell(self, rows: Rows, answer: tls.Certificate | None, *, partial: bool = False) -> None:
         self.done = True
         hello = self._hello
         if hello is None:
@@ -89,7 +100,7 @@ class Handshake:
         if answer is None:
             flags |= _UNSEEN
         else:
-            flags |= _HIDDEN if answer.given == "hidden" else 0
+            flags |= _HIDDEN if answer.given == "hidden" else _PARTIAL if partial else 0
             values = {
                 "server_version": answer.version, "server_cipher": f"{answer.cipher:04x}", "certificate_subject": answer.subject,
                 "certificate_issuer": answer.issuer, "certificate_sha256": answer.sha256,

@@ -22,7 +22,7 @@ from daemoneye_sensor.packets import columns as c
 from daemoneye_sensor.packets.columns import Packets
 from daemoneye_sensor.packets.exchanges import Exchange
 from daemoneye_sensor.packets.flows import SERVICES, FlowTable, Placed
-from daemoneye_sensor.packets.handshakes import Handshake, hello_flags
+from daemoneye_sensor.packets.handshakes import Handshake, begins, hello_flags
 from daemoneye_sensor.packets.oddities import UNKNOWN, Oddities
 from daemoneye_sensor.packets.questions import WAIT_NS, Dialogue, Questions
 from daemoneye_sensor.packets.rows import Ends, Rows, ends_of
@@ -287,7 +287,7 @@ class Inspector:
         if ends.dst_port in DNS_PORTS or ends.src_port in DNS_PORTS:
             return Dialogue(self._questions, flow, ends)
         sides = ends if out else ends.turned()
-        if tls.looks_like(payload):
+        if begins(payload):
             return Handshake(sides, time, client_out=out, ja3=self.ja3, policy_set=policy_set)
         return Exchange(sides, client_out=out) if http.looks_like_request(payload) else None
 
@@ -334,7 +334,7 @@ class Inspector:
 
 def _begins(payload: bytes) -> bool:
     """Whether these bytes are enough to tell that TLS or HTTP begins."""
-    return len(payload) >= SURE and (tls.looks_like(payload) or http.looks_like_request(payload))
+    return len(payload) >= SURE and (begins(payload) or http.looks_like_request(payload))
 
 
 def _goes_on(read: _Read, sequence: int, *, out: bool) -> bool:

@@ -10,7 +10,7 @@ from typing import Final
 import numpy as np
 
 from daemoneye.events.sets import isin
-from daemoneye_sensor.l7 import http, stratum
+from daemoneye_sensor.l7 import http, quic, stratum
 from daemoneye_sensor.packets import columns as c
 from daemoneye_sensor.packets.columns import Packets, any_of, be32
 from daemoneye_sensor.packets.flows import Placed
@@ -19,9 +19,11 @@ from daemoneye_sensor.packets.oddities import EXPECTED
 DNS_PORTS: Final = (53, 5353)
 # How requests begin (`daemoneye_sensor.l7.http` says which methods there are).
 _METHODS: Final = np.array([int.from_bytes(method) for method in sorted({method[:4] for method in http.METHODS})])
+# A ClientHello of SSL 2.0's form for SSL 3 or TLS, and for SSL 2.0 itself, behind its length (`daemoneye_sensor.l7.sslv2`).
+_SSL2: Final = (0x80000103, 0x80000100)
 _CALLS: Final = tuple(int.from_bytes(beginning) for beginning in stratum.BEGINNINGS)
 _SSH, _HTTP2 = (int.from_bytes(beginning) for beginning in (b"SSH-", b"PRI "))
-_QUIC_VERSIONS: Final = (1, 0x6B3343CF, *range(0xFF00001D, 0xFF000023))
+_QUIC_VERSIONS: Final = np.array(sorted(quic.NUMBERS))
 _QUIC_LEAST: Final = 1000
 """Datagrams with Initials are padded to 1,200 bytes (RFC 9000, 14.1)."""
 _HANDSHAKE: Final = 0x16
@@ -51,11 +53,11 @@ def select(packets: Packets, placed: Placed, waiting: np.ndarray, known: np.ndar
     begins = np.zeros(len(packets), bool)
     quads = np.flatnonzero((tcp | udp) & (packets.length >= SURE))
     word = be32(packets.data, packets.payload[quads])
-    hello = (word >> 16 == 0x1603) & (word >> 8 & 0xFF <= 4)
+    hello = ((word >> 16 == 0x1603) & (word >> 8 & 0xFF <= 4)) | any_of(word & 0x8000FFFF, _SSL2)
     begins[quads] = tcp[quads] & (hello | isin(word, _METHODS))
     initial = quads[udp[quads] & (word >> 30 == 3) & (packets.length[quads] >= _QUIC_LEAST)]
     chosen = dns & (tcp | udp)
-    chosen[initial] |= any_of(be32(packets.data, packets.payload[initial] + 1), _QUIC_VERSIONS)
+    chosen[initial] |= isin(be32(packets.data, packets.payload[initial] + 1), _QUIC_VERSIONS)
     begins |= dns & tcp
     # Of a conversation of JSON a few calls tell whether it is a miner's; nothing follows from them.
     calls = quads[tcp[quads] & any_of(word, _CALLS) & ~known[placed.slot[quads]]]

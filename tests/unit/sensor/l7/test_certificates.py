@@ -18,7 +18,9 @@ from daemoneye_sensor.l7.der import names
 from daemoneye_sensor.l7.errors import Malformed
 from daemoneye_sensor.l7.tls import (
     LONGEST,
+    answers,
     server_certificates,
+    server_hello,
 )
 from tests.support.handshakes import (
     Peers,
@@ -150,6 +152,34 @@ def test_handshake_without_certificate(rest):
 
 def test_server_hello_alone_is_incomplete():
     assert server_certificates(records(SERVER_HELLO)) is None
+
+
+WARNING = records(b"\x01\x70", kind=21)  # unrecognized_name (RFC 6066 3)
+
+
+@pytest.mark.parametrize("warnings", [1, 2])
+def test_warnings_before_the_answer_end_nothing(answered, warnings):
+    said = WARNING * warnings + answered
+    assert answers(said)
+    assert server_certificates(said) == server_certificates(answered)
+    assert [server_certificates(said[:cut]) for cut in range(1, 7 * warnings)] == [None] * (7 * warnings - 1)
+    assert not answers(records(b"\x02\x28", kind=21)), "it refused"
+
+
+def test_server_hello_by_itself(answered):
+    assert server_hello(records(SERVER_HELLO)) == server_hello(records(SERVER_HELLO + chain(bytes(LONGEST + 1))[:50]))
+    hello = server_hello(WARNING + answered)
+    assert hello is not None
+    assert (hello.version, hello.cipher, hello.given, hello.sha256) == ("1.2", 0xC02C, "none", "")
+    assert server_hello(records(SERVER_HELLO)[:20]) is None
+
+
+@pytest.mark.parametrize(("version", "text"), [(0x7F12, "0x7f12"), (0x7E01, "0x7e01"), (0x0304, "1.3")])
+def test_drafts_of_tls_1_3_had_a_shorter_server_hello(version, text):
+    body = version.to_bytes(2) + bytes(32) + b"\x13\x01" + sized(b"\0\x28" + sized(bytes(36)))
+    answer = server_certificates(records(b"\x02" + sized(body, 3)))
+    assert answer is not None
+    assert (answer.version, answer.cipher, answer.given) == (text, 0x1301, "hidden")
 
 
 @pytest.mark.parametrize(

@@ -89,8 +89,26 @@ def test_hello_in_one_packet(version):
     assert ja4(hello, "q").startswith("q13d")
 
 
-def test_draft_has_its_name():
-    assert read(initial(crypto(0, HELLO[:100]), version=0xFF00001D)).version == "draft-29"
+@pytest.mark.parametrize(
+    ("version", "name"),
+    [
+        (0xFF000016, "draft-22"), (0xFF00001C, "draft-28"), (0xFF00001D, "draft-29"), (0xFF000022, "draft-34"), (0xFACEB002, "mvfst-27"),
+    ],
+)  # fmt: skip
+def test_draft_has_its_name(version, name):
+    packet = initial(crypto(0, HELLO[:100]), version=version)
+    assert looks_like(packet)
+    assert read(packet).version == name
+
+
+@pytest.mark.parametrize(
+    "behind",
+    [bytes(30), b"\xc8" * 30, b"\xc0\xff\xff\xff\xff" + bytes(30), SHORT],
+    ids=["zeros", "rubbish", "unknown", "short"],
+)
+def test_what_is_no_packet_behind_one_is_passed_over(behind):
+    state = read(initial(HALVES[0]) + behind, initial(HALVES[1], number=1) + behind)
+    assert state.hello == WANTED
 
 
 @pytest.mark.parametrize("order", [(0, 1), (1, 0)])
