@@ -95,6 +95,16 @@ async def judged(bench: Bench, load: Load, parts: Collection[int] = (0, 1)) -> N
     await bench.eventually(reached)
 
 
+async def covered(bench: Bench, part: int) -> None:
+    """What a part has read is in a checkpoint."""
+
+    async def all_of_it() -> bool:
+        infos = [await bench.jetstream.consumer_info(subjects.EVENTS(s), f"analytics-{part}") for s in range(SHARDS)]
+        return not any(info.num_pending or info.num_ack_pending for info in infos)
+
+    await bench.eventually(all_of_it)
+
+
 async def from_memory(bench: Bench) -> list[str]:
     return sorted(f["subject"]["exe"] for f in await bench.findings() if f["detector"] == "suspicious_exec")
 
@@ -148,12 +158,7 @@ async def test_parts_that_are_added_go_on_with_what_was_learned_whenever_they_be
     await load.send(10)
     await judged(bench, load, [0])
     assert newest(bench, 0)["events"] == 30 * STEP
-
-    async def covered() -> bool:
-        infos = [await bench.jetstream.consumer_info(subjects.EVENTS(s), "analytics-0") for s in range(SHARDS)]
-        return not any(info.num_pending or info.num_ack_pending for info in infos)
-
-    await bench.eventually(covered)
+    await covered(bench, 0)
     await bench.start_replica("b")
     await judged(bench, load)
     assert await from_memory(bench) == sorted(f"/memfd:{node}-{at}" for node in NODES for at in range(20 * STEP))
@@ -163,6 +168,34 @@ async def test_parts_that_are_added_go_on_with_what_was_learned_whenever_they_be
     new = [f for f in await bench.findings() if f["subject"]["exe"] == "/usr/bin/nc"]
     assert sorted(f["subject"]["workload"] for f in new) == sorted(WORKLOADS)
     assert all(" in 40 executions since" in f["explanation"][0] for f in new)
+
+
+async def test_of_fewer_parts_the_first_judges_what_those_that_are_gone_had_not(bench: Bench) -> None:
+    load = Load(bench)
+    for pod in ("a", "b"):
+        await bench.start_replica(pod)
+    await load.send(10)
+    await judged(bench, load)
+    first, second = (
+        process
+        for pid in (newest(bench, part)["pid"] for part in (0, 1))
+        for process in bench.replicas.values()
+        if process.pid == pid
+    )
+    await covered(bench, 1)
+    second.kill()
+    await second.wait()
+    await load.send(10)
+    await judged(bench, load, [0])
+    first.terminate()
+    assert await first.wait() == 0
+    bench.status.clear()
+    bench.more["parts"] = 1
+    await bench.start_replica("a")
+    await load.send(1)
+    await judged(bench, load, [0])
+    found = await from_memory(bench)
+    assert {*found} == {f"/memfd:{node}-{at}" for node in NODES for at in range(21 * STEP)}
 
 
 async def test_a_loss_is_told_once_by_whose_node_it_is(bench: Bench) -> None:

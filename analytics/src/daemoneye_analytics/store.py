@@ -11,6 +11,7 @@ import json
 import logging
 import time
 from collections.abc import Awaitable, Callable, Mapping, Sequence
+from dataclasses import replace
 from functools import partial
 from typing import Any, Final, TypeVar
 
@@ -136,7 +137,7 @@ class Store:
         part, parts = self._share.part, self._share.parts
         own = sorted(await self._read(_checkpoints(part)), key=lambda c: c.number, reverse=True)
         if not part:
-            return own
+            return [await self._behind(checkpoint) for checkpoint in own]
         own = [checkpoint for checkpoint in own if checkpoint.parts == parts]
         first = [checkpoint for checkpoint in await self._read(_checkpoints(0)) if checkpoint.parts != parts]
         left = await self._read((_legacy(parts),))
@@ -144,6 +145,17 @@ class Store:
         # What is its own is older only where the workloads were divided like this once before.
         older = own and others and own[0].read < others[0].read
         return [*others, *own] if older else [*own, *others]
+
+    async def _behind(self, first: Checkpoint) -> Checkpoint:
+        """Part 0's checkpoint; where there were more parts, at the place of the one that had read least: nobody else goes on with what that had not judged."""
+        if first.parts <= self._share.parts:
+            return first
+        last = first
+        for part in range(1, first.parts):
+            ours = [saved for saved in await self._read(_checkpoints(part)) if saved.parts == first.parts]
+            last = min([last, *sorted(ours, key=lambda c: c.number)[-1:]], key=lambda c: c.read)
+        place: dict[str, Any] = {name: last.facts[name] for name in ("watermarks", "positions") if name in last.facts}
+        return replace(first, position=last.position, facts={**first.facts, **place})
 
     async def _read(self, names: Sequence[str]) -> list[Checkpoint]:
         found = []
