@@ -17,15 +17,15 @@ from daemoneye_sensor.packets.flows import Placed
 from daemoneye_sensor.packets.oddities import EXPECTED
 
 DNS_PORTS: Final = (53, 5353)
-# How requests begin (`daemoneye_sensor.l7.http` says which methods there are).
-_METHODS: Final = np.array([int.from_bytes(method) for method in sorted({method[:4] for method in http.METHODS})])
+# How requests and responses begin.
+_HTTP: Final = np.array([int.from_bytes(beginning) for beginning in sorted(http.BEGINNINGS)])
 _CALLS: Final = tuple(int.from_bytes(beginning) for beginning in stratum.BEGINNINGS)
 _SSH, _HTTP2 = (int.from_bytes(beginning) for beginning in (b"SSH-", b"PRI "))
 _QUIC_VERSIONS: Final = (1, 0x6B3343CF, *range(0xFF00001D, 0xFF000023))
 _QUIC_LEAST: Final = 1000
 """Datagrams with Initials are padded to 1,200 bytes (RFC 9000, 14.1)."""
 _FOLLOWING: Final = 128
-"""Segments of one conversation and block that are looked at after it began something."""
+"""Segments of one conversation and block that are looked at from where it begins something on."""
 _FIRST: Final = 8
 """Segments of one conversation and block that are looked at although they are too short to say what they begin, or are calls in JSON."""
 SURE: Final = 5
@@ -50,7 +50,7 @@ def select(packets: Packets, placed: Placed, waiting: np.ndarray, known: np.ndar
     quads = np.flatnonzero((tcp | udp) & (packets.length >= SURE))
     word = be32(packets.data, packets.payload[quads])
     hello = (word >> 16 == 0x1603) & (word >> 8 & 0xFF <= 4)
-    begins[quads] = tcp[quads] & (hello | isin(word, _METHODS))
+    begins[quads] = tcp[quads] & (hello | isin(word, _HTTP))
     initial = quads[udp[quads] & (word >> 30 == 3) & (packets.length[quads] >= _QUIC_LEAST)]
     chosen = dns & (tcp | udp)
     chosen[initial] |= any_of(be32(packets.data, packets.payload[initial] + 1), _QUIC_VERSIONS)
@@ -64,7 +64,7 @@ def select(packets: Packets, placed: Placed, waiting: np.ndarray, known: np.ndar
     interesting = waiting.copy()
     interesting[placed.slot[begins]] = True
     following = np.flatnonzero(tcp & interesting[placed.slot])
-    chosen[following[_rank(placed.slot[following]) < _FOLLOWING]] = True
+    chosen[following[_rank(placed.slot[following], begins[following]) < _FOLLOWING]] = True
     return np.flatnonzero(chosen | begins)
 
 
@@ -78,14 +78,17 @@ def odd(packets: Packets, placed: Placed, known: np.ndarray) -> np.ndarray:
     # Whatever TLS sends begins with a type of 20 to 23 and a version of 3.
     tls = (word >> 26 == 0x14 >> 2) & (word >> 16 & 0xFF == 3)
     ssh = (word == _SSH) & (packets.dst_port[at] == 22)
-    return at[~(tls | ssh | isin(word, _METHODS) | any_of(word, (*_CALLS, _HTTP2)))]
+    return at[~(tls | ssh | isin(word, _HTTP) | any_of(word, (*_CALLS, _HTTP2)))]
 
 
-def _rank(group: np.ndarray) -> np.ndarray:
-    """How many of the same group come before each, int64."""
+def _rank(group: np.ndarray, anew: np.ndarray | None = None) -> np.ndarray:
+    """How many of the same group come before each, counted from the last one that is marked by `anew` on; int64."""
     order = np.argsort(group, kind="stable")
     ordered = group[order]
-    starts = np.flatnonzero(np.append(True, ordered[1:] != ordered[:-1])) if len(group) else np.zeros(0, np.int64)
+    starting = np.append(True, ordered[1:] != ordered[:-1])[: len(group)]
+    if anew is not None:
+        starting |= anew[order]
+    starts = np.flatnonzero(starting)
     rank = np.empty(len(group), np.int64)
     rank[order] = np.arange(len(group)) - np.repeat(starts, np.diff(np.append(starts, len(group))))
     return rank
