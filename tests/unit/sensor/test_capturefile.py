@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gzip
 import struct
 from pathlib import Path
 from typing import Any
@@ -107,6 +108,13 @@ def test_pcapng_with_interfaces_and_resolutions(tmp_path: Path, order: str) -> N
     assert all(f["raw"] == FRAME for f in found)
 
 
+@pytest.mark.parametrize("order", ["<", ">"])
+def test_the_obsolete_block_of_packets(tmp_path: Path, order: str) -> None:
+    old = block(order, 2, struct.pack(f"{order}HHIIII", 1, 7, 0, 9, len(FRAME), 70) + FRAME)
+    data = section(order) + interface(order) + interface(order, option(order, 2, b"eth1")) + old
+    assert read(tmp_path / "f", data) == [{"raw": FRAME, "size": 70, "time": 9_000, "link": 1, "interface": "eth1"}]
+
+
 def test_a_second_section_has_its_own_interfaces(tmp_path: Path) -> None:
     one = section("<") + interface("<", option("<", 2, b"a")) + packet("<", 0, 1)
     two = section(">") + interface(">", option(">", 2, b"b")) + packet(">", 0, 2)
@@ -189,6 +197,25 @@ def test_a_filter_that_a_files_link_layer_cannot_have_is_said(tmp_path: Path) ->
         source.status()["error"]
     )
     source.close(keep=False)
+
+
+def test_a_link_type_that_nobody_knows_is_named(tmp_path: Path) -> None:
+    path = tmp_path / "f"
+    path.write_bytes(pcap("<", 0xA1B2C3D4, (0, 0, FRAME), (1, 0, FRAME), link=105))
+    source = PcapSource(path)
+    source.open({}, None)
+    while not source.finished:
+        source.drain()
+    assert [(lost.count, lost.reason) for lost in source.lost()] == [(2, "frames: a link type that is not known (105)")]
+    assert source.lost() == []
+    source.close(keep=False)
+
+
+def test_a_file_that_is_compressed_says_so(tmp_path: Path) -> None:
+    path = tmp_path / "f.pcap.gz"
+    path.write_bytes(gzip.compress(GOOD))
+    with pytest.raises(CorruptData, match="compressed by gzip: unpack it first"):
+        CaptureFile(path)
 
 
 @settings(suppress_health_check=[HealthCheck.function_scoped_fixture])

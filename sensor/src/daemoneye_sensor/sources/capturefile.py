@@ -27,8 +27,15 @@ _PCAP: Final = {
     b"\xd4\xc3\xb2\xa1": ("<", 1000), b"\xa1\xb2\xc3\xd4": (">", 1000),
     b"\x4d\x3c\xb2\xa1": ("<", 1), b"\xa1\xb2\x3c\x4d": (">", 1),
 }  # fmt: skip
+_PACKED: Final = {
+    b"\x1f\x8b": "gzip",
+    b"\x28\xb5\x2f\xfd": "zstd",
+    b"\xfd7zX": "xz",
+    b"BZh": "bzip2",
+    b"\x04\x22\x4d\x18": "lz4",
+}
 _SECTION: Final = b"\x0a\x0d\x0d\x0a"
-_INTERFACE, _SIMPLE, _ENHANCED = 1, 3, 6
+_INTERFACE, _PACKET, _SIMPLE, _ENHANCED = 1, 2, 3, 6
 _NAME, _RESOLUTION, _OFFSET = 2, 9, 14
 
 
@@ -82,7 +89,10 @@ class CaptureFile:
         magic = self._map[:4]
         if magic != _SECTION and (magic not in _PCAP or len(self._map) < 24):
             self._map.close()
-            raise CorruptData("neither pcap nor pcapng", where=str(path), offset=0)
+            packed = next((name for beginning, name in _PACKED.items() if magic.startswith(beginning)), None)
+            raise CorruptData(
+                f"compressed by {packed}: unpack it first" if packed else "neither pcap nor pcapng", where=str(path), offset=0
+            )  # fmt: skip
         self._data = np.frombuffer(self._map, np.uint8)
         self._magic = magic
 
@@ -157,7 +167,7 @@ class CaptureFile:
                     break
                 if kind == _INTERFACE:
                     interfaces.append(self._interface(order, at, length))
-                elif kind in (_ENHANCED, _SIMPLE):
+                elif kind in (_ENHANCED, _SIMPLE, _PACKET):
                     number, frame = self._packet(order, kind, at, length, interfaces)
                     if frames and (number != current or len(frames) >= 4 * BLOCK):
                         yield self._block(frames, interfaces[current])
@@ -186,7 +196,9 @@ class CaptureFile:
             if not 0 <= captured <= MAX_FRAME:
                 raise IndexError
             return 0, (at + 12, captured, size, 0)
-        number, high, low, captured, size = struct.unpack_from(f"{order}IIIII", self._map, at + 8)
+        # The obsolete block of packets tells drops beside the interface's number, and is else the enhanced one.
+        numbers = "HxxIIII" if kind == _PACKET else "IIIII"
+        number, high, low, captured, size = struct.unpack_from(f"{order}{numbers}", self._map, at + 8)
         interface = interfaces[number]
         if captured > min(length - 32, MAX_FRAME):
             raise IndexError

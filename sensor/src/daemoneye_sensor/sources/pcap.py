@@ -51,6 +51,7 @@ class PcapSource:
         self._file: CaptureFile | None = None
         self._drains: Iterator[Drain] | None = None
         self._decoder = Decoder()
+        self._unknown: Counter[int] = Counter()
         self._inspectors: dict[str, Inspector] = {}
         self._rows = 0
         self._trouble = ""
@@ -122,7 +123,9 @@ class PcapSource:
     def _faults(self) -> Counter[str]:
         """How often what could not be read, in words."""
         seen = self._decoder.seen.passed
-        faults = Counter({f"frames: {REASONS[fate]}": n for fate, n in seen.items() if fate is not Fate.NOT_IP})
+        told = (Fate.NOT_IP, Fate.LINK)  # the first is no fault, the second is said by number
+        faults = Counter({f"frames: {REASONS[fate]}": n for fate, n in seen.items() if fate not in told})
+        faults += Counter({f"frames: {REASONS[Fate.LINK]} ({link})": n for link, n in self._unknown.items()})
         for inspector in self._inspectors.values():
             faults += Counter(
                 {f"{protocol}: messages that are malformed": n for protocol, n in inspector.malformed.items()}
@@ -145,6 +148,8 @@ class PcapSource:
         order = np.arange(len(block.time))
         if bool((block.time[1:] < block.time[:-1]).any()):
             order = np.argsort(block.time, kind="stable")
+        if block.link not in links.KNOWN:
+            self._unknown[block.link] += len(order)
         places = block.begin[order], block.captured[order], block.size[order]
         packets = self._decoder.decode(
             block.data, *places, block.time[order], block.link, taken=self._taken(block, *places)
