@@ -108,8 +108,10 @@ class Inspector:
         oddities: Who is shown packets that nobody could read or knows.
     """
 
-    def __init__(self, interface: str = "") -> None:
+    def __init__(self, interface: str = "", wait_ns: int = WAIT_NS) -> None:
+        """Connections that are silent for `wait_ns` are told as far as they came."""
         self.flows = FlowTable(interface)
+        self._wait_ns = wait_ns
         self.malformed: Counter[str] = Counter()
         self.incomplete = 0
         self.ja3 = True
@@ -317,8 +319,10 @@ class Inspector:
     def _expire(self, now: int) -> None:
         """Give up what nothing was heard of for long."""
         self._questions.expire(now)
-        while self._open and now - next(iter(self._open.values())).time >= WAIT_NS:
-            self._end(self._open.popitem(last=False)[1])
+        while self._open and now - next(iter(self._open.values())).time >= self._wait_ns:
+            flow, open_ = self._open.popitem(last=False)
+            self._end(open_)
+            self._remember(flow, open_)
         while self._initials and now - next(iter(self._initials.values())).time >= WAIT_NS:
             self._give_up(self._initials.popitem(last=False)[1])
 

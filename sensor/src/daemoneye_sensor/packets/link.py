@@ -32,6 +32,7 @@ _FAMILY: Final = (0, 108)
 _PPP: Final = (9, 50)
 _PPP_FRAME: Final = 0xFF03
 _CISCO: Final = (0x0F00, 0x8F00)
+_PROTOCOLS: Final = {0x21: IPV4, 0x57: IPV6, 0x281: _MPLS[0], 0x283: _MPLS[1]}
 _SESSION: Final = 51
 """PPPoE with nothing before it."""
 _AF_INET: Final = 2
@@ -135,7 +136,7 @@ def _protocol(number: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """EtherType of PPP's protocols, and how many bytes less than two each takes: it may be one, which then is odd (RFC 1661, 2)."""
     short = number >> 8 & 1
     number = number >> 8 * short
-    return np.select([number == 0x21, number == 0x57], [IPV4, IPV6], _NONE), short
+    return np.select([number == it for it in _PROTOCOLS], [*_PROTOCOLS.values()], _NONE), short
 
 
 def _following(

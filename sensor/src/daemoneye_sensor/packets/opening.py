@@ -79,3 +79,28 @@ def _answered(packets: Packets, at: np.ndarray, group: np.ndarray) -> np.ndarray
     answered = np.zeros(len(at), bool)
     answered[group[other]] = True
     return answered
+
+
+def reused(packets: Packets) -> np.ndarray:
+    """Positions of the packets of a block, in order of time, that open a connection anew whose ports another one had that was over (RST, or FIN of both)."""
+    tcp = np.flatnonzero(packets.proto == c.TCP)
+    flags = packets.tcp_flags[tcp]
+    syn = (flags & (c.SYN | c.ACK)) == c.SYN
+    if not (syn.any() and (flags & (c.FIN | c.RST)).any()):
+        return tcp[:0]
+    look = np.flatnonzero(syn | (flags & (c.FIN | c.RST) != 0))
+    ends = [
+        np.stack([getattr(packets, f"{side}_{what}")[tcp[look]].astype(np.uint64) for what in ("hi", "lo", "port")], 1)
+        for side in ("src", "dst")
+    ]
+    found = []
+    ended: dict[tuple[bytes, bytes], set[bytes]] = {}
+    for at, sender, receiver, flag in zip(look.tolist(), *(map(bytes, side) for side in ends), flags[look].tolist(), strict=True):  # fmt: skip
+        pair = (sender, receiver) if sender < receiver else (receiver, sender)
+        if flag & c.RST:
+            ended[pair] = {sender, receiver}
+        elif flag & c.FIN:
+            ended.setdefault(pair, set()).add(sender)
+        elif len(ended.pop(pair, ())) > 1:
+            found.append(at)
+    return tcp[found]

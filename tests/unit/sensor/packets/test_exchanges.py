@@ -6,7 +6,7 @@ import pytest
 from scapy.layers.inet import TCP
 from scapy.packet import Packet
 
-from tests.support.captures import Connection
+from tests.support.captures import SECOND, START, Connection
 from tests.unit.sensor.packets.test_inspector import GET, OK, A, B, events
 
 LONG = b"HTTP/1.1 200 OK\r\nContent-Length: %d\r\n\r\n"
@@ -119,3 +119,11 @@ def test_a_request_whose_head_never_ends_is_told_as_far_as_it_came() -> None:
     talk = Connection(A, B, 40000, 80)
     rows = events([*talk.begin(), *talk.send(b"GET /slow HTTP/1.1\r\nHost: h\r\nX: ")])
     assert [(row["host"], row["flags"]) for row in rows] == [("h", ["response_unseen", "partial"])]
+
+
+def test_what_is_sent_again_after_long_is_no_other_request() -> None:
+    talk = Connection(A, B, 40000, 80)
+    packets = [*talk.begin(), *talk.send(GET)]
+    packets += [packets[-1], packets[-1]]
+    times = [START, START, START, START, START + 20 * SECOND, START + 40 * SECOND]
+    assert len(events(packets, 1, times)) == 1

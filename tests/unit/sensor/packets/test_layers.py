@@ -110,10 +110,11 @@ def test_what_is_in_a_frame(frame: Packet, expected: dict[str, Any]) -> None:
     [
         (113, CookedLinux(proto=0x0800) / TCP4), (101, TCP4), (228, TCP4), (0, Loopback(type=2) / TCP4), (276, Raw(b"\x08\x00" + bytes(18)) / TCP4),
         (9, Raw(b"\x00\x21") / TCP4), (9, Raw(b"\x21") / TCP4), (50, Raw(b"\xff\x03\x00\x21") / TCP4), (50, Raw(b"\x0f\x00\x08\x00") / TCP4),
-        (51, PPPoE() / PPP() / TCP4), (104, Raw(b"\x0f\x00\x08\x00") / TCP4),
+        (9, Raw(b"\x02\x81") / MPLS(label=3, s=1) / TCP4), (51, PPPoE() / PPP() / TCP4), (104, Raw(b"\x0f\x00\x08\x00") / TCP4),
     ],
     ids=[
-        "linux cooked", "raw", "IPv4", "loopback", "linux cooked 2", "PPP", "PPP, one byte", "PPP in frames", "Cisco in place of PPP", "PPPoE", "Cisco",
+        "linux cooked", "raw", "IPv4", "loopback", "linux cooked 2", "PPP", "PPP, one byte", "PPP in frames", "Cisco in place of PPP", "MPLS in PPP", "PPPoE",
+        "Cisco",
     ],
 )  # fmt: skip
 def test_link_types(link: int, frame: Packet) -> None:
