@@ -97,7 +97,9 @@ class Exchange:
                 self._tell(rows, self._asked.popleft(), None, 0)
             start.drop(request.size)
             self._began = begins
-            if not self._pass(start, http.body_size(start.data, request), client=True):
+            size = http.body_size(start.data, request)
+            self._pass(start, size, client=True)
+            if size is None:
                 return
 
     def _response(self, rows: Rows, time: int, sequence: int, payload: bytes) -> None:
@@ -111,13 +113,15 @@ class Exchange:
                 self._server = None
             return
         start, self._server = self._server, None
-        while self._asked and http.looks_like_response(start.data):
+        more = True
+        while more:
             response = http.response(start.data)
             if response is None:
                 self._server = start
                 return
             start.drop(response.size)
             if response.status < 200 and response.status != 101:
+                more = http.looks_like_response(start.data)
                 continue
             asked = self._asked.popleft()
             self._tell(rows, asked, response, time)
@@ -127,8 +131,8 @@ class Exchange:
                 return
             # RFC 9112 6.3: whatever its head says, there is none behind these.
             size = 0 if method == "HEAD" or status in {204, 304} else http.body_size(start.data, response)
-            if not self._pass(start, size, client=False):
-                return
+            self._pass(start, size, client=False)
+            more = size is not None and bool(self._asked) and http.looks_like_response(start.data)
 
     def _cut_off(self) -> None:
         """What there is of a request whose end nobody saw, by its whole lines: the capture cut its packets, or its answer came first."""
@@ -145,19 +149,19 @@ class Exchange:
         self._asked.append(_Asked(*self._began, request._replace(oddities=oddities), _PARTIAL))
         self._passed[True] = start.next, 0
 
-    def _pass(self, stream: Stream, size: int | None, *, client: bool) -> bool:
-        """Pass the body that a stream begins with; whether it is known where it ends."""
-        until = stream.next - len(stream.data) + (size or 0)
-        stream.drop(size or 0)
-        self._passed[client] = until % _WHOLE, size or 0
-        return size is not None
+    def _pass(self, stream: Stream, size: int | None, *, client: bool) -> None:
+        """Pass the body that a stream begins with, as far as it is known where it ends."""
+        size = size or 0
+        self._passed[client] = (stream.next - len(stream.data) + size) % _WHOLE, size
+        stream.drop(size)
 
     def _behind(self, payload: bytes, sequence: int, *, client: bool) -> tuple[bytes, int]:
         """What a segment has behind the last message, and where: no bytes of its body, whatever they look like, nor what is sent again."""
-        until, size = self._passed.get(client, (sequence, 0))
-        before = (until - sequence) % _WHOLE
-        if 0 < before < min(size + _AGAIN, _HALF):
-            payload, sequence = payload[before:], until
+        if client in self._passed:
+            until, size = self._passed[client]
+            before = (until - sequence) % _WHOLE
+            if 0 < before < min(size + _AGAIN, _HALF):
+                return payload[before:], until
         return payload, sequence % _WHOLE
 
     def _tell(self, rows: Rows, asked: _Asked, response: http.Response | None, time: int) -> None:
