@@ -37,12 +37,12 @@ static __always_inline u64 de_pair(const struct de_flow_key *key, u64 salt)
 
 /* --- what is exported */
 
-/* The beginnings of HTTP's requests and of stratum's calls, four letters each, are one `case` after another:
+/* The beginnings of HTTP's messages and of stratum's calls, four letters each, are one `case` after another:
  * daemoneye_sensor.l7 says which there are. */
 static __always_inline u32 de_beginning(u32 word)
 {
     switch (word) {
-        DE_METHODS
+        DE_HTTP
         return DE_SWITCH_HTTP;
         DE_CALLS
         return DE_SWITCH_JSON;

@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 from scapy.layers.dns import DNS, DNSQR
 from scapy.layers.inet import IP, TCP, UDP
-from scapy.layers.l2 import Ether
+from scapy.layers.l2 import ARP, Ether
 from scapy.packet import Packet
 from scapy.utils import PcapNgWriter
 
@@ -115,6 +115,18 @@ def test_what_is_no_capture_says_so(runs: Callable[..., Run], tmp_path: Path, co
     run = read(runs, "--pcap", path, 1)
     assert message in run.stderr()
     assert str(path) in run.stderr()
+
+
+@pytest.mark.parametrize(
+    "packets", [[], [Ether(src="02:00:00:00:00:01", dst="ff:ff:ff:ff:ff:ff") / ARP()]], ids=["none", "not IP"]
+)
+def test_a_file_that_says_nothing_is_no_failure(
+    runs: Callable[..., Run], tmp_path: Path, packets: list[Packet]
+) -> None:
+    path = captures.write(tmp_path / "quiet.pcap", packets, linktype=1)
+    run = read(runs, "--pcap", path)
+    assert not run.of("event")
+    assert not run.of("loss")
 
 
 def test_a_file_that_breaks_off_gives_what_is_whole_and_then_says_so(runs: Callable[..., Run], tmp_path: Path) -> None:

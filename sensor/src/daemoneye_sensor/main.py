@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import argparse
 import asyncio
+import contextlib
 import importlib.metadata
 import json
 import logging
@@ -42,6 +43,7 @@ from daemoneye_sensor.spool import Spool
 GROUP: Final = "daemoneye.sources"
 _DRAIN_S: Final = 10.0
 _REPLAY_DRAIN_S: Final = 600.0
+_WORD_S: Final = 10.0
 _FILES: Final = ("replay", "pcap")
 
 _log = logging.getLogger(__name__)
@@ -142,9 +144,12 @@ async def run(settings: Settings) -> int:
                 _log.warning("%d batches stay in the spool for the next start", spool.entries_unsent)
             beating.cancel()
             state = "finished" if finished else "stopped"
-            await publisher.publish_status(
-                heartbeat.compose(state, settings, publisher, pipeline, losses=losses, error=error)
-            )
+            word = heartbeat.compose(state, settings, publisher, pipeline, losses=losses, error=error)
+            with contextlib.suppress(TimeoutError):
+                async with asyncio.timeout(_WORD_S):
+                    # Whoever had nothing to send may be at the end before the broker answers, which is another process.
+                    while not await publisher.publish_status(word) and finished and not publishing.done():  # noqa: ASYNC110
+                        await asyncio.sleep(0.1)
     finally:
         await desk.close()
         await end((beating, publishing))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gzip
 import struct
 from pathlib import Path
 from typing import Any
@@ -100,11 +101,18 @@ def test_pcapng_with_interfaces_and_resolutions(tmp_path: Path, order: str) -> N
     found = read(tmp_path / "f", data)
     assert [(f["interface"], f["time"], f["link"]) for f in found] == [
         ("eth0", 5, 1),
+        ("eth0", 0, 1),
         ("cni0", 101_000_000_000, 113),
         ("", 9_000, 1),
-        ("eth0", 0, 1),
     ]
     assert all(f["raw"] == FRAME for f in found)
+
+
+@pytest.mark.parametrize("order", ["<", ">"])
+def test_the_obsolete_block_of_packets(tmp_path: Path, order: str) -> None:
+    old = block(order, 2, struct.pack(f"{order}HHIIII", 1, 7, 0, 9, len(FRAME), 70) + FRAME)
+    data = section(order) + interface(order) + interface(order, option(order, 2, b"eth1")) + old
+    assert read(tmp_path / "f", data) == [{"raw": FRAME, "size": 70, "time": 9_000, "link": 1, "interface": "eth1"}]
 
 
 def test_a_second_section_has_its_own_interfaces(tmp_path: Path) -> None:
@@ -145,6 +153,7 @@ def test_what_is_broken_is_said_with_its_place_after_what_is_whole(tmp_path: Pat
 
 
 BELOW = Ether(src="02:00:00:00:00:01", dst="02:00:00:00:00:02") / IP(src="10.0.0.1", dst="10.0.0.2")
+BACK = Ether(src="02:00:00:00:00:02", dst="02:00:00:00:00:01") / IP(src="10.0.0.2", dst="10.0.0.1")
 WEB = BELOW / TCP(sport=4000, dport=80, flags="PA") / Raw(b"GET / HTTP/1.1\r\n\r\n")
 NAME = BELOW / UDP(sport=4000, dport=53) / DNS(qd=DNSQR(qname="one.example"))
 
@@ -189,6 +198,72 @@ def test_a_filter_that_a_files_link_layer_cannot_have_is_said(tmp_path: Path) ->
         source.status()["error"]
     )
     source.close(keep=False)
+
+
+def flows(path: Path) -> list[tuple[int, int, str]]:
+    """Packets each way and state of the conversations of a file, in order of their ends."""
+    source = PcapSource(path)
+    told: list[tuple[int, int, int, str]] = []
+    source.open({}, None)
+    while not source.finished:
+        drain = source.drain()
+        for section in drain.sections if drain else ():
+            if section.record.name == "packet_flow":
+                states = [state.decode() for state in section.values("state")]
+                told += zip(
+                    *(section.rows[name].tolist() for name in ("time", "src_packets", "dst_packets")),
+                    states,
+                    strict=True,
+                )
+    source.close(keep=False)
+    return [one[1:] for one in sorted(told)]
+
+
+def test_ports_that_are_used_again_are_another_conversation(tmp_path: Path) -> None:
+    path = tmp_path / "f"
+    refused = [(True, "S"), (False, "RA")]
+    closed = [(True, "S"), (False, "SA"), (True, "FA"), (False, "FA"), (True, "A")]
+    client, server = BELOW / TCP(sport=4000, dport=80), BACK / TCP(sport=80, dport=4000)
+    frames = []
+    for out, flags in [*refused, *refused, *closed, (True, "S")]:
+        sent = (client if out else server).copy()
+        sent[TCP].flags = flags
+        frames.append((0, 0, bytes(sent)))
+    path.write_bytes(pcap("<", 0xA1B2C3D4, *frames))
+    assert sorted(flows(path)) == [(1, 0, "end"), (1, 1, "reset"), (1, 1, "reset"), (3, 2, "closed")]
+
+
+def test_interfaces_that_take_turns_are_read_in_blocks(tmp_path: Path) -> None:
+    path = tmp_path / "f"
+    named = [interface("<", option("<", 2, name)) for name in (b"a", b"b")]
+    path.write_bytes(section("<") + b"".join(named) + (packet("<", 0, 1) + packet("<", 1, 1)) * 100)
+    assert [(len(one.begin), one.interface) for one in CaptureFile(path).blocks()] == [(100, "a"), (100, "b")]
+
+
+def test_ever_new_interfaces_are_read_like_one(tmp_path: Path) -> None:
+    path = tmp_path / "f"
+    one = lambda i: section("<") + interface("<", option("<", 2, b"v%d" % i)) + packet("<", 0, i, bytes(WEB))  # noqa: E731
+    path.write_bytes(b"".join(map(one, range(2 * capturefile.MAX_INTERFACES))))
+    assert len(flows(path)) == capturefile.MAX_INTERFACES + 1
+
+
+def test_a_link_type_that_nobody_knows_is_named(tmp_path: Path) -> None:
+    path = tmp_path / "f"
+    path.write_bytes(pcap("<", 0xA1B2C3D4, (0, 0, FRAME), (1, 0, FRAME), link=105))
+    source = PcapSource(path)
+    source.open({}, None)
+    while not source.finished:
+        source.drain()
+    assert [(lost.count, lost.reason) for lost in source.lost()] == [(2, "frames: a link type that is not known (105)")]
+    assert source.lost() == []
+    source.close(keep=False)
+
+
+def test_a_file_that_is_compressed_says_so(tmp_path: Path) -> None:
+    path = tmp_path / "f.pcap.gz"
+    path.write_bytes(gzip.compress(GOOD))
+    with pytest.raises(CorruptData, match="compressed by gzip: unpack it first"):
+        CaptureFile(path)
 
 
 @settings(suppress_health_check=[HealthCheck.function_scoped_fixture])

@@ -18,7 +18,8 @@ _MAPPED: Final = bytes(10) + b"\xff\xff"
 # Types of questions and those of their answers, both ways, as the specification takes them from Zeek's ICMP.cc.
 _ECHO: Final = {0: 8, 8: 0, 9: 10, 10: 9, 13: 14, 14: 13, 15: 16, 16: 15, 17: 18, 18: 17}
 _ECHO6: Final = {128: 129, 129: 128, 130: 131, 131: 130, 133: 134, 134: 133, 135: 136, 136: 135, 139: 140, 140: 139, 144: 145, 145: 144}  # fmt: skip
-_COUNTERPARTS: Final = {_ICMP: _ECHO, _ICMP6: _ECHO6}
+COUNTERPARTS: Final = {_ICMP: _ECHO, _ICMP6: _ECHO6}
+"""By protocol, the type of ICMP that answers another, both ways: they are one flow."""
 
 
 def community_id(src_ip: bytes, dst_ip: bytes, src_port: int, dst_port: int, proto: int, seed: int = 0) -> str:
@@ -42,7 +43,7 @@ def community_id(src_ip: bytes, dst_ip: bytes, src_port: int, dst_port: int, pro
     if len(source) != len(destination):
         raise ValueError("community id: one address is IPv4, the other IPv6; a flow has one family")
     one_way = False
-    counterparts = _COUNTERPARTS.get(proto)
+    counterparts = COUNTERPARTS.get(proto)
     if counterparts is not None:
         counterpart = counterparts.get(src_port)
         if counterpart is None:

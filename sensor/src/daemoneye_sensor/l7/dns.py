@@ -94,7 +94,7 @@ def parse(message: bytes, *, whole: bool = False, answers: bool = True) -> Messa
         answers: Read the answers' data; without it `answers` and `ttls` are empty.
 
     Raises:
-        Malformed: Header or first question are incomplete, the counts cannot be true, or a name or data is not well formed.
+        Malformed: Header or first question are incomplete, the counts cannot be true, or a name is not well formed.
     """
     if len(message) < _FIRST:
         raise Malformed(f"DNS: {len(message)} bytes, the header has {_FIRST}")

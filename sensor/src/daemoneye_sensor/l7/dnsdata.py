@@ -1,5 +1,6 @@
 r"""Text of the data of DNS records (RFC 1035 5.1 and the RFCs of the types); what has no form here as RFC 3597 writes it: \# length hex.
 
+So is what is not of its type: where it ends says the record, and a message is not to hide behind one bad record.
 Names stand without the dot at their end. The text is for people and for comparing, not for a zone file: it is cut to `TEXT` characters.
 """
 
@@ -11,7 +12,6 @@ from socket import AF_INET6, inet_ntoa, inet_ntop
 from typing import Final
 
 from daemoneye_sensor.l7.dnsname import CutOffError, Names, read, text
-from daemoneye_sensor.l7.errors import Malformed
 
 TEXT: Final = 1024
 """Characters of a record's text at most; what was cut ends with "…"."""
@@ -43,19 +43,17 @@ def data_text(rrtype: int, rrclass: int, message: bytes, at: int, end: int, name
         names: What was resolved of this message; read and added to.
 
     Raises:
-        Malformed: The data is not what its type says.
+        Malformed: A name in it is not well formed (:mod:`daemoneye_sensor.l7.dnsname`).
     """
     if at == end:  # updates ask about and delete records this way (RFC 2136 2.4, 2.5)
         return "\\# 0"
     form = _FORMS.get(rrtype) or (_INTERNET.get(rrtype) if rrclass == _IN else None)
-    if form is None:
-        return unknown(message, at, end)
     try:
-        shown = form(message, at, end, names)
+        shown = form(message, at, end, names) if form is not None else None
     except (CutOffError, struct.error, IndexError):
         shown = None
     if shown is None:
-        raise Malformed(f"DNS: {end - at} bytes at byte {at} are no data of a record of type {rrtype}")
+        return unknown(message, at, end)
     return shown if len(shown) <= TEXT else shown[: TEXT - 1] + "…"
 
 

@@ -25,10 +25,13 @@ METHODS: Final = tuple(
         b"ACL", b"LINK", b"UNLINK", b"PURGE", b"SUBSCRIBE", b"UNSUBSCRIBE", b"NOTIFY", b"M-SEARCH", b"SOURCE", b"QUERY",
     )
 )  # fmt: skip
+BEGINNINGS: Final = frozenset({b"HTTP", *(method[:4] for method in METHODS)})
+"""Four bytes that requests and responses begin with: no more is compared where many segments are."""
 _LONGEST_METHOD: Final = max(map(len, METHODS))
 _BEGINNING: Final = 3
 _BEGINNINGS: Final = frozenset(method[:_BEGINNING] for method in METHODS)
-_VERSIONS: Final = {b"HTTP/1.1": "1.1", b"HTTP/1.0": "1.0"}
+_VERSIONS: Final = {b"HTTP/1.%d" % minor: f"1.{minor}" for minor in range(10)}
+"""Those that nobody has heard of are read like 1.1 (RFC 9110 2.5)."""
 _TOKEN: Final = re.compile(rb"[!#$%&'*+.^`|~\w-]{1,32}")  # RFC 9110 5.6.2
 _ABSOLUTE: Final = re.compile(rb"[A-Za-z][A-Za-z0-9+.-]{0,31}://([^/?#]*)")
 _REQUEST_HEADERS: Final = re.compile(
@@ -39,6 +42,8 @@ _RESPONSE_HEADERS: Final = re.compile(
 )
 """Name, blanks and value of the headers that are read; an empty name where a line goes on with the one before."""
 _FOLD: Final = re.compile(rb"\r?\n[ \t]+")
+_CHUNK: Final = re.compile(rb"(?:\r?\n)?((?=[0-9A-Fa-f])0*+[0-9A-Fa-f]{0,15})[ \t]*+(?:;[^\n]*+|\r)?\n")
+_TRAILERS: Final = re.compile(rb"(?:[^\r\n][^\n]*+\n)*+\r?\n")
 _BLANK: Final = b" \t\r"
 
 
@@ -49,11 +54,12 @@ class Request(NamedTuple):
         method: As sent.
         host: Authority of an absolute or CONNECT target, else the first Host header, without userinfo; empty if there is none.
         uri: Path and query as sent, "*" of OPTIONS; empty for CONNECT.
-        version: "1.1" or "1.0".
+        version: "1.1" or "1.0"; another minor version as sent.
         user_agent: First User-Agent; empty if there is none.
         content_length: Bytes of the body; None if there is no such header, or none that is a number.
         oddities: What is unusual: see `ODDITIES`.
         size: Bytes of the head with the empty line; a body or the next request follows.
+        encoded: Whether Transfer-Encoding says where the body ends, whatever its length is said to be (RFC 9112 6.3).
     """
 
     method: str
@@ -64,6 +70,7 @@ class Request(NamedTuple):
     content_length: int | None
     oddities: tuple[str, ...]
     size: int
+    encoded: bool = False
 
 
 class Response(NamedTuple):
@@ -71,13 +78,14 @@ class Response(NamedTuple):
 
     Attributes:
         status: 100 to 999.
-        version: "1.1" or "1.0".
+        version: "1.1" or "1.0"; another minor version as sent.
         reason: Reason phrase, often empty.
         server: First Server header; empty if there is none.
         content_type: First Content-Type with its parameters; empty if there is none.
         content_length: Bytes of the body; None if there is no such header, or none that is a number.
         oddities: What is unusual: see `ODDITIES`.
         size: Bytes of the head with the empty line.
+        encoded: Whether Transfer-Encoding says where the body ends.
     """
 
     status: int
@@ -88,6 +96,7 @@ class Response(NamedTuple):
     content_length: int | None
     oddities: tuple[str, ...]
     size: int
+    encoded: bool = False
 
 
 ODDITIES: Final = {
@@ -149,7 +158,7 @@ def request(data: bytes, *, redact: bool = True) -> Request | None:
     first, odd = _headers(data[line_end:end], _REQUEST_HEADERS)
     _note_lines(data[start:end], odd)
     host = first.get(b"host", b"")
-    if b"host" not in first and text == "1.1":
+    if b"host" not in first and text != "1.0":
         odd.append("no_host")
     if target[0] == 0x2F or target == b"*":  # "/"
         uri = target
@@ -169,6 +178,7 @@ def request(data: bytes, *, redact: bool = True) -> Request | None:
         _length(first, odd),
         tuple(dict.fromkeys(odd)) if odd else (),
         end,
+        b"transfer-encoding" in first,
     )
 
 
@@ -204,7 +214,33 @@ def response(data: bytes) -> Response | None:
         _length(first, odd),
         tuple(dict.fromkeys(odd)) if odd else (),
         end,
+        b"transfer-encoding" in first,
     )
+
+
+def body_size(data: bytes, head: Request | Response) -> int | None:
+    """Bytes of the body behind a head; None where only what is not in `data` could say it.
+
+    Args:
+        data: What is there of the body and behind it.
+        head: Its head. Of a response without a length the body ends with the connection; whether there is one at all, says the request.
+    """
+    if head.encoded:
+        return _chunks(data)
+    if head.content_length is None and isinstance(head, Response):
+        return None
+    return head.content_length or 0
+
+
+def _chunks(data: bytes) -> int | None:
+    """Bytes that a chunked body takes with its trailers (RFC 9112 7.1); None if it does not end in `data`."""
+    at = 0
+    while found := _CHUNK.match(data, at):
+        at = found.end() + int(found[1], 16)
+        if at == found.end():
+            end = _TRAILERS.match(data, at)
+            return end.end() if end else None
+    return None
 
 
 def _first_line(data: bytes) -> int:
@@ -292,7 +328,7 @@ def _length(first: dict[bytes, bytes], odd: list[str]) -> int | None:
         return None
     if b"transfer-encoding" in first:
         odd.append("length_and_encoding")
-    if raw.isdigit() and len(raw) <= 18:  # fits 63 bits
-        return int(raw)
+    if raw.isdigit() and len(digits := raw.lstrip(b"0")) <= 18:  # fits 63 bits
+        return int(digits or b"0")
     odd.append("bad_content_length")
     return None

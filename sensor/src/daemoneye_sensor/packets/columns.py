@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Iterable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields, replace
 from enum import IntEnum
 from typing import Final
 
@@ -81,6 +81,16 @@ class Packets:
     def __len__(self) -> int:
         """Packets."""
         return len(self.time)
+
+    def part(self, first: int, stop: int) -> Packets:
+        """Those from one position to another; all of them are these themselves."""
+        if (first, stop) == (0, len(self)):
+            return self
+        columns = {name: getattr(self, name) for name in _COLUMNS}
+        return replace(self, **{name: column[first:stop] for name, column in columns.items() if column is not None})
+
+
+_COLUMNS: Final = tuple(one.name for one in fields(Packets) if one.name != "data")
 
 
 @dataclass(slots=True)

@@ -149,7 +149,7 @@ def text(bpf_dir: Path, filters: Filters) -> str:
         ProgramError: A source is missing.
     """
     header, layers, flows, program = _read(bpf_dir, *_HEADERS, _SOCKET)
-    words = {"DE_METHODS": {method[:4] for method in http.METHODS}, "DE_CALLS": set(stratum.BEGINNINGS)}
+    words = {"DE_HTTP": set(http.BEGINNINGS), "DE_CALLS": set(stratum.BEGINNINGS)}
     cases = {
         name: " ".join(f"case {int.from_bytes(word)}u:" for word in sorted(those)) for name, those in words.items()
     }

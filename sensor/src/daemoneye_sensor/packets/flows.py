@@ -23,7 +23,7 @@ from daemoneye.events.packet_flow import PACKET_FLOW
 from daemoneye.events.sets import unique
 from daemoneye_sensor.packets import columns as c
 from daemoneye_sensor.packets.columns import Packets, any_of
-from daemoneye_sensor.packets.opening import ASKED, oriented, turned_from
+from daemoneye_sensor.packets.opening import oriented, turned_from
 
 MAX_FLOWS: Final = 65_536
 """Conversations at once; when there are more, those that were silent longest are told and forgotten."""
@@ -103,7 +103,7 @@ class FlowTable:
         turned, flags = turned_from(packets, first, group, forward, src_port, dst_port)
         slots[fresh] = self._open(packets, keys, first[fresh], src_port, dst_port, turned[fresh], flags[fresh])
         slot = slots[group]
-        out = self._sent_by_opener(packets, slot, forward, src_port)
+        out = self._sent_by_opener(packets, slot, src_port)
         self._settle(packets, slots, first, out, turned, flags)
         again = self._shown_again(packets, slots, group, out)
         self._count(packets, slots, group, out, again)
@@ -153,15 +153,10 @@ class FlowTable:
         # Either order of the sides gives the same: the smaller goes first.
         return splitmix64(splitmix64(np.minimum(*sides) ^ about) ^ np.maximum(*sides))
 
-    def _sent_by_opener(
-        self, packets: Packets, slot: np.ndarray, forward: np.ndarray, src_port: np.ndarray
-    ) -> np.ndarray:
+    def _sent_by_opener(self, packets: Packets, slot: np.ndarray, src_port: np.ndarray) -> np.ndarray:
         # By columns: whole rows are ten times as many bytes.
         opener, port = self.rows["src_lo"][slot], self.rows["src_port"][slot]
-        same = (packets.src_lo == opener) & (packets.src_hi == self.rows["src_hi"][slot]) & (src_port == port)
-        icmp = any_of(packets.proto, (c.ICMP, c.ICMPV6))
-        # Of echoes both sides have the same number; the message itself says which way it goes.
-        return np.where(icmp, same & forward | same & ~any_of(port, ASKED), same)
+        return (packets.src_lo == opener) & (packets.src_hi == self.rows["src_hi"][slot]) & (src_port == port)
 
     def _open(
         self,
@@ -184,7 +179,7 @@ class FlowTable:
                 a, b = getattr(packets, f"{mine}_{half}")[at], getattr(packets, f"{theirs}_{half}")[at]
                 rows[f"{mine}_{half}"] = np.where(turned, b, a)
         rows["src_port"] = np.where(turned, dst_port[at], src_port[at])
-        # The key has the type of an ICMP message on both sides; people are told type and code.
+        # The key has types of ICMP on both sides; people are told type and code.
         icmp = any_of(packets.proto[at], (c.ICMP, c.ICMPV6))
         rows["dst_port"] = np.select([icmp, turned], [packets.dst_port[at], src_port[at]], dst_port[at])
         rows["flow"], rows["proto"], rows["vlan"], rows["flags"] = keys[at], packets.proto[at], packets.vlan[at], flags

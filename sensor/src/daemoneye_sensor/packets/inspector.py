@@ -108,8 +108,10 @@ class Inspector:
         oddities: Who is shown packets that nobody could read or knows.
     """
 
-    def __init__(self, interface: str = "") -> None:
+    def __init__(self, interface: str = "", wait_ns: int = WAIT_NS) -> None:
+        """Connections that are silent for `wait_ns` are told as far as they came."""
         self.flows = FlowTable(interface)
+        self._wait_ns = wait_ns
         self.malformed: Counter[str] = Counter()
         self.incomplete = 0
         self.ja3 = True
@@ -319,8 +321,10 @@ class Inspector:
         """Give up what nothing was heard of for long."""
         self._questions.expire(now)
         # All are asked: within a block conversations are not looked at in order of time.
-        for flow in [flow for flow, open_ in self._open.items() if now - open_.time >= WAIT_NS]:
-            self._end(self._open.pop(flow))
+        for flow in [flow for flow, open_ in self._open.items() if now - open_.time >= self._wait_ns]:
+            open_ = self._open.pop(flow)
+            self._end(open_)
+            self._remember(flow, open_)
         for flow in [flow for flow, began in self._initials.items() if now - began.time >= WAIT_NS]:
             self._give_up(self._initials.pop(flow))
 

@@ -1,4 +1,4 @@
-"""From the first byte of a frame to that of its IP packet: link layers, VLAN tags, PPPoE, MPLS.
+"""From the first byte of a frame to that of its IP packet: link layers, VLAN tags, PPP, PPPoE, MPLS.
 
 Link types are those of https://www.tcpdump.org/linktypes.html, under which capture files and sockets name them.
 """
@@ -23,15 +23,22 @@ _SHORT: Final = -1
 _TAGS: Final = 3
 
 # Link type: bytes before the payload, and where among them the EtherType stands.
-_TYPED: Final = {1: (14, 12), 113: (16, 14), 276: (20, 0)}
+_TYPED: Final = {1: (14, 12), 104: (4, 2), 113: (16, 14), 276: (20, 0)}
 # Link types whose frames are IP packets and nothing else.
 RAW: Final = (12, 14, 101, 228, 229)
 # BSD's loopback: an address family in the byte order of whoever wrote the file (0) or in that of the network (108).
 _FAMILY: Final = (0, 108)
+# PPP, with HDLC's address and control before it (RFC 1662, 3.1) or, in files, without; 50 may be Cisco's HDLC, whose type is an EtherType, instead.
+_PPP: Final = (9, 50)
+_PPP_FRAME: Final = 0xFF03
+_CISCO: Final = (0x0F00, 0x8F00)
+_PROTOCOLS: Final = {0x21: IPV4, 0x57: IPV6, 0x281: _MPLS[0], 0x283: _MPLS[1]}
+_SESSION: Final = 51
+"""PPPoE with nothing before it."""
 _AF_INET: Final = 2
 _AF_INET6: Final = (10, 24, 28, 30)
 
-KNOWN: Final = frozenset((*_TYPED, *RAW, *_FAMILY))
+KNOWN: Final = frozenset((*_TYPED, *RAW, *_FAMILY, *_PPP, _SESSION))
 """Link types that can be read."""
 
 
@@ -57,6 +64,10 @@ def strip(data: np.ndarray, begin: np.ndarray, end: np.ndarray, link: int) -> tu
         family = be32(data, begin[whole])
         family = np.where(family > 0xFFFF, _swapped(family), family)
         kind[whole] = np.select([family == _AF_INET, any_of(family, _AF_INET6)], [IPV4, IPV6], _NONE)
+    elif link in _PPP:
+        kind, at = _framed(data, begin, end)
+    elif link == _SESSION:
+        kind, at = np.full(len(begin), _PPPOE), begin
     else:
         at, kind = begin.copy(), by_version(data, begin, end)
     return _tags(data, kind, at, end)
@@ -93,11 +104,8 @@ def _tags(
     session = np.flatnonzero(kind == _PPPOE)
     if len(session):
         kind[session], session = _following(data, at, end, session, 6, 8)
-        # PPP's protocol may be one byte, which then is odd (RFC 1661, 2).
-        short = kind[session] >> 8 & 1
+        kind[session], short = _protocol(kind[session])
         at[session] += 8 - short
-        kind[session] >>= 8 * short
-        kind[session] = np.select([kind[session] == 0x21, kind[session] == 0x57], [IPV4, IPV6], _NONE)
     for _ in range(_TAGS):
         labelled = np.flatnonzero(any_of(kind, _MPLS))
         if not len(labelled):
@@ -109,6 +117,26 @@ def _tags(
         at[whole] += 4
         kind[last] = by_version(data, at[last], end[last])
     return kind, at, vlan
+
+
+def _framed(data: np.ndarray, begin: np.ndarray, end: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """EtherType and offset of what PPP carries, or Cisco's HDLC."""
+    head = _read(data, begin, end, begin + 2)
+    at = begin + 2 * (head == _PPP_FRAME)
+    kind = _read(data, at, end, at + 2)
+    whole = np.flatnonzero(kind != _SHORT)
+    kind[whole], short = _protocol(kind[whole])
+    at[whole] += 2 - short
+    cisco = any_of(head, _CISCO)
+    kind[cisco] = _read(data, begin[cisco] + 2, end[cisco], begin[cisco] + 4)
+    return kind, np.where(cisco, begin + 4, at)
+
+
+def _protocol(number: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """EtherType of PPP's protocols, and how many bytes less than two each takes: it may be one, which then is odd (RFC 1661, 2)."""
+    short = number >> 8 & 1
+    number = number >> 8 * short
+    return np.select([number == it for it in _PROTOCOLS], [*_PROTOCOLS.values()], _NONE), short
 
 
 def _following(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections import OrderedDict
+from itertools import islice
 from typing import Final, NamedTuple
 
 from daemoneye.events.dns_query import DNS_QUERY
@@ -14,6 +15,8 @@ from daemoneye_sensor.packets.stream import Stream
 WAIT_NS: Final = 10_000_000_000
 """A question that nobody answered for so long is told as such."""
 MAX_OPEN: Final = 16_384
+_NEAR: Final = 64
+"""The latest questions, among which that of a response is that does not say which."""
 _PARTIAL, _TRUNCATED, _UNSEEN = map(int, (Flag.PARTIAL, Flag.TRUNCATED, Flag.RESPONSE_UNSEEN))
 
 
@@ -50,6 +53,12 @@ class Questions:
                 self._unanswered(self._open.popitem(last=False)[1])
             return
         asked = self._open.pop(key, None)
+        if asked is None and not message.questions and message.id:
+            # Who did not understand a question may not repeat it (FORMERR).
+            near = islice(reversed(self._open), _NEAR)
+            if (said := next((one for one in near if one[:2] == key[:2]), None)) is not None:
+                asked = self._open.pop(said)
+                message = message._replace(query=asked.message.query, type=asked.message.type)
         flags = (_PARTIAL if cut or message.partial else 0) | (_TRUNCATED if message.truncated else 0)
         self._rows.add(
             DNS_QUERY,

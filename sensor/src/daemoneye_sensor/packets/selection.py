@@ -17,8 +17,8 @@ from daemoneye_sensor.packets.flows import Placed
 from daemoneye_sensor.packets.oddities import EXPECTED
 
 DNS_PORTS: Final = (53, 5353)
-# How requests begin (`daemoneye_sensor.l7.http` says which methods there are).
-_METHODS: Final = np.array([int.from_bytes(method) for method in sorted({method[:4] for method in http.METHODS})])
+# How requests and responses begin.
+_HTTP: Final = np.array([int.from_bytes(beginning) for beginning in sorted(http.BEGINNINGS)])
 # A ClientHello of SSL 2.0's form for SSL 3 or TLS, and for SSL 2.0 itself, behind its length (`daemoneye_sensor.l7.sslv2`).
 _SSL2: Final = (0x80000103, 0x80000100)
 _CALLS: Final = tuple(int.from_bytes(beginning) for beginning in stratum.BEGINNINGS)
@@ -29,7 +29,7 @@ _QUIC_LEAST: Final = 1000
 _HANDSHAKE: Final = 0x16
 """How a record of TLS's handshake begins."""
 _FOLLOWING: Final = 128
-"""Segments of one conversation and block that are looked at after it began something."""
+"""Segments of one conversation and block that are looked at from where it begins something on."""
 _FIRST: Final = 8
 """Segments of one conversation and block that are looked at although they are too short to say what they begin, or are calls in JSON."""
 SURE: Final = 5
@@ -54,7 +54,7 @@ def select(packets: Packets, placed: Placed, waiting: np.ndarray, known: np.ndar
     quads = np.flatnonzero((tcp | udp) & (packets.length >= SURE))
     word = be32(packets.data, packets.payload[quads])
     hello = ((word >> 16 == 0x1603) & (word >> 8 & 0xFF <= 4)) | any_of(word & 0x8000FFFF, _SSL2)
-    begins[quads] = tcp[quads] & (hello | isin(word, _METHODS))
+    begins[quads] = tcp[quads] & (hello | isin(word, _HTTP))
     initial = quads[udp[quads] & (word >> 30 == 3) & (packets.length[quads] >= _QUIC_LEAST)]
     chosen = dns & (tcp | udp)
     chosen[initial] |= isin(be32(packets.data, packets.payload[initial] + 1), _QUIC_VERSIONS)
@@ -68,7 +68,7 @@ def select(packets: Packets, placed: Placed, waiting: np.ndarray, known: np.ndar
     interesting = waiting.copy()
     interesting[placed.slot[begins]] = True
     following = np.flatnonzero(tcp & interesting[placed.slot])
-    chosen[following[_rank(placed.slot[following]) < _FOLLOWING]] = True
+    chosen[following[_rank(placed.slot[following], begins[following]) < _FOLLOWING]] = True
     return np.flatnonzero(chosen | begins)
 
 
@@ -96,14 +96,17 @@ def odd(packets: Packets, placed: Placed, known: np.ndarray) -> np.ndarray:
     # Whatever TLS sends begins with a type of 20 to 23 and a version of 3.
     tls = (word >> 26 == 0x14 >> 2) & (word >> 16 & 0xFF == 3)
     ssh = (word == _SSH) & (packets.dst_port[at] == 22)
-    return at[~(tls | ssh | isin(word, _METHODS) | any_of(word, (*_CALLS, _HTTP2)))]
+    return at[~(tls | ssh | isin(word, _HTTP) | any_of(word, (*_CALLS, _HTTP2)))]
 
 
-def _rank(group: np.ndarray) -> np.ndarray:
-    """How many of the same group come before each, int64."""
+def _rank(group: np.ndarray, anew: np.ndarray | None = None) -> np.ndarray:
+    """How many of the same group come before each, counted from the last one that is marked by `anew` on; int64."""
     order = np.argsort(group, kind="stable")
     ordered = group[order]
-    starts = np.flatnonzero(np.append(True, ordered[1:] != ordered[:-1])) if len(group) else np.zeros(0, np.int64)
+    starting = np.append(True, ordered[1:] != ordered[:-1])[: len(group)]
+    if anew is not None:
+        starting |= anew[order]
+    starts = np.flatnonzero(starting)
     rank = np.empty(len(group), np.int64)
     rank[order] = np.arange(len(group)) - np.repeat(starts, np.diff(np.append(starts, len(group))))
     return rank

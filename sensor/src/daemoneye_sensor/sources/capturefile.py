@@ -27,8 +27,15 @@ _PCAP: Final = {
     b"\xd4\xc3\xb2\xa1": ("<", 1000), b"\xa1\xb2\xc3\xd4": (">", 1000),
     b"\x4d\x3c\xb2\xa1": ("<", 1), b"\xa1\xb2\x3c\x4d": (">", 1),
 }  # fmt: skip
+_PACKED: Final = {
+    b"\x1f\x8b": "gzip",
+    b"\x28\xb5\x2f\xfd": "zstd",
+    b"\xfd7zX": "xz",
+    b"BZh": "bzip2",
+    b"\x04\x22\x4d\x18": "lz4",
+}
 _SECTION: Final = b"\x0a\x0d\x0d\x0a"
-_INTERFACE, _SIMPLE, _ENHANCED = 1, 3, 6
+_INTERFACE, _PACKET, _SIMPLE, _ENHANCED = 1, 2, 3, 6
 _NAME, _RESOLUTION, _OFFSET = 2, 9, 14
 
 
@@ -82,12 +89,15 @@ class CaptureFile:
         magic = self._map[:4]
         if magic != _SECTION and (magic not in _PCAP or len(self._map) < 24):
             self._map.close()
-            raise CorruptData("neither pcap nor pcapng", where=str(path), offset=0)
+            packed = next((name for beginning, name in _PACKED.items() if magic.startswith(beginning)), None)
+            raise CorruptData(
+                f"compressed by {packed}: unpack it first" if packed else "neither pcap nor pcapng", where=str(path), offset=0
+            )  # fmt: skip
         self._data = np.frombuffer(self._map, np.uint8)
         self._magic = magic
 
     def blocks(self) -> Iterator[Block]:
-        """All frames in the order of the file.
+        """All frames, those of each interface in the order of the file.
 
         Raises:
             CorruptData: From here on the file cannot be read; what came before is good.
@@ -125,28 +135,28 @@ class CaptureFile:
                 if at < end and len(frames) < limit:
                     trouble = self._bad("a frame's header is cut short", at)
             if frames:
-                yield self._block(frames, _Interface(network & 0xFFFF))
+                yield self._block(frames, network & 0xFFFF)
         if trouble is not None:
             raise trouble
 
-    def _block(self, frames: list[int], interface: _Interface) -> Block:
+    def _block(self, frames: list[int], link: int, name: str = "") -> Block:
         """Frames from four numbers each, one after another: where it begins, bytes captured, bytes that it had, moment."""
         begin, captured, size, time = np.ascontiguousarray(np.array(frames, np.int64).reshape(-1, 4).T)
-        return Block(self._data, begin, captured, size, time, interface.link, interface.name)
+        return Block(self._data, begin, captured, size, time, link, name)
 
     def _pcapng(self) -> Iterator[Block]:
         data, end, at = self._map, len(self._map), 0
         order = "<"
         interfaces: list[_Interface] = []
-        frames: list[int] = []
-        current = -1
+        waiting: dict[
+            tuple[int, str], list[int]
+        ] = {}  # what one link layer and name have is one block, however interfaces take turns
+        count = 0
         trouble = None
         while at + 12 <= end:
             if data[at : at + 4] == _SECTION:
                 order = "<" if data[at + 8 : at + 12] == b"\x4d\x3c\x2b\x1a" else ">"
-                if frames:
-                    yield self._block(frames, interfaces[current])
-                interfaces, frames, current = [], [], -1
+                interfaces = []
             kind, length = struct.unpack_from(f"{order}II", data, at)
             if length < 12 or length % 4 or at + length > end:
                 trouble = self._bad("a block is cut short or has no sensible length", at)
@@ -157,23 +167,26 @@ class CaptureFile:
                     break
                 if kind == _INTERFACE:
                     interfaces.append(self._interface(order, at, length))
-                elif kind in (_ENHANCED, _SIMPLE):
+                elif kind in (_ENHANCED, _SIMPLE, _PACKET):
                     number, frame = self._packet(order, kind, at, length, interfaces)
-                    if frames and (number != current or len(frames) >= 4 * BLOCK):
-                        yield self._block(frames, interfaces[current])
-                        frames = []
-                    current = number
-                    frames += frame
+                    waiting.setdefault((interfaces[number].link, interfaces[number].name), []).extend(frame)
+                    count += 1
             except (struct.error, IndexError):
                 trouble = self._bad("a block contradicts itself, or names an interface that was not described", at)
                 break
             at += length
-        if frames:
-            yield self._block(frames, interfaces[current])
+            if count >= BLOCK:
+                yield from self._blocks(waiting)
+                waiting, count = {}, 0
+        yield from self._blocks(waiting)
         if trouble is None and at < end:
             trouble = self._bad("a block is cut short", at)
         if trouble is not None:
             raise trouble
+
+    def _blocks(self, waiting: dict[tuple[int, str], list[int]]) -> Iterator[Block]:
+        for (link, name), frames in waiting.items():
+            yield self._block(frames, link, name)
 
     def _packet(
         self, order: str, kind: int, at: int, length: int, interfaces: list[_Interface]
@@ -186,7 +199,9 @@ class CaptureFile:
             if not 0 <= captured <= MAX_FRAME:
                 raise IndexError
             return 0, (at + 12, captured, size, 0)
-        number, high, low, captured, size = struct.unpack_from(f"{order}IIIII", self._map, at + 8)
+        # The obsolete block of packets tells drops beside the interface's number, and is else the enhanced one.
+        numbers = "HxxIIII" if kind == _PACKET else "IIIII"
+        number, high, low, captured, size = struct.unpack_from(f"{order}{numbers}", self._map, at + 8)
         interface = interfaces[number]
         if captured > min(length - 32, MAX_FRAME):
             raise IndexError

@@ -5,6 +5,7 @@ from __future__ import annotations
 import secrets
 from collections import Counter
 from collections.abc import Iterator, Mapping
+from itertools import pairwise
 from pathlib import Path
 from typing import Final
 
@@ -16,15 +17,20 @@ from daemoneye.events.dns_query import DNS_QUERY
 from daemoneye.events.packet_flow import PACKET_FLOW
 from daemoneye_sensor.packets import link as links
 from daemoneye_sensor.packets.capturing import Capture
-from daemoneye_sensor.packets.columns import REASONS, Fate
+from daemoneye_sensor.packets.columns import REASONS, Fate, Packets
 from daemoneye_sensor.packets.compiling import Filters
 from daemoneye_sensor.packets.inspector import Inspector
 from daemoneye_sensor.packets.layers import Decoder
+from daemoneye_sensor.packets.opening import reused
 from daemoneye_sensor.sources.base import Drain, Lost, Origin
-from daemoneye_sensor.sources.capturefile import Block, CaptureFile
+from daemoneye_sensor.sources.capturefile import MAX_INTERFACES, Block, CaptureFile
 
 _ROWS: Final = 16_384
 """Rows of one batch."""
+_WAIT_NS: Final = 60_000_000_000
+"""A response may be so late: nobody waits for what a file says, as people do live."""
+_REUSED: Final = 64
+"""Connections of a block whose ports are used again and that are told as two; of more, some are told as one."""
 BOOT: Final = "capture"
 """Boot id of the rows: their clock is the wall's, and they name no process."""
 
@@ -51,6 +57,7 @@ class PcapSource:
         self._file: CaptureFile | None = None
         self._drains: Iterator[Drain] | None = None
         self._decoder = Decoder()
+        self._unknown: Counter[int] = Counter()
         self._inspectors: dict[str, Inspector] = {}
         self._rows = 0
         self._trouble = ""
@@ -122,7 +129,9 @@ class PcapSource:
     def _faults(self) -> Counter[str]:
         """How often what could not be read, in words."""
         seen = self._decoder.seen.passed
-        faults = Counter({f"frames: {REASONS[fate]}": n for fate, n in seen.items() if fate is not Fate.NOT_IP})
+        told = (Fate.NOT_IP, Fate.LINK)  # the first is no fault, the second is said by number
+        faults = Counter({f"frames: {REASONS[fate]}": n for fate, n in seen.items() if fate not in told})
+        faults += Counter({f"frames: {REASONS[Fate.LINK]} ({link})": n for link, n in self._unknown.items()})
         for inspector in self._inspectors.values():
             faults += Counter(
                 {f"{protocol}: messages that are malformed": n for protocol, n in inspector.malformed.items()}
@@ -145,14 +154,25 @@ class PcapSource:
         order = np.arange(len(block.time))
         if bool((block.time[1:] < block.time[:-1]).any()):
             order = np.argsort(block.time, kind="stable")
+        if block.link not in links.KNOWN:
+            self._unknown[block.link] += len(order)
         places = block.begin[order], block.captured[order], block.size[order]
         packets = self._decoder.decode(
             block.data, *places, block.time[order], block.link, taken=self._taken(block, *places)
         )
-        inspector = self._inspectors.get(block.interface)
-        if inspector is None:
-            inspector = self._inspectors[block.interface] = Inspector(block.interface)
-        return [section for section in inspector.inspect(packets) if section.record not in self._unwanted]
+        inspector = self._inspector(block.interface)
+        sections = []
+        for first, stop in _turns(packets):
+            sections += inspector.inspect(packets.part(first, stop))
+        return [section for section in sections if section.record not in self._unwanted]
+
+    def _inspector(self, interface: str) -> Inspector:
+        """Whoever reads an interface; those of a file that has ever new ones are read like one."""
+        if interface not in self._inspectors and len(self._inspectors) >= MAX_INTERFACES:
+            interface = ""
+        if interface not in self._inspectors:
+            self._inspectors[interface] = Inspector(interface, _WAIT_NS)
+        return self._inspectors[interface]
 
     def _taken(self, block: Block, begin: np.ndarray, captured: np.ndarray, size: np.ndarray) -> np.ndarray | None:
         """Which of the capture's filters take each frame of a block."""
@@ -167,6 +187,12 @@ class PcapSource:
                     f"captureFilter {self._capture.filters[number]!r} takes nothing of link type {block.link}: {words}"
                 )
         return filters.masks(block.link, block.data, begin, captured, size)
+
+
+def _turns(packets: Packets) -> Iterator[tuple[int, int]]:
+    """From where to where packets in order of time are looked at at once: a connection that is over is told before its ports are used again."""
+    bounds = [0, *reused(packets)[:_REUSED].tolist(), len(packets)]
+    return pairwise(bounds) if len(packets) else iter(())
 
 
 def _drains(sections: list[Section]) -> Iterator[Drain]:

@@ -15,6 +15,7 @@ from daemoneye_sensor.l7.http import (
     ODDITIES,
     Request,
     Response,
+    body_size,
     looks_like_request,
     looks_like_response,
     request,
@@ -192,7 +193,7 @@ def test_what_is_no_request(data: bytes) -> None:
         b"HTTP/1.1 20 OK\r\n\r\n",
         b"HTTP/1.1 2000 OK\r\n\r\n",
         b"HTTP/1.1 000 OK\r\n\r\n",
-        b"HTTP/1.9 200 OK\r\n\r\n",
+        b"HTTP/1.01 200 OK\r\n\r\n",
         b"ICY 200 OK\r\n\r\n",
         b"HTTP/1.1 200 OK\r\nX: " + b"a" * HEAD,
     ],
@@ -213,6 +214,35 @@ def test_responses_with_little_in_them() -> None:
     )
     assert answered(b"HTTP/1.1 100 Continue\r\n\r\n" + OK).size == 25
     assert answered(b"HTTP/1.1 500 N\xe3o \r\n\r\n").reason == "N\\xe3o"
+
+
+def test_a_later_minor_version_is_read_like_the_last_one_that_is_known() -> None:
+    assert (answered(b"HTTP/1.2 204 No\r\n\r\n").version, asked(b"GET / HTTP/1.9\r\n\r\n").oddities) == (
+        "1.2",
+        ("no_host",),
+    )
+
+
+@pytest.mark.parametrize(
+    ("head", "behind", "size"),
+    [
+        (b"Content-Length: 5\r\n", b"", 5),
+        (b"Content-Length: " + b"0" * 5000 + b"5\r\n", b"", 5),
+        (b"Content-Length: 0\r\n", b"", 0),
+        (b"", b"hello", 0),
+        (b"Transfer-Encoding: chunked\r\n", b"0\r\n\r\n", 5),
+        (b"Transfer-Encoding: chunked\r\nContent-Length: 1\r\n", b"3\r\nabc\r\n00;x=y\r\nA: b\r\n\r\nGET", 24),
+        (b"Transfer-Encoding:\r\n chunked\r\n", b"0003 \nabc\n0\n\n", 13),
+        (b"Transfer-Encoding: chunked\r\n", b"3\r\nabc\r\n", None),
+        (b"Transfer-Encoding: chunked\r\n", b"3\r\nabc\r\n0\r\nA: b\r\n", None),
+        (b"Transfer-Encoding: chunked\r\n", b"FFFFFFFFFFFFFFF\r\nabc\r\n", None),
+        (b"Transfer-Encoding: chunked\r\n", b"not a size\r\n", None),
+    ],
+)  # fmt: skip
+def test_where_a_body_ends(head: bytes, behind: bytes, size: int | None) -> None:
+    assert body_size(behind, asked(b"POST / HTTP/1.1\r\nHost: a\r\n" + head + b"\r\n")) == size
+    answer = answered(b"HTTP/1.1 200 OK\r\n" + head + b"\r\n")
+    assert body_size(behind, answer) == (size if head else None), "without a length it ends with the connection"
 
 
 def test_what_looks_like_a_request_or_response() -> None:

@@ -8,7 +8,9 @@ from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
+import pytest
 from scapy.layers.inet import ICMP, IP, TCP, UDP
+from scapy.layers.inet6 import ICMPv6ND_NA, ICMPv6ND_NS, IPv6
 from scapy.layers.l2 import Dot1Q, Ether
 from scapy.packet import Packet, Raw
 
@@ -23,6 +25,7 @@ COUNTED = ("src_packets", "src_bytes", "dst_packets", "dst_bytes")
 NUMBERS = (*COUNTED, "src_tcp_flags", "dst_tcp_flags", "time", "begin_time")
 ETHER = Ether(src="02:00:00:00:00:01", dst="02:00:00:00:00:02")
 A, B = ETHER / IP(src="10.0.0.1", dst="10.0.0.2"), ETHER / IP(src="10.0.0.2", dst="10.0.0.1")
+SIX, SIX_BACK = ETHER / IPv6(src="fe80::1", dst="fe80::2"), ETHER / IPv6(src="fe80::2", dst="fe80::1")
 
 
 def told(sections: list[Section]) -> list[dict[str, Any]]:
@@ -100,6 +103,23 @@ def test_an_echo_and_its_answer_are_one_conversation() -> None:
     local = ETHER / IP(src="127.0.0.1", dst="127.0.0.1")
     (row,) = run([local / ICMP(type=8), local / ICMP(type=0)])
     assert (row["src_packets"], row["dst_packets"]) == (1, 1)
+
+
+@pytest.mark.parametrize(
+    ("packets", "expected"),
+    [
+        ([A / ICMP(type=8), B / ICMP(type=8), B / ICMP(type=0), A / ICMP(type=0)], [("10.0.0.1", 8, 1, 1), ("10.0.0.2", 8, 1, 1)]),
+        ([A / ICMP(type=3, code=1), B / ICMP(type=3, code=1), A / ICMP(type=3, code=3)], [("10.0.0.1", 3, 1, 0)] * 2 + [("10.0.0.2", 3, 1, 0)]),
+        ([SIX / ICMPv6ND_NS(), SIX_BACK / ICMPv6ND_NA(), SIX_BACK / ICMPv6ND_NS()], [("fe80::1", 135, 1, 1), ("fe80::2", 135, 1, 0)]),
+        ([SIX_BACK / ICMPv6ND_NA()], [("fe80::2", 136, 1, 0)]),
+    ],
+    ids=["echo", "unreachable", "neighbour", "unsolicited"],
+)  # fmt: skip
+def test_conversations_of_icmp_are_those_of_the_community_id(
+    packets: list[Packet], expected: list[tuple[str, int, int, int]]
+) -> None:
+    rows = run(packets)
+    assert sorted((row["src_ip"], row["src_port"], row["src_packets"], row["dst_packets"]) for row in rows) == expected
 
 
 def test_ports_that_are_used_again_are_another_connection() -> None:

@@ -90,6 +90,17 @@ def test_an_answer_alone_is_told_the_right_way_round() -> None:
     only(events([answer()]), src_ip="10.0.0.1", src_port=40000, dst_port=53, rcode="NOERROR", latency=0)
 
 
+def test_an_error_need_not_repeat_the_question() -> None:
+    error = B / UDP(sport=53, dport=40000) / DNS(id=8, qr=1, rcode=1, qd=[])
+    rows = events([question(), question("other.example", 8, "MX"), question("third.example", 9), error])
+    told = sorted((row["query"], row["type"], row["rcode"], row["flags"]) for row in rows)
+    assert told == [
+        ("other.example", "MX", "FORMERR", []),
+        ("third.example", "A", "", ["response_unseen"]),
+        ("www.example.org", "A", "", ["response_unseen"]),
+    ]
+
+
 def test_a_question_that_is_repeated_is_one() -> None:
     only(events([question(), question(), answer()]), latency=2_000_000)
     assert len(events([question(ident=7), question(ident=8), answer(ident=8), answer(ident=7)])) == 2

@@ -29,6 +29,7 @@ from scapy.layers.vxlan import VXLAN
 from scapy.packet import Packet, Raw
 
 from daemoneye.events.addresses import packed, text
+from daemoneye_sensor.packets import link as links
 from daemoneye_sensor.packets.columns import Fate, Packets
 from daemoneye_sensor.packets.layers import Decoder
 from tests.support.captures import decode, decoded
@@ -106,11 +107,26 @@ def test_what_is_in_a_frame(frame: Packet, expected: dict[str, Any]) -> None:
 
 @pytest.mark.parametrize(
     ("link", "frame"),
-    [(113, CookedLinux(proto=0x0800) / TCP4), (101, TCP4), (228, TCP4), (0, Loopback(type=2) / TCP4), (276, Raw(b"\x08\x00" + bytes(18)) / TCP4)],
-    ids=["linux cooked", "raw", "IPv4", "loopback", "linux cooked 2"],
+    [
+        (113, CookedLinux(proto=0x0800) / TCP4), (101, TCP4), (228, TCP4), (0, Loopback(type=2) / TCP4), (276, Raw(b"\x08\x00" + bytes(18)) / TCP4),
+        (9, Raw(b"\x00\x21") / TCP4), (9, Raw(b"\x21") / TCP4), (50, Raw(b"\xff\x03\x00\x21") / TCP4), (50, Raw(b"\x0f\x00\x08\x00") / TCP4),
+        (9, Raw(b"\x02\x81") / MPLS(label=3, s=1) / TCP4), (51, PPPoE() / PPP() / TCP4), (104, Raw(b"\x0f\x00\x08\x00") / TCP4),
+    ],
+    ids=[
+        "linux cooked", "raw", "IPv4", "loopback", "linux cooked 2", "PPP", "PPP, one byte", "PPP in frames", "Cisco in place of PPP", "MPLS in PPP", "PPPoE",
+        "Cisco",
+    ],
 )  # fmt: skip
 def test_link_types(link: int, frame: Packet) -> None:
     assert row(decoded([frame], link)) == IN4
+
+
+@pytest.mark.parametrize("link", sorted(links.KNOWN))
+def test_frames_cut_at_every_byte_of_a_link_layer(link: int) -> None:
+    decoder = Decoder()
+    for raw in (b"\xff\x03\x00\x21", b"\x0f\x00\x08\x00", b"\x11\0\0\1\0\x60\x00\x57", b"\x21" + bytes(20)):
+        decode([raw[:n] for n in range(len(raw) + 1)], link, decoder)
+    assert decoder.seen.frames == sum(decoder.seen.passed.values())
 
 
 def test_an_unknown_link_type_is_counted() -> None:
