@@ -12,11 +12,14 @@ import signal
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+from daemoneye_analytics.frame import text_hash
+from tests.cluster.cli import Cli
 from tests.cluster.harness import binaries, configs
 from tests.cluster.harness.cluster import Cluster
 from tests.cluster.load import COMMAND, EVERY_MS, all_there_once, nothing_lost, pids
@@ -240,6 +243,28 @@ def test_of_two_analytics_the_other_takes_over_and_everything_is_found_once(
 
     wait("each found once", once, 30)
     release.policy("default")
+
+
+def test_two_analytics_divide_the_workloads_while_events_flow(
+    release: Release, oracle: Oracle, busy: dict[str, Any]
+) -> None:
+    # Of each part one, by the hash of its name.
+    left, right = (
+        next(name for name in map("part-{}".format, range(99)) if text_hash(f"recovery/Pod/{name}/main") % 2 == part)
+        for part in range(2)
+    )
+    with fault("the workloads divided among two", release, oracle, busy):
+        # The broker's small disk has room for one part more if it keeps fewer events.
+        release.install("analytics.replicas=2", "analytics.parts=2", f"streams.eventsMaxBytes={100 << 20}")
+        release.wait_ready("default")
+        with release.pod(left, "recovery", "fileless"), release.pod(right, "recovery", "fileless"):
+            for name in (left, right):
+                (found,) = wait(f"Finding of {name}", partial(release.findings, "recovery", pod=name), 60)
+                assert found["spec"]["subject"]["workload"] == f"recovery/Pod/{name}/main"
+    assert len(_judging(release, judges=True)) == 2
+    status, costs = Cli(release.cluster).lines("top")
+    assert status == 0
+    assert {"analytics", "analytics-1"} <= {line["name"] for line in costs}
 
 
 # ── the end ─────────────────────────────────────────────────────────────────────────────────────────────────────────

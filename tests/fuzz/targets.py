@@ -20,6 +20,7 @@ import numpy as np
 from daemoneye.errors import CorruptData
 from daemoneye_sensor.l7 import der, dns, dnsdata, http, ja, quic, sslv2, stratum, tls
 from daemoneye_sensor.l7.errors import Malformed
+from daemoneye_sensor.l7.tlsrecords import LONGEST
 from daemoneye_sensor.packets import cbpf, link
 from daemoneye_sensor.packets import inspector as inspectors
 from daemoneye_sensor.packets.columns import Fate, Packets
@@ -115,10 +116,10 @@ def fuzz_quic(data: bytes) -> None:
         with contextlib.suppress(Malformed):
             initials.add(datagram)
         held = len(initials._stream) + sum(map(len, initials._ahead.values()))
-        assert held <= 2 * tls.LONGEST + 4
+        assert held <= 2 * LONGEST + 4
         assert len(initials._ahead) <= quic.PIECES + len(datagram)
     if initials.hello is not None:
-        _hello(initials.hello, data + bytes(2 * tls.LONGEST))
+        _hello(initials.hello, data + bytes(2 * LONGEST))
 
 
 @target

@@ -14,7 +14,7 @@ from daemoneye import subjects
 from daemoneye.events.flags import Flag
 from daemoneye_analytics.frame import text_hash
 from daemoneye_operator.reconcile import analytics
-from tests.support.analytics import Bench, free_port
+from tests.support.analytics import Bench, judging
 from tests.unit.analytics import factory
 from tests.unit.analytics.factory import CHECKOUT, Exec
 from tests.unit.operator.factory import policy
@@ -37,16 +37,10 @@ OF: Final = {name: text_hash(name) % 2 for name in WORKLOADS}
 
 @pytest.fixture
 async def bench(tmp_path: Path) -> AsyncIterator[Bench]:
-    made = Bench(tmp_path, free_port(), cluster=True, shards=SHARDS, more={"lease_seconds": TERM_S, "parts": 2})
-    await made.start_broker()
-    await made.connect()
-    await made.add_cluster_streams()
     shop = policy("shop", 1, analytics={"enableBehavioralAnalysis": True, "detectors": [QUICK]})
-    await made.configure(analytics.encode(analytics.document([shop])))
-    try:
+    document = analytics.encode(analytics.document([shop]))
+    async with judging(tmp_path, document, shards=SHARDS, lease_seconds=TERM_S, parts=2) as made:
         yield made
-    finally:
-        await made.close()
 
 
 class Load:

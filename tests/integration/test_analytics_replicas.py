@@ -17,7 +17,7 @@ import pytest
 
 from daemoneye.events.flags import Flag
 from daemoneye_operator.reconcile import analytics
-from tests.support.analytics import SHARD_STREAM, Bench, free_port
+from tests.support.analytics import SHARD_STREAM, Bench, free_port, judging
 from tests.unit.analytics import factory
 from tests.unit.analytics.factory import CHECKOUT, WORKLOAD, Exec
 from tests.unit.operator.factory import policy
@@ -30,16 +30,10 @@ TERM_S = 3.0
 
 @pytest.fixture
 async def bench(tmp_path: Path) -> AsyncIterator[Bench]:
-    made = Bench(tmp_path, free_port(), cluster=True, more={"lease_seconds": TERM_S})
-    await made.start_broker()
-    await made.connect()
-    await made.add_cluster_streams()
     shop = policy("shop", 1, analytics={"enableBehavioralAnalysis": True, "detectors": [QUICK]})
-    await made.configure(analytics.encode(analytics.document([shop])))
-    try:
+    document = analytics.encode(analytics.document([shop]))
+    async with judging(tmp_path, document, lease_seconds=TERM_S) as made:
         yield made
-    finally:
-        await made.close()
 
 
 def memfd(number: int) -> bytes:

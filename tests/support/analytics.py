@@ -10,7 +10,8 @@ import signal
 import socket
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -205,6 +206,20 @@ class Bench:
             if time.monotonic() > end:
                 pytest.fail(f"not within {DEADLINE_S} s; status {self.status[-1:]}; log:\n{self.log}")
             await asyncio.sleep(0.05)
+
+
+@asynccontextmanager
+async def judging(path: Path, document: bytes, *, shards: int = 1, **more: Any) -> AsyncIterator[Bench]:
+    """A cluster's broker with its streams and this configuration of analytics, for replicas with `more` settings."""
+    made = Bench(path, free_port(), cluster=True, shards=shards, more=more)
+    await made.start_broker()
+    await made.connect()
+    await made.add_cluster_streams()
+    await made.configure(document)
+    try:
+        yield made
+    finally:
+        await made.close()
 
 
 async def ignore(_error: Exception) -> None:

@@ -86,8 +86,7 @@ class World:
 
     Attributes:
         daemonset: The sensors' DaemonSet.
-        analytics_heard: When analytics was last heard of, seconds since 1970; None when never. Of several parts, the one that is silent longest.
-        analytics_named: That part in a sentence.
+        analytics_heard: When analytics was last heard of, seconds since 1970, None when never: of several parts `analytics_named`, which is silent longest.
         broker: Whether the operator is connected to the broker.
         listening_since: Since when it hears heartbeats: who just began to listen takes nobody for silent.
         interval: Seconds between heartbeats.
@@ -301,11 +300,11 @@ def _analytics(policy: Policy, world: World, now: float, *, settled: bool) -> di
         if problem := world.analytics_problems.get(policy.name):
             return condition(ANALYTICS_AVAILABLE, False, "BadDetector", escape(problem))
         return condition(ANALYTICS_AVAILABLE, True, "AsAsked", "Analytics is heard of.")
-    named = world.analytics_named
     if heard is None and not settled:
-        return condition(ANALYTICS_AVAILABLE, None, conditions.PENDING, f"{named} has not been heard of yet.")
+        message = f"{world.analytics_named} has not been heard of yet."
+        return condition(ANALYTICS_AVAILABLE, None, conditions.PENDING, message)
     when = "not been heard of" if heard is None else f"last been heard of at {clock.rfc3339(heard)}"
-    message = f"{named} has {when}: no findings are made, events wait in the stream. Look at the pods of component analytics and their logs"
+    message = f"{world.analytics_named} has {when}: no findings are made, events wait in the stream. Look at the pods of component analytics and their logs"
     return condition(ANALYTICS_AVAILABLE, False, "AnalyticsSilent", message)
 
 

@@ -13,7 +13,8 @@ import struct
 from typing import TYPE_CHECKING, Final, NamedTuple
 
 from daemoneye_sensor.l7.errors import Malformed
-from daemoneye_sensor.l7.tls import LONGEST, ClientHello, handshake
+from daemoneye_sensor.l7.tls import ClientHello, handshake
+from daemoneye_sensor.l7.tlsrecords import LONGEST
 
 if TYPE_CHECKING:
     from daemoneye_sensor.l7.initialkeys import Keys

@@ -1,8 +1,8 @@
 """The two hellos and the certificate of TLS, as they stand on the wire before anything is encrypted.
 
-Responsible for records and handshake messages from SSL 3.0 to TLS 1.3 (RFC 8446 4 and 5, RFC 5246 7.4). Not for which packets are TLS, nor for
-putting segments in order; fingerprints are :mod:`daemoneye_sensor.l7.ja`'s, names in certificates :mod:`daemoneye_sensor.l7.der`'s, a hello of
-SSL 2.0's form :mod:`daemoneye_sensor.l7.sslv2`'s. DTLS is not read.
+Responsible for handshake messages from SSL 3.0 to TLS 1.3 (RFC 8446 4, RFC 5246 7.4). Not for which packets are TLS, nor for putting segments in
+order; records are :mod:`daemoneye_sensor.l7.tlsrecords`'s, fingerprints :mod:`daemoneye_sensor.l7.ja`'s, names in certificates
+:mod:`daemoneye_sensor.l7.der`'s, a hello of SSL 2.0's form :mod:`daemoneye_sensor.l7.sslv2`'s. DTLS is not read.
 """
 
 from __future__ import annotations
@@ -14,11 +14,8 @@ from typing import Final, Literal, NamedTuple, TypeAlias
 from daemoneye.escape import decode
 from daemoneye_sensor.l7.der import names
 from daemoneye_sensor.l7.errors import Malformed
+from daemoneye_sensor.l7.tlsrecords import HANDSHAKE, LONGEST, handshake_bytes, message_body, type_name
 
-LONGEST: Final = 65_536
-"""Longest ClientHello, ServerHello and first certificate in bytes. Real ones have 200 to 4,000."""
-RECORDS: Final = 4_096
-"""Records that are walked for one message: a call costs as much as there are records, and some clients send one byte in each."""
 GREASE: Final = frozenset(0x0A0A + 0x1010 * i for i in range(16))
 """Numbers that clients strew in so that servers learn to ignore what they do not know (RFC 8701 2)."""
 VERSIONS: Final = {
@@ -27,12 +24,8 @@ VERSIONS: Final = {
 }  # fmt: skip
 """Text of versions; any other is hexadecimal, as in 0x7f1c."""
 
-_RECORD: Final = struct.Struct("!BHH")
 _U16: Final = struct.Struct("!H")
 _EXTENSION: Final = struct.Struct("!HH")
-_LONGEST_RECORD: Final = 1 << 14
-_HANDSHAKE: Final = 22
-_KINDS: Final = {20: "ChangeCipherSpec", 21: "Alert", 23: "application data"}
 _WARNING: Final = b"\0\x02\x01"  # of an alert: two bytes follow, the first of which is its level
 _CLIENT_HELLO: Final = 1
 _SERVER_HELLO: Final = 2
@@ -119,7 +112,7 @@ class Certificate(NamedTuple):
 def looks_like(data: bytes) -> bool:
     """Whether bytes begin with a record that begins with a ClientHello, or are themselves the beginning of that."""
     if len(data) > 5:  # the usual case
-        return data[0] == _HANDSHAKE and data[1] == 3 and data[2] <= 4 and data[5] == _CLIENT_HELLO
+        return data[0] == HANDSHAKE and data[1] == 3 and data[2] <= 4 and data[5] == _CLIENT_HELLO
     return bool(data) and b"\x16\x03".startswith(data[:2]) and data[2:3] <= b"\x04"
 
 
@@ -135,10 +128,10 @@ def client_hello(data: bytes) -> ClientHello | None:
     Raises:
         Malformed: These bytes do not begin with a ClientHello, or with one longer than `LONGEST`.
     """
-    stream, ended = _handshake_bytes(data)
+    stream, ended = handshake_bytes(data)
     hello = handshake(stream)
     if hello is None and ended:
-        raise Malformed(f"the ClientHello is not complete when a record of {_kind(ended)} follows")
+        raise Malformed(f"the ClientHello is not complete when a record of {type_name(ended)} follows")
     return hello
 
 
@@ -151,7 +144,7 @@ def handshake(data: bytes) -> ClientHello | None:
     Raises:
         Malformed: The stream begins with another message, or with a ClientHello longer than `LONGEST`.
     """
-    body = _message(data, 0, _CLIENT_HELLO, "a ClientHello")
+    body = message_body(data, 0, _CLIENT_HELLO, "a ClientHello")
     if body is None:
         return None
     length = len(body)
@@ -198,11 +191,11 @@ def server_certificates(data: bytes) -> Certificate | None:
     Raises:
         Malformed: These bytes do not begin with a ServerHello, or its message or certificate is longer than `LONGEST`.
     """
-    stream, ended = _handshake_bytes(data[_after_warnings(data) :])
+    stream, ended = handshake_bytes(data[_after_warnings(data) :])
     read = _server_hello(stream)
     if read is None:
         if ended:
-            raise Malformed(f"the ServerHello is not complete when a record of {_kind(ended)} follows")
+            raise Malformed(f"the ServerHello is not complete when a record of {type_name(ended)} follows")
         return None
     answer, at = read
     if answer.given == "hidden":
@@ -213,7 +206,7 @@ def server_certificates(data: bytes) -> Certificate | None:
         return answer
     der = _first_certificate(stream, at)
     if der is None and ended:
-        raise Malformed(f"the Certificate message is not complete when a record of {_kind(ended)} follows")
+        raise Malformed(f"the Certificate message is not complete when a record of {type_name(ended)} follows")
     if not der:
         return None if der is None else answer
     subject, issuer = names(der)
@@ -222,7 +215,7 @@ def server_certificates(data: bytes) -> Certificate | None:
 
 def server_hello(data: bytes) -> Certificate | None:
     """The ServerHello alone, for a certificate behind it that did not come or cannot be read; arguments and errors as of `server_certificates`."""
-    read = _server_hello(_handshake_bytes(data[_after_warnings(data) :])[0])
+    read = _server_hello(handshake_bytes(data[_after_warnings(data) :])[0])
     return read and read[0]
 
 
@@ -233,7 +226,7 @@ def answers(data: bytes) -> bool:
 
 def _server_hello(stream: bytes) -> tuple[Certificate, int] | None:
     """(what the ServerHello says, where its message ends), None if more bytes are needed."""
-    body = _message(stream, 0, _SERVER_HELLO, "a ServerHello")
+    body = message_body(stream, 0, _SERVER_HELLO, "a ServerHello")
     if body is None:
         return None
     length = len(body)
@@ -282,49 +275,6 @@ def _first_certificate(stream: bytes, at: int) -> bytes | None:
         raise Malformed(f"a certificate of {length} bytes; more than {LONGEST} are not read")
     der = stream[at + 10 : at + 10 + length]
     return der if len(der) == length else None
-
-
-def _handshake_bytes(data: bytes) -> tuple[bytes, int]:
-    """(content of the handshake records from the beginning, also of one that is not all there; type of the record that follows them, 0 for none)."""
-    pieces: list[bytes] = []
-    at = size = 0
-    while at < len(data) and size < 3 * LONGEST:
-        if data[at] != _HANDSHAKE:
-            if not at:
-                raise Malformed(f"no TLS handshake: begins with a record of {_kind(data[0])}")
-            return b"".join(pieces), data[at]
-        if at + 5 > len(data):
-            break
-        _, version, length = _RECORD.unpack_from(data, at)
-        if not 0x0300 <= version <= _TLS13:
-            raise Malformed(f"no TLS: the record at byte {at} is of version 0x{version:04x}")
-        if not 0 < length <= _LONGEST_RECORD:
-            raise Malformed(
-                f"the TLS record at byte {at} says that it has {length} bytes; 1 to {_LONGEST_RECORD} are allowed"
-            )
-        if len(pieces) == RECORDS:
-            raise Malformed(f"one TLS message in more than {RECORDS} records")
-        pieces.append(data[at + 5 : at + 5 + length])
-        size += length
-        at += 5 + length
-    return b"".join(pieces), 0
-
-
-def _kind(record: int) -> str:
-    return _KINDS.get(record, f"type {record}")
-
-
-def _message(stream: bytes, at: int, wanted: int, text: str) -> bytes | None:
-    """Body of the message at `at`, None if it is not all there."""
-    if len(stream) > at and stream[at] != wanted:
-        raise Malformed(f"the handshake begins with a message of type {stream[at]}, not with {text}")
-    if len(stream) < at + 4:
-        return None
-    length = int.from_bytes(stream[at + 1 : at + 4])
-    if length > LONGEST:
-        raise Malformed(f"{text} of {length} bytes; more than {LONGEST} are not read")
-    body = stream[at + 4 : at + 4 + length]
-    return body if len(body) == length else None
 
 
 def _highest(versions: tuple[int, ...], legacy: int) -> str:

@@ -16,8 +16,9 @@ import numpy as np
 from daemoneye.events.codec import Section, rows_at
 from daemoneye.events.quic_initial import QUIC_INITIAL
 from daemoneye.events.sets import unique
-from daemoneye_sensor.l7 import http, ja, quic, stratum, tls
+from daemoneye_sensor.l7 import http, ja, quic, stratum
 from daemoneye_sensor.l7.errors import Malformed
+from daemoneye_sensor.l7.tlsrecords import LONGEST
 from daemoneye_sensor.packets import columns as c
 from daemoneye_sensor.packets.columns import Packets
 from daemoneye_sensor.packets.exchanges import Exchange
@@ -348,4 +349,4 @@ def _goes_on(read: _Read, sequence: int, *, out: bool) -> bool:
     """
     if read.service != "tls":
         return sequence == read.begin
-    return out != read.out or (sequence - read.begin) % (1 << 32) < tls.LONGEST
+    return out != read.out or (sequence - read.begin) % (1 << 32) < LONGEST

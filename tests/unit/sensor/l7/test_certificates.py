@@ -17,11 +17,11 @@ from hypothesis import strategies as st
 from daemoneye_sensor.l7.der import names
 from daemoneye_sensor.l7.errors import Malformed
 from daemoneye_sensor.l7.tls import (
-    LONGEST,
     answers,
     server_certificates,
     server_hello,
 )
+from daemoneye_sensor.l7.tlsrecords import LONGEST
 from tests.support.handshakes import (
     Peers,
     client_context,

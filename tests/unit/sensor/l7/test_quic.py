@@ -13,7 +13,8 @@ from hypothesis import strategies as st
 from daemoneye_sensor.l7.errors import Malformed
 from daemoneye_sensor.l7.ja import ja4
 from daemoneye_sensor.l7.quic import PACKETS, PIECES, Initials, looks_like
-from daemoneye_sensor.l7.tls import LONGEST, handshake
+from daemoneye_sensor.l7.tls import handshake
+from daemoneye_sensor.l7.tlsrecords import LONGEST
 from tests.support.handshakes import (
     VERSIONS,
     alpn,

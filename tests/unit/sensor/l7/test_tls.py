@@ -14,14 +14,13 @@ from hypothesis import strategies as st
 
 from daemoneye_sensor.l7.errors import Malformed
 from daemoneye_sensor.l7.tls import (
-    LONGEST,
-    RECORDS,
     ClientHello,
     client_hello,
     handshake,
     looks_like,
     server_certificates,
 )
+from daemoneye_sensor.l7.tlsrecords import LONGEST, RECORDS
 from tests.support.handshakes import (
     alpn,
     flight,
