@@ -22,7 +22,7 @@ from daemoneye import streams
 from daemoneye.broker.admin import ensure_streams
 from daemoneye_operator import pki
 from tests.bench import machine
-from tests.support.broker import free_ports
+from tests.support.ports import free_ports
 
 USER: Final = ("bench", "bench")
 _BINARY: Final = Path(sys.executable).with_name("nats-server")

@@ -49,10 +49,10 @@ def crds(cluster: Cluster) -> Iterator[Cluster]:
     """A cluster that knows our kinds, without the chart; afterwards it knows them no more, for the chart brings its own."""
     cluster.kubectl("apply", "--server-side", "--force-conflicts", "-f", str(CRDS))
     names = [f"crd/{kind.plural}.daemoneye.io" for kind in crd.KINDS]
-    cluster.kubectl("wait", "--for=condition=Established", *names, "--timeout=30s")
+    cluster.kubectl("wait", "--for=condition=Established", *names, "--timeout=90s")
     wait("discovery", lambda: "daemoneyepolicies" in cluster.kubectl("api-resources", "--api-group=daemoneye.io"))
     yield cluster
-    cluster.kubectl("delete", *names, "--wait=true", "--timeout=60s")
+    cluster.kubectl("delete", *names, "--wait=true", "--timeout=180s")
 
 
 @pytest.fixture(scope="session")

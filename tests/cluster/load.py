@@ -27,7 +27,7 @@ def all_there_once(release: Release, oracle: Oracle, pod: dict[str, Any], upgrad
     """Stop the generator: each of its executions is in the stream once, or was counted as lost."""
     uid, name, namespace = (pod["metadata"][key] for key in ("uid", "name", "namespace"))
     os.kill(_generator(uid), signal.SIGUSR1)
-    log = wait("its count", lambda: release.cluster.kubectl("logs", name, "-n", namespace).split(), 30)
+    log = wait("its count", lambda: release.cluster.kubectl("logs", name, "-n", namespace).split(), 90)
     made = int(log[log.index("made") + 1])
 
     def all_seen() -> bool:
@@ -37,7 +37,7 @@ def all_there_once(release: Release, oracle: Oracle, pod: dict[str, Any], upgrad
         )
         return True
 
-    wait("its last one", all_seen, 60)
+    wait("its last one", all_seen, 180)
     oracle.settle()
     assert made - oracle.lost() <= oracle.executions[uid] <= made
     nothing_lost(oracle, upgrades)

@@ -11,7 +11,6 @@ import base64
 import json
 import os
 import signal
-import socket
 import subprocess
 import sys
 import time
@@ -30,15 +29,10 @@ from daemoneye.broker.roles import ROLES, inbox_prefix, permissions
 from daemoneye.nodeconfig import NodeAnswer, NodeConfig, NodePointer, PolicyAnswer
 from tests.cluster.harness.cluster import Cluster
 from tests.cluster.release import wait
+from tests.support.ports import free_port
 
 NAMESPACE: Final = "daemoneye-process"
 PASSWORD: Final = "a-password-of-the-tests"
-
-
-def free_port() -> int:
-    with socket.socket() as probing:
-        probing.bind(("127.0.0.1", 0))
-        return int(probing.getsockname()[1])
 
 
 class OperatorProcess:
@@ -112,7 +106,7 @@ class OperatorProcess:
         ]
         self._start("operator", command, env=environment)
         try:
-            wait("operator ready", lambda: self.ready()["ok"], 60)
+            wait("operator ready", lambda: self.ready()["ok"], 180)
         except AssertionError as error:
             raise AssertionError(f"{error}; it says {self.ready()}; its log: {self.log()[-3000:]}") from None
 

@@ -10,7 +10,6 @@ from __future__ import annotations
 import contextlib
 import json
 import shutil
-import socket
 import subprocess
 import time
 import urllib.error
@@ -24,6 +23,7 @@ from typing import Any, Final
 import yaml
 
 from tests.cluster.release import Release
+from tests.support.ports import free_port
 
 INTERVAL: Final = "2s"
 _META: Final = "__meta_kubernetes_"
@@ -177,7 +177,7 @@ def running(directory: Path, discovery: Discovery, rules: Mapping[str, str]) -> 
         "scrape_configs": discovery.jobs(),
     }
     (directory / "prometheus.yml").write_text(yaml.safe_dump(configuration, sort_keys=False))
-    port = _free_port()
+    port = free_port()
     log = (directory / "prometheus.log").open("w")
     process = subprocess.Popen(
         [
@@ -188,7 +188,7 @@ def running(directory: Path, discovery: Discovery, rules: Mapping[str, str]) -> 
     )  # fmt: skip
     try:
         found = Prometheus(f"http://127.0.0.1:{port}")
-        deadline = time.monotonic() + 30
+        deadline = time.monotonic() + 120
         while not _ready(found.url):
             assert process.poll() is None, (directory / "prometheus.log").read_text()
             assert time.monotonic() < deadline, (directory / "prometheus.log").read_text()
@@ -196,7 +196,7 @@ def running(directory: Path, discovery: Discovery, rules: Mapping[str, str]) -> 
         yield found
     finally:
         process.terminate()
-        process.wait(30)
+        process.wait(60)
         log.close()
 
 
@@ -204,11 +204,6 @@ def _ready(url: str) -> bool:
     with contextlib.suppress(OSError), urllib.request.urlopen(f"{url}/-/ready", timeout=5) as answer:
         return bool(answer.status == 200)
     return False
-
-
-def _free_port() -> int:
-    with socket.create_server(("127.0.0.1", 0)) as server:
-        return int(server.getsockname()[1])
 
 
 def _sanitized(label: str) -> str:

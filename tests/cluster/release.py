@@ -32,7 +32,7 @@ COMPONENTS: Final = ("operator", "identity", "callout", "analytics", "nats")
 _SMALL: Final = ("operator", "identity", "analytics", "nats", "sensor")
 
 
-def wait(what: str, condition: Callable[[], T], seconds: float = 90.0, every: float = 0.25) -> T:
+def wait(what: str, condition: Callable[[], T], seconds: float = 180.0, every: float = 0.25) -> T:
     """The condition's first true value; fails with `what` when the time is over. A condition that raises is not true yet."""
     deadline = time.monotonic() + seconds
     trouble: Exception | None = None
@@ -157,13 +157,13 @@ class Release:
 
     def idle(self) -> None:
         """As right after its installation: no policy, and nothing on the node. What was uninstalled stays so."""
-        self.cluster.kubectl("delete", "depol", "--all", "--wait=true", "--timeout=30s", check=False)
-        wait("no DaemonSet", lambda: not self.there or not self.items("daemonsets", self.namespace), 90)
+        self.cluster.kubectl("delete", "depol", "--all", "--wait=true", "--timeout=90s", check=False)
+        wait("no DaemonSet", lambda: not self.there or not self.items("daemonsets", self.namespace))
 
     def remove(self) -> None:
         """Leave nothing of it, in whatever state it is."""
         self.there = False
-        delete = partial(self.cluster.kubectl, "delete", "--ignore-not-found", "--timeout=90s", check=False)
+        delete = partial(self.cluster.kubectl, "delete", "--ignore-not-found", "--timeout=180s", check=False)
         self.cluster.helm("uninstall", self.name, "--namespace", self.namespace, "--wait", check=False)
         delete("namespace", self.namespace, "--wait=false")
         delete("crd", *(f"{kind}.daemoneye.io" for kind in KINDS))
@@ -173,7 +173,6 @@ class Release:
             wait(
                 "the volume let go",
                 lambda: not subprocess.run(["umount", self.disk], capture_output=True).returncode,
-                30,
             )
 
     def _helm(self, *words: str) -> None:
@@ -206,7 +205,7 @@ class Release:
                 return condition
         return {}
 
-    def wait_ready(self, policy: str, seconds: float = 120.0) -> None:
+    def wait_ready(self, policy: str, seconds: float = 180.0) -> None:
         """Wait until every selected node runs the policy as it is now."""
         wait(f"policy {policy} Ready", lambda: self.condition(policy, "Ready").get("status") == "True", seconds)
 
@@ -237,7 +236,7 @@ class Release:
         }
         self.cluster.apply(json.dumps(value))
         try:
-            self.cluster.kubectl("wait", "--for=condition=Ready", f"pod/{name}", "-n", namespace, "--timeout=90s")
+            self.cluster.kubectl("wait", "--for=condition=Ready", f"pod/{name}", "-n", namespace, "--timeout=180s")
             yield self.cluster.get("pod", name, namespace)
         finally:
             with suppress(Exception):

@@ -27,11 +27,11 @@ def api(cluster: Cluster):
     if ours:
         cluster.kubectl("apply", "--server-side", "-f", str(CHART / "crds-yaml"))
         for kind in crd.KINDS:
-            cluster.kubectl("wait", "--for=condition=Established", f"crd/{kind.plural}.{GROUP}", "--timeout=30s")
+            cluster.kubectl("wait", "--for=condition=Established", f"crd/{kind.plural}.{GROUP}", "--timeout=90s")
     with namespace_of_tests(cluster, NAMESPACE, labels):
         yield cluster
     if ours:
-        cluster.kubectl("delete", "-f", str(CHART / "crds-yaml"), "--wait=true", "--timeout=60s")
+        cluster.kubectl("delete", "-f", str(CHART / "crds-yaml"), "--wait=true", "--timeout=180s")
 
 
 def rendered(cluster: Cluster, values: Path) -> str:

@@ -35,7 +35,7 @@ def api(cluster: Cluster, cli: Cli) -> Iterator[Cluster]:
     if ours:
         cluster.kubectl("apply", "--server-side", "-f", str(CRDS))
     for kind in crd.KINDS:
-        cluster.kubectl("wait", "--for=condition=Established", f"crd/{kind.plural}.daemoneye.io", "--timeout=30s")
+        cluster.kubectl("wait", "--for=condition=Established", f"crd/{kind.plural}.daemoneye.io", "--timeout=90s")
     wait("discovery", lambda: "daemoneyepolicies" in cluster.kubectl("api-resources", "--api-group=daemoneye.io"))
     yield cluster
     if ours:
@@ -156,7 +156,7 @@ def test_following_findings(api: Cluster, finding: str, cli: Cli):
             assert json.loads(following.stdout.readline())["count"] == 3
         finally:
             following.terminate()
-        assert following.wait(20) == 0
+        assert following.wait(60) == 0
 
 
 def test_a_policy_is_explained_as_the_api_server_keeps_it(api: Cluster, cli: Cli):

@@ -53,7 +53,7 @@ def test_names_resolve_to_services(cluster: Cluster):
             except TimeoutError:
                 return b""
 
-    reply = wait("DNS answer", answer, 30)
+    reply = wait("DNS answer", answer)
     assert socket.inet_aton(cluster.services.rsplit(".", 1)[0] + ".1") in reply
 
 

@@ -10,6 +10,7 @@ import pytest
 from daemoneye import conditions
 from daemoneye.codegen import crd
 from tests.cluster.harness.cluster import Cluster
+from tests.cluster.release import wait
 from tests.support.bad_objects import BAD, ENDPOINT, document
 
 pytestmark = pytest.mark.cluster
@@ -124,7 +125,10 @@ def test_facts_of_a_finding_are_immutable(api: Cluster):
 @pytest.mark.parametrize("kind", crd.KINDS, ids=[kind.name for kind in crd.KINDS])
 def test_kubectl_explains_every_field(api: Cluster, kind: crd.Kind):
     """The API server publishes every description: what kubectl explain reads."""
-    openapi = json.loads(api.kubectl("get", "--raw", "/openapi/v3/apis/daemoneye.io/v1alpha1"))
+    # It does so a moment after it has established them.
+    openapi = wait(
+        "its descriptions", lambda: json.loads(api.kubectl("get", "--raw", "/openapi/v3/apis/daemoneye.io/v1alpha1"))
+    )
     (schema,) = (s for name, s in openapi["components"]["schemas"].items() if name.endswith(f".{kind.name}"))
     bare = [path for path, node in _walk(schema["properties"]["spec"], "spec") if not node.get("description")]
     assert not bare

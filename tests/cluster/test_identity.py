@@ -24,7 +24,8 @@ from daemoneye_operator.identity import publisher as module
 from tests.cluster.harness import binaries, configs
 from tests.cluster.harness.cluster import NODE, PAUSE, Cluster
 from tests.cluster.release import namespace_of_tests, wait
-from tests.support.broker import Broker, free_ports, heard, running
+from tests.support.broker import Broker, heard, running
+from tests.support.ports import free_ports
 
 pytestmark = pytest.mark.cluster
 NAMESPACE = "identity-test"
@@ -90,7 +91,7 @@ class Sensor:
         """What it knows of the pod whose name begins so."""
         return next((pod for pod in self.known.values() if pod.name.startswith(name)), None)
 
-    async def until(self, what: str, condition: Callable[[], Any], seconds: float = 60.0) -> Any:
+    async def until(self, what: str, condition: Callable[[], Any], seconds: float = 180.0) -> Any:
         deadline = time.monotonic() + seconds
         while not (value := condition()):
             assert time.monotonic() < deadline, f"not within {seconds:g} s: {what}; known: {self.known}"
@@ -117,7 +118,7 @@ async def publishing(broker: Broker, api: kubernetes.client.ApiClient) -> AsyncI
         yield
     finally:
         stop.set()
-        async with asyncio.timeout(15):
+        async with asyncio.timeout(60):
             await task
 
 
@@ -158,7 +159,7 @@ async def test_a_deployments_pod_from_its_binding_to_its_end(
         value = await asyncio.to_thread(cluster.get, "pod", pod.name, NAMESPACE)
         assert value["metadata"]["uid"] == pod.uid
         scheduled = next(c for c in value["status"]["conditions"] if c["type"] == "PodScheduled")
-        assert seen - _seconds(scheduled["lastTransitionTime"]) < 3.0, "times of the API are in whole seconds"
+        assert seen - _seconds(scheduled["lastTransitionTime"]) < 10.0, "seconds, and times of the API are whole ones"
 
         await apply(cluster, "label", "pod", pod.name, "--namespace", NAMESPACE, "colour=blue")
         await sensor.until("its label", lambda: (sensor.named("cart-") or pod).labels.get("colour") == "blue")
@@ -178,7 +179,7 @@ async def test_a_restart_converges_and_writes_nothing_twice(
         async with publishing(broker, api):
             await sensor.until("all", lambda: all(map(sensor.named, ("stays-", "goes-", "coredns"))))
         await apply(cluster, "delete", "deployment", "goes", "--namespace", NAMESPACE)
-        gone = ["wait", "--for=delete", "pod", "--selector=app=goes", "--namespace", NAMESPACE, "--timeout=60s"]
+        gone = ["wait", "--for=delete", "pod", "--selector=app=goes", "--namespace", NAMESPACE, "--timeout=180s"]
         await apply(cluster, *gone)
         await apply(cluster, "apply", "--server-side", "-f", "-", text=deployment("new"))
         before = sensor.messages

@@ -19,7 +19,8 @@ from daemoneye.events.flags import Flag
 from daemoneye_analytics import registry
 from daemoneye_analytics.follower import Follower
 from daemoneye_operator.reconcile import analytics
-from tests.support.analytics import Bench, free_port, ignore
+from tests.support.analytics import Bench, ignore
+from tests.support.ports import free_port
 from tests.unit.analytics import factory
 from tests.unit.analytics.factory import CHECKOUT, WORKLOAD, Exec
 from tests.unit.operator.factory import policy

@@ -11,8 +11,9 @@ from nats.aio.msg import Msg
 from daemoneye import subjects
 from daemoneye.events.flags import Flag
 from daemoneye_operator.reconcile import analytics
-from tests.support.analytics import Bench, free_port
+from tests.support.analytics import Bench
 from tests.support.newer import ADDED, NEWER, descriptor, message
+from tests.support.ports import free_port
 from tests.unit.analytics.factory import Exec
 from tests.unit.operator.factory import policy
 

@@ -17,7 +17,8 @@ import pytest
 
 from daemoneye.events.flags import Flag
 from daemoneye_operator.reconcile import analytics
-from tests.support.analytics import SHARD_STREAM, Bench, free_port, judging
+from tests.support.analytics import SHARD_STREAM, Bench, judging
+from tests.support.ports import free_port
 from tests.unit.analytics import factory
 from tests.unit.analytics.factory import CHECKOUT, WORKLOAD, Exec
 from tests.unit.operator.factory import policy
@@ -25,7 +26,7 @@ from tests.unit.operator.factory import policy
 pytestmark = pytest.mark.integration
 QUICK = {"name": "first_seen", "parameters": {"learning_events": "10", "learning_seconds": "5"}}
 STEP = 4
-TERM_S = 3.0
+TERM_S = 6.0
 
 
 @pytest.fixture
@@ -119,7 +120,7 @@ async def test_one_of_two_that_is_killed_in_the_midst_loses_nothing_and_doubles_
     killed = time.monotonic()
     await sending
     await bench.judged(600)
-    assert time.monotonic() - killed < TERM_S + 10
+    assert time.monotonic() - killed < TERM_S + 30
     assert bench.status[-1]["pid"] == bench.replicas[standby].pid
     await once(bench, 600)
     # Who comes back stands by; the pod's own name does not let it take what is another's.
@@ -148,7 +149,7 @@ async def test_who_was_paused_while_another_took_over_changes_nothing_and_ends(b
     bench.status.clear()
     paused.send_signal(signal.SIGCONT)
     await publish(bench, 400, 200)
-    assert await asyncio.wait_for(paused.wait(), 30) != 0
+    assert await asyncio.wait_for(paused.wait(), 60) != 0
     assert "lost the lease analytics.0 to" in bench.log
     await once(bench, 600)
     assert {s["pid"] for s in bench.status} == {other.pid}
@@ -167,15 +168,15 @@ async def test_who_was_paused_while_another_took_over_changes_nothing_and_ends(b
 
 
 async def test_who_is_still_sure_though_another_has_the_lease_places_nothing(bench: Bench) -> None:
-    # The same pod takes its lease at once, while the former process believes in it for most of a minute: as after a halt of its virtual machine.
-    bench.more["lease_seconds"] = 60.0
+    # The same pod takes its lease at once, while the former process believes in it for minutes: as after a halt of its virtual machine.
+    bench.more["lease_seconds"] = 300.0
     former = bench.replicas["former"] = await bench.start_replica("a")
     assert await judge(bench) == former.pid
     await publish(bench, 0, 40)
     await bench.judged(40)
     later = await bench.start_replica("a")
-    # That its consumer was taken away tells the former at once; its next renewal would be after 20 s.
-    assert await asyncio.wait_for(former.wait(), 15) != 0
+    # That its consumer was taken away tells the former at once; its next renewal would be after 100 s.
+    assert await asyncio.wait_for(former.wait(), 60) != 0
     assert bench.log.count("lost the lease analytics.0 to a") == 1
     await bench.eventually(lambda: bench.status[-1]["pid"] == later.pid)
     consumer = await bench.jetstream.consumer_info(SHARD_STREAM, "analytics-0")
@@ -186,6 +187,7 @@ async def test_who_is_still_sure_though_another_has_the_lease_places_nothing(ben
 
 
 async def test_who_is_asked_to_end_hands_over_at_once(bench: Bench) -> None:
+    bench.more["lease_seconds"] = term = 60.0
     first = await bench.start_replica("a")
     assert await judge(bench) == first.pid
     await publish(bench, 0, 40)
@@ -201,6 +203,6 @@ async def test_who_is_asked_to_end_hands_over_at_once(bench: Bench) -> None:
     assert await first.wait() == 0
     ended = time.monotonic()
     await bench.eventually(lambda: bench.status[-1]["pid"] == second.pid)
-    assert time.monotonic() - ended < TERM_S
+    assert time.monotonic() - ended < term / 2
     await publish(bench, 40, 40)
     await once(bench, 80)

@@ -50,7 +50,7 @@ def test_costs_and_a_report_of_a_run(runs: Callable[..., Run], tmp_path: Path) -
     assert 0 < costs["sensor"]["cpu_percent"] < 100
     assert costs["sensor"]["rss_bytes"] > 10 << 20
     assert costs["sensor"]["wakeups_per_second"] > 0
-    assert costs["sensor"]["age_s"] < 11
+    assert costs["sensor"]["age_s"] < 60, "it waits for a heartbeat, and the others come as often"
     assert costs["analytics"]["events_per_second"] is not None
     assert costs["broker"]["version"]
 

@@ -53,14 +53,15 @@ class World:
             gone = {key: None for key in ("tls.crt", "tls.key", "ca.crt") if key not in data}
             self.api.merge(f"{SECRETS}/{SECRET}", {"data": {**manifest["data"], **gone}})
 
-    async def until(self, what: str, condition: Callable[[], Any], seconds: float = 60.0) -> None:
-        """Wait for it; it may take a thread's time."""
+    async def until(self, what: str, condition: Callable[[], Any], seconds: float = 120.0) -> Any:
+        """Its first true value; it may take a thread's time."""
         deadline = asyncio.get_running_loop().time() + seconds
-        while not await asyncio.to_thread(condition):
+        while not (value := await asyncio.to_thread(condition)):
             assert asyncio.get_running_loop().time() < deadline, (
                 f"not within {seconds:g} s: {what}; {self.operator.says('/readyz')}; {self.operator.log()}"
             )
             await asyncio.sleep(0.1)
+        return value
 
     def says(self) -> str:
         """What the operator has to say of the broker's Secrets, while it is ready."""
@@ -156,15 +157,16 @@ async def test_what_cert_manager_issues_is_followed_and_what_is_no_good_is_said(
             await world.until("shown", lambda: world.shown() == {wanted})
             await goes_on()
             await world.until("nothing to say", lambda: world.says() == "")
-            assert world.ends("server") == wanted.not_valid_after_utc.timestamp()
+            end = wanted.not_valid_after_utc.timestamp()
+            await world.until("its end on the page", lambda: world.ends("server") == end)
 
         async def stays(data: Mapping[str, bytes], words: str) -> None:
             before = await asyncio.to_thread(world.shown)
             world.issue(data)
-            await world.until(words, lambda: words in world.says())
-            assert f"Secret security/{SECRET}" in world.says()
-            assert world.says().endswith("the former certificate goes on")
-            assert words in world.operator.log()
+            said = await world.until(words, lambda: words in (said := world.says()) and said)
+            assert f"Secret security/{SECRET}" in said
+            assert said.endswith("the former certificate goes on")
+            await world.until("the same in its log", lambda: words in world.operator.log())
             assert await asyncio.to_thread(world.shown) == before
             await goes_on()
 
@@ -180,8 +182,9 @@ async def test_what_cert_manager_issues_is_followed_and_what_is_no_good_is_said(
         await stays({**renewed, "tls.key": second.secret(now)["tls.key"]}, "tls.key is not the key of tls.crt")
         await takes(second.secret(now))
         await takes(Issuer("below", now, dt.timedelta(days=365), above=second).secret(now))
-        assert world.ends("ca") == second.signed.not_valid_after_utc.timestamp()
+        end = second.signed.not_valid_after_utc.timestamp()
+        await world.until("the authority's end on the page", lambda: world.ends("ca") == end)
         producing.cancel()
         await asyncio.gather(producing, return_exceptions=True)
-        assert await publisher.drain(60)
+        assert await publisher.drain(120)
         assert await place.stored() == list(range(1, count + 1))

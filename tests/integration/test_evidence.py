@@ -73,7 +73,7 @@ def audit(caplog: pytest.LogCaptureFixture):
 
 async def test_who_may_gets_the_packets_and_everybody_who_asks_is_written_down(evidence, api, audit):
     found = await evidence.find()
-    async with asyncio.timeout(20):
+    async with asyncio.timeout(60):
         arm = Arm.decode((await evidence.armed.get()).data)
     assert (arm.finding, arm.node, arm.seconds, arm.max_bytes, arm.pod_uid) == (found.id, NODE, 30, 1 << 20, "u-1")
     assert [(c.src_ip, c.src_port, c.dst_ip, c.dst_port, c.proto) for c in arm.conversations] == [
@@ -203,7 +203,7 @@ async def test_nobody_completes_what_another_node_was_asked_for(evidence):
     answers: asyncio.Queue[Msg] = asyncio.Queue()
     await evidence.sensor.subscribe(subjects.evidence_answer(NODE), cb=answers.put)
     await evidence.sensor.publish(subjects.evidence_kept(NODE), replace(kept, node=OTHER).encode())
-    async with asyncio.timeout(10):
+    async with asyncio.timeout(60):
         said = json.loads((await answers.get()).data)
     assert said == {"finding": found.id, "ok": False, "problem": "it speaks for another node"}
     assert (await evidence.bucket.entry(found.id)).state == ARMED
@@ -322,7 +322,7 @@ async def test_why_a_node_keeps_nothing_reaches_who_asks(evidence, serving, api)
         status, body = await evidence.ask(found.id, token)
         return json.loads(body)["error"] if status == 410 else ""
 
-    async with asyncio.timeout(20):
+    async with asyncio.timeout(60):
         while not (words := await told()):
             await asyncio.sleep(0.05)
     assert "no packets are captured on this node" in words

@@ -23,9 +23,10 @@ from daemoneye.events.registry import BY_NAME
 from daemoneye.evidence import Arm
 from daemoneye_operator.reconcile import analytics
 from tests.chart.chart import NAMESPACE
-from tests.support.analytics import Bench, free_port
+from tests.support.analytics import Bench
 from tests.support.apiserver import ApiServer
 from tests.support.keeping import SHOP, install
+from tests.support.ports import free_port
 from tests.unit.analytics import factory
 from tests.unit.analytics.factory import CHECKOUT, WORKLOAD, Exec
 from tests.unit.operator.factory import policy

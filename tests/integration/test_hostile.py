@@ -59,7 +59,6 @@ async def test_a_flood_of_heartbeats_costs_others_nothing(place: Place):
             await until(
                 "the other node is heard",
                 lambda: OTHER in heartbeats.reports and heartbeats.reports[OTHER].version == str(number),  # noqa: B023 - awaited at once
-                10,
             )
     finally:
         flooding = False
@@ -89,7 +88,7 @@ async def test_a_value_of_ten_megabytes_is_refused_and_the_next_one_taken(place:
     with contextlib.suppress(nats.errors.Error, OSError):
         await raw.publish(subjects.status(OTHER), b"x" * (10 << 20))
         await raw.flush(1)
-    await until("it is cut off", lambda: not raw.is_connected, 20)
+    await until("it is cut off", lambda: not raw.is_connected)
     await heard(sensor)
     await asyncio.gather(identity.close(), sensor.close())
 
@@ -126,13 +125,13 @@ async def test_nobody_has_another_nodes_batches_taken_for_duplicates(place: Plac
     own = subjects.events(0, NODE, "urgent")
     async with place.publishing(place.access(OTHER), node=OTHER) as (spool, publisher):
         put(spool, publisher, 7001)
-        assert await publisher.drain(20)
+        assert await publisher.drain(60)
         said = (await hostile.request(own, b"0", headers={"Nats-Expected-Last-Msg-Id": "x"})).data.decode()
         (known,) = re.findall(r"wrong last msg ID: ([^\"]+)/7001", said)
         for number in range(7002, 7010):
             await hostile.jetstream().publish(own, b"0", headers={"Nats-Msg-Id": f"{known}/{number}"})
         put(spool, publisher, *range(7002, 7010))
-        assert await publisher.drain(20)
+        assert await publisher.drain(60)
     operator = await place.broker.connect("operator")
     seen = (await operator.jetstream().stream_info(subjects.EVENTS(0), subjects_filter=">")).state.subjects or {}
     assert seen[subjects.events(0, OTHER, "urgent")] == 9

@@ -15,10 +15,11 @@ from nats.js.api import StreamState
 from daemoneye import subjects
 from daemoneye_analytics.lease import LOOK_S, Lease, take_one
 from daemoneye_analytics.slots import Slots, Taken
-from tests.support.analytics import Bench, free_port
+from tests.support.analytics import Bench
+from tests.support.ports import free_port
 
 pytestmark = pytest.mark.integration
-TERM_S = 1.5
+TERM_S = 3.0
 
 
 @pytest.fixture
@@ -46,7 +47,7 @@ def lease(client: Client, holder: str) -> Lease:
     return Lease(client, 0, holder, TERM_S)
 
 
-async def took(one: Lease, within: float) -> float:
+async def took(one: Lease, within: float = 30.0) -> float:
     """Seconds that it took."""
     began = time.monotonic()
     assert await asyncio.wait_for(take_one([one], asyncio.Event()), within)
@@ -55,14 +56,14 @@ async def took(one: Lease, within: float) -> float:
 
 async def test_one_has_it_and_the_next_one_when_it_is_given_back(client: Client) -> None:
     first, second = lease(client, "a"), lease(client, "b")
-    assert await took(first, 5) < LOOK_S
+    assert await took(first) < LOOK_S
     assert first.holds()
     async with first.kept(asyncio.Event()):
         with pytest.raises(TimeoutError):
             await took(second, 2 * TERM_S)
         assert (second.other, second.holds(), first.holds()) == ("a", False, True)
     assert not first.holds()
-    assert await took(second, 5) <= LOOK_S + 0.5
+    assert await took(second) < TERM_S
     assert second.holds()
 
 
@@ -89,15 +90,15 @@ async def test_two_who_want_any_of_two_get_one_each(client: Client) -> None:
 
 async def test_who_falls_silent_is_sure_of_it_for_less_than_others_wait(client: Client) -> None:
     silent, second = lease(client, "a"), lease(client, "b")
-    await took(silent, 5)
-    waiting = asyncio.create_task(took(second, 10))
+    await took(silent)
+    waiting = asyncio.create_task(took(second))
     while silent.holds():
         assert not waiting.done()
         await asyncio.sleep(0.01)
-    assert TERM_S <= await waiting <= TERM_S + 2 * LOOK_S
+    assert TERM_S <= await waiting <= TERM_S + 2 * LOOK_S + 5.0, "five for a machine that has other things to do"
     # It wakes, and is told by its next word.
     async with silent.kept(asyncio.Event()) as ending:
-        await asyncio.wait_for(ending.wait(), 5)
+        await asyncio.wait_for(ending.wait(), 30)
     assert silent.lost.is_set()
     assert not silent.holds()
     assert second.holds() or second.other == "", "what it gave back was not the other's"
@@ -105,11 +106,11 @@ async def test_who_falls_silent_is_sure_of_it_for_less_than_others_wait(client: 
 
 async def test_who_was_silent_goes_on_if_nobody_took_its_place(client: Client) -> None:
     one = lease(client, "a")
-    await took(one, 5)
+    await took(one)
     while one.holds():
         await asyncio.sleep(0.01)
     async with one.kept(asyncio.Event()):
-        async with asyncio.timeout(5):
+        async with asyncio.timeout(30):
             while not one.holds():
                 await asyncio.sleep(0.01)
         assert not one.lost.is_set()
@@ -117,16 +118,16 @@ async def test_who_was_silent_goes_on_if_nobody_took_its_place(client: Client) -
 
 async def test_a_container_that_is_started_again_need_not_wait_for_itself(client: Client) -> None:
     killed, again = lease(client, "a"), lease(client, "a")
-    await took(killed, 5)
-    assert await took(again, 5) < LOOK_S
+    await took(killed)
+    assert await took(again) < LOOK_S
     async with killed.kept(asyncio.Event()) as ending:
-        await asyncio.wait_for(ending.wait(), 5)
+        await asyncio.wait_for(ending.wait(), 30)
     assert again.holds()
 
 
 async def test_a_broker_that_forgot_it_lets_its_holder_go_on(bench: Bench, client: Client) -> None:
     first, second = lease(client, "a"), lease(client, "b")
-    await took(first, 5)
+    await took(first)
     async with first.kept(asyncio.Event()):
         waiting = asyncio.create_task(take_one([second], asyncio.Event()))
         await bench.eventually(lambda: second.other == "a")
@@ -140,9 +141,9 @@ async def test_a_broker_that_forgot_it_lets_its_holder_go_on(bench: Bench, clien
 async def test_who_was_halted_without_its_clock_asks_before_it_does_what_cannot_be_undone(client: Client) -> None:
     # A container of the same pod need not wait: so there are two that are sure, as after a halt of a virtual machine.
     halted, other = (Lease(client, 0, "a", 60) for _ in range(2))
-    await took(halted, 5)
+    await took(halted)
     assert await halted.confirm()
-    await took(other, 5)
+    await took(other)
     assert halted.holds()
     assert other.holds()
     assert not await halted.confirm()
@@ -157,16 +158,16 @@ async def test_a_newcomer_may_take_a_lease_that_the_broker_forgot_and_its_holder
     bench: Bench, client: Client
 ) -> None:
     former, newcomer = (Lease(client, 0, holder, 60) for holder in "ab")
-    await took(former, 5)
+    await took(former)
     await bench.jetstream.purge_stream(f"KV_{subjects.LEASES_BUCKET}")
-    assert await took(newcomer, 5) < LOOK_S
+    assert await took(newcomer) < LOOK_S
     assert not await former.confirm()
     assert former.lost.is_set()
 
 
 async def test_who_confirms_after_the_broker_forgot_it_has_it_again(bench: Bench, client: Client) -> None:
     first = Lease(client, 0, "a", 60)
-    await took(first, 5)
+    await took(first)
     await bench.jetstream.purge_stream(f"KV_{subjects.LEASES_BUCKET}")
     assert not await first.confirm(), "the revision that it knew is gone"
     assert await first.confirm()

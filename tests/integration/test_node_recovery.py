@@ -24,7 +24,7 @@ from daemoneye_sensor.pinned import Pinned
 from daemoneye_sensor.programs import BPFFS
 from tests.support.nodebroker import NodeBroker, Sensor, broker_in, configuration, policy, until
 
-pytestmark = pytest.mark.integration
+pytestmark = [pytest.mark.integration, pytest.mark.kernel]
 
 BOOT_ID = Path("/proc/sys/kernel/random/boot_id")
 HOUR_NS = 3600 * 10**9

@@ -18,9 +18,9 @@ from daemoneye import metrics as m
 from daemoneye_sensor.losses import STAGES
 from daemoneye_sensor.programs import BPFFS
 from daemoneye_sensor.store import lock_directory
-from tests.support.analytics import free_port
 from tests.support.nodebroker import NodeBroker, Sensor, broker_in, configuration, policy, until
 from tests.support.page import Page, fetch, probe
+from tests.support.ports import free_port
 from tests.support.running import REPOSITORY
 
 pytestmark = pytest.mark.integration
@@ -56,7 +56,7 @@ async def page(port: int) -> Page:
 async def answers(port: int, path: str, status: int, reason: str = "") -> None:
     """Wait until a path answers this; `reason` is part of it, or it is empty."""
     last: tuple[int, str] = (0, "")
-    async with asyncio.timeout(30):
+    async with asyncio.timeout(90):
         while not (last[0] == status and (reason in last[1] if reason else not last[1])):
             last = await asyncio.to_thread(probe, port, path)
             await asyncio.sleep(0.02)
@@ -89,7 +89,7 @@ async def test_a_sensor_from_its_first_second_to_its_last(broker: NodeBroker, se
             await asyncio.sleep(0.02)
         return seen
 
-    busy = await asyncio.wait_for(settled(), 30)
+    busy = await asyncio.wait_for(settled(), 90)
     busy.shows_all_of("sensor")
     assert busy.series <= MOST_SERIES
     assert busy.series == first.series, "every series is there from the start"
@@ -97,7 +97,7 @@ async def test_a_sensor_from_its_first_second_to_its_last(broker: NodeBroker, se
     assert busy.of(m.SENSOR_RECORDS, "exec") >= 20
     assert busy.of(m.SENSOR_EVENTS, "urgent") + busy.of(m.SENSOR_EXCLUDED) <= sum(busy.by(m.SENSOR_RECORDS).values())
     assert busy.of(m.SENSOR_PUBLISHED) == busy.of(m.SENSOR_DELAY, part="count"), "one a batch"
-    assert busy.of(m.SENSOR_DELAY, part="sum") < 5 * busy.of(m.SENSOR_DELAY, part="count"), "seconds, not nanoseconds"
+    assert busy.of(m.SENSOR_DELAY, part="sum") < 60 * busy.of(m.SENSOR_DELAY, part="count"), "seconds, not nanoseconds"
     assert 0 < busy.of(m.SENSOR_PUBLISHED_BYTES) < busy.of(m.SENSOR_SPOOL) < busy.of(m.SENSOR_SPOOL_MAX)
     assert busy.by(m.SENSOR_POLICIES) == {"active": 1, "inactive": 0, "refused": 1}
     assert busy.of(m.SENSOR_PROGRAMS) == busy.of(m.BROKER_CONNECTED, "sensor") == 1
@@ -107,7 +107,7 @@ async def test_a_sensor_from_its_first_second_to_its_last(broker: NodeBroker, se
 
     # A broker that is away is no reason to begin anew, nor does the sensor do less than it is asked.
     await broker.stop()
-    async with asyncio.timeout(30):
+    async with asyncio.timeout(90):
         while (await page(port)).of(m.BROKER_CONNECTED, "sensor"):
             await asyncio.sleep(0.02)
     await answers(port, "/healthz", 200)
@@ -168,7 +168,7 @@ async def test_on_one_machine_a_port_is_served_if_asked_for(tmp_path: Path) -> N
     )
     try:
         await answers(port, "/readyz", 200)
-        async with asyncio.timeout(30):
+        async with asyncio.timeout(90):
             while not (seen := await page(port)).of(m.SENSOR_EVENTS, "urgent"):
                 await asyncio.sleep(0.02)
         await answers(port, "/healthz", 200)

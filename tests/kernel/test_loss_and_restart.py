@@ -106,7 +106,7 @@ def test_a_killed_readers_ring_is_taken_over_and_each_record_seen_once(
     second = Kernel(first.instance)
     begun = time.monotonic()
     second.open(covered, first.origin.epoch)
-    assert time.monotonic() - begun < 5
+    assert time.monotonic() - begun < 15
     try:
         assert second.source.status()["taken_over"]
         assert second.origin
@@ -146,7 +146,7 @@ def test_a_ring_that_fills_wakes_its_reader(kernels: Callable[..., Kernel], stor
     subprocess.run([storming, "20"], stdout=subprocess.DEVNULL, check=True)
     assert not select.select([fd], [], [], 0.05)[0], "a few records wake nobody"
     subprocess.run([storming, "60"], stdout=subprocess.DEVNULL, check=True)
-    assert select.select([fd], [], [], 5)[0]
+    assert select.select([fd], [], [], 60)[0]
     kernel.read()
     assert not select.select([fd], [], [], 0)[0]
 

@@ -37,12 +37,12 @@ from daemoneye_sensor.sources.packets import PacketSource
 
 REPOSITORY = Path(__file__).parents[2]
 BPF = REPOSITORY / "bpf"
-DEADLINE_S = 60.0
+DEADLINE_S = 120.0
 ASK, SERVE, NODE = "10.214.0.2", "10.214.0.3", "10.214.0.1"
 
 
 def run(*command: str) -> None:
-    subprocess.run(command, check=True, capture_output=True, timeout=30)
+    subprocess.run(command, check=True, capture_output=True, timeout=120)
 
 
 class Machine:

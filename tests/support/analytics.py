@@ -7,7 +7,6 @@ import contextlib
 import json
 import os
 import signal
-import socket
 import sys
 import time
 from collections.abc import AsyncIterator, Callable
@@ -26,6 +25,7 @@ from nats.js.errors import NotFoundError
 from daemoneye import streams, subjects
 from daemoneye.broker.admin import ensure_streams
 from daemoneye.broker.roles import inbox_prefix, permissions
+from tests.support.ports import free_port
 
 ROOT = Path(__file__).parents[2]
 DEADLINE_S = 60.0
@@ -224,9 +224,3 @@ async def judging(path: Path, document: bytes, *, shards: int = 1, **more: Any) 
 
 async def ignore(_error: Exception) -> None:
     pass
-
-
-def free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])

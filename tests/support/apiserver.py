@@ -27,7 +27,7 @@ from daemoneye_operator.errors import ApiError
 from daemoneye_operator.kube import path_of, request
 from tests.cluster.harness import binaries
 from tests.cluster.harness.pki import Authority, service_account_key
-from tests.support.broker import free_ports
+from tests.support.ports import free_ports
 
 ISSUER: Final = "https://kubernetes.default.svc"
 _READY_S: Final = 60.0

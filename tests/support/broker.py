@@ -7,7 +7,6 @@ import datetime as dt
 import os
 import shutil
 import signal
-import socket
 import subprocess
 import sys
 import urllib.request
@@ -25,6 +24,7 @@ from daemoneye.broker.access import Access
 from daemoneye_operator.brokerconf import server_name
 from daemoneye_operator.brokersecrets import BrokerSecrets, desired, role_name
 from daemoneye_operator.settings import OperatorSettings
+from tests.support.ports import free_ports
 
 T = TypeVar("T")
 _ONLOOKER = "onlooker"
@@ -46,7 +46,7 @@ def settings(**nats_settings: Any) -> OperatorSettings:
     )
 
 
-async def until(what: str, condition: Callable[[], T], seconds: float = 20.0) -> T:
+async def until(what: str, condition: Callable[[], T], seconds: float = 60.0) -> T:
     """The condition's first true value."""
     deadline = asyncio.get_running_loop().time() + seconds
     while not (value := condition()):
@@ -207,11 +207,3 @@ def running(directory: Path, **nats_settings: Any) -> Iterator[Broker]:
         yield broker
     finally:
         broker.stop_all()
-
-
-def free_ports(count: int) -> list[int]:
-    sockets = [socket.create_server(("127.0.0.1", 0)) for _ in range(count)]
-    ports = [one.getsockname()[1] for one in sockets]
-    for one in sockets:
-        one.close()
-    return ports

@@ -18,7 +18,8 @@ from daemoneye_operator.brokersecrets import callout_name, role_name
 from daemoneye_operator.callout import claims
 from tests.chart.chart import NAMESPACE, render
 from tests.support.apiserver import ApiServer
-from tests.support.broker import Broker, free_ports, until
+from tests.support.broker import Broker, until
+from tests.support.ports import free_ports
 
 ACCOUNT: Final = "daemoneye-callout"
 SENSOR: Final = "daemoneye-sensor"

@@ -25,8 +25,9 @@ from daemoneye_operator import resources
 from daemoneye_operator.kube import path_of
 from tests.chart.chart import NAMESPACE, ROOT, render
 from tests.support.apiserver import ApiServer
-from tests.support.broker import Broker, free_ports
+from tests.support.broker import Broker
 from tests.support.page import fetch
+from tests.support.ports import free_ports
 
 ACCOUNT: Final = "daemoneye-operator"
 BLIND_S: Final = 4.0

@@ -88,7 +88,7 @@ def ask_dns(address: str, name: str, times: int = 1, *, wait: bool = True) -> in
     """Ask for a name so often; the port that asked."""
     question = b"".join(bytes([len(label)]) + label.encode() for label in name.split("."))
     with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as udp:
-        udp.settimeout(10)
+        udp.settimeout(60)
         for number in range(times):
             udp.sendto(struct.pack("!6H", number, 0x0100, 1, 0, 0, 0) + question + b"\0\0\1\0\1", (address, 53))
             if wait:
@@ -98,7 +98,7 @@ def ask_dns(address: str, name: str, times: int = 1, *, wait: bool = True) -> in
 
 def ask_http(address: str, port: int, target: str, host: str) -> int:
     """One request; the port that asked."""
-    connection = http.client.HTTPConnection(address, port, timeout=10)
+    connection = http.client.HTTPConnection(address, port, timeout=60)
     connection.connect()
     own = int(connection.sock.getsockname()[1])
     connection.request("GET", target, headers={"Host": host, "User-Agent": "tests/1"})
@@ -110,7 +110,7 @@ def ask_http(address: str, port: int, target: str, host: str) -> int:
 def ask_tls(address: str, port: int, name: str) -> int:
     """One handshake and a request; the port that asked."""
     with (
-        socket.create_connection((address, port), timeout=10) as raw,
+        socket.create_connection((address, port), timeout=60) as raw,
         _client_context().wrap_socket(raw, server_hostname=name) as client,
     ):
         own = int(client.getsockname()[1])
@@ -123,7 +123,7 @@ def ask_tls(address: str, port: int, name: str) -> int:
 def ask_echo(address: str, port: int, times: int, size: int) -> int:
     """So many datagrams, each answered; the port that asked."""
     with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as udp:
-        udp.settimeout(10)
+        udp.settimeout(60)
         for _ in range(times):
             udp.sendto(bytes(size), (address, port))
             udp.recv(4096)

@@ -27,8 +27,9 @@ from daemoneye_cli.show.suppressed import suppressed_lines, suppressed_objects
 from daemoneye_cli.state import State
 from daemoneye_cli.suppressed import Suppressed, together
 from daemoneye_operator.reconcile import analytics as operator_analytics
-from tests.support.analytics import Bench, free_port
+from tests.support.analytics import Bench
 from tests.support.broker import Broker, running, until
+from tests.support.ports import free_port
 from tests.unit.analytics import factory
 from tests.unit.analytics.factory import Exec
 from tests.unit.cli.fakekubectl import Kubectl, forwarded_to, started

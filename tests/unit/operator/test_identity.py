@@ -26,8 +26,9 @@ from daemoneye.streams import buckets
 from daemoneye_operator import identity, sight, watch
 from daemoneye_operator.identity import publisher as module
 from daemoneye_operator.settings import OperatorSettings
-from tests.support.broker import Broker, free_ports, heard, running, until
+from tests.support.broker import Broker, heard, running, until
 from tests.support.kubeapi import OBJECTS, KubeApi, serving
+from tests.support.ports import free_ports
 
 PODS, NAMESPACES = OBJECTS["pods"], OBJECTS["namespaces"]
 NODE = "node-1.example"

@@ -9,8 +9,8 @@ import pytest
 
 from daemoneye_operator.errors import ApiError
 from daemoneye_operator.kube import Kube
-from tests.support.broker import free_ports
 from tests.support.kubeapi import OBJECTS, KubeApi, serving
+from tests.support.ports import free_ports
 
 
 @pytest.fixture
