@@ -23,7 +23,7 @@ test: setup check ## the checks and all tests, as root where that is possible (A
 	@scripts/setup.sh tests
 	@# Builds of a new machine take longer than any test may; with ARGS each comes when a test asks for it.
 	@cd "$(CURDIR)" && if [[ -z "$(ARGS)" ]]; then $(AS_ROOT) $(BIN)/python -m tests.cluster.prebuild; fi
-	@$(AS_ROOT) $(BIN)/python -m pytest $(ARGS)
+	@cd "$(CURDIR)" && $(AS_ROOT) $(BIN)/python -m tests.run $(ARGS)
 
 check: setup ## the static half: lint, format, types, layers, C format, generated files
 	$(BIN)/ruff check

@@ -141,7 +141,6 @@ def test_what_somebody_edits_or_deletes_comes_back(release: Release, oracle: Ora
     with fault("DaemonSet deleted", release, oracle, busy):
         (pod,) = release.sensor_pods()
         release.cluster.kubectl("delete", "daemonset", name, "-n", namespace, "--wait=true", "--timeout=180s")
-        # Kubernetes notices it when its watches are back, which may last a minute after the API server was away.
         wait("back", lambda: _spec(release.cluster.get("daemonset", name, namespace)) == wanted)
         wait("one sensor, another", lambda: _only_others(release, pod))
         wait("sensor", lambda: _all_ready(release))
@@ -344,12 +343,15 @@ def _judging(release: Release) -> tuple[dict[str, Any], dict[str, Any]]:
 def _api_server(cluster: Cluster) -> None:
     """Start it as the harness did, and wait until it answers.
 
-    Kubelet and kube-proxy start anew: their watches would take up to a minute to come back, and until then nobody reaches the API server by its Service.
+    Whoever watches it for Kubernetes starts anew: those watches would take up to a minute to come back, and until then nobody reaches the API server by its
+    Service, and no controller sees what is deleted.
     """
     programs = {name: binaries.tool(name) for name in binaries.KUBERNETES}
-    cluster.processes.start("kube-apiserver", configs.control_plane(cluster, programs)["kube-apiserver"])
+    control = configs.control_plane(cluster, programs)
+    cluster.processes.start("kube-apiserver", control["kube-apiserver"])
     wait("API server", lambda: cluster.kubectl("get", "--raw", "/readyz") == "ok")
-    for name, command in configs.node(cluster, programs).items():
+    watching = {name: control[name] for name in ("kube-controller-manager", "kube-scheduler")}
+    for name, command in {**watching, **configs.node(cluster, programs)}.items():
         cluster.processes.end(name)
         cluster.processes.start(name, command)
 

@@ -178,7 +178,7 @@ class Cluster:
     def _dns_ready(self) -> bool:
         return self.get("deployment", "coredns", "kube-system")["status"].get("readyReplicas", 0) >= 1
 
-    def _wait(self, what: str, condition: Callable[[], bool], logs: tuple[str, ...], seconds: float = 90.0) -> None:
+    def _wait(self, what: str, condition: Callable[[], bool], logs: tuple[str, ...], seconds: float = 180.0) -> None:
         began = time.monotonic()
         trouble = ""
         while time.monotonic() - began < seconds:
