@@ -163,7 +163,6 @@ async def test_contradiction_and_selection_of_nothing_are_said(operator: Operato
 
 
 async def test_edited_and_deleted_children_come_back(operator: OperatorProcess, policies: Release):
-    await until("that of the policies before is gone", lambda: daemonset(policies) is None)
     policies.policy("first")
     first = await until("DaemonSet", lambda: daemonset(policies))
     patch = {"spec": {"template": {"spec": {"hostPID": False}}}}
