@@ -7,6 +7,7 @@ import json
 import os
 import signal
 import stat
+from dataclasses import replace
 
 import nats.errors
 import pytest
@@ -353,6 +354,23 @@ async def test_streams_are_created_updated_and_kept_over_a_restart(tmp_path):
         with pytest.raises(MachineError, match="no room for stream DAEMONEYE_EVENTS_0") as caught:
             await declare(broker, declared(events_max_bytes=1 << 40))
         assert "reserved" in caught.value.fix
+
+
+async def test_what_one_stream_gives_up_another_takes_whatever_their_order(tmp_path):
+    def streams(checkpoints: int, events: int) -> list[Stream]:
+        return [
+            replace(stream, max_bytes={subjects.EVENTS(0): events, "OBJ_daemoneye_analytics": checkpoints}.get(stream.name, stream.max_bytes))
+            for stream in declared(events_max_bytes=16 * MIB)
+        ]  # fmt: skip
+
+    largest = streams(128 * MIB, 32 * MIB)
+    broker = Broker(tmp_path / "broker", node=NODE, max_store_bytes=reserved_bytes(largest) + MIB)
+    await broker.start()
+    try:
+        for checkpoints, events in ((144, 16), (128, 32), (144, 16)):
+            await declare(broker, streams(checkpoints * MIB, events * MIB))
+    finally:
+        await broker.stop()
 
 
 async def test_a_broker_that_cannot_start_says_why(tmp_path, monkeypatch):
