@@ -27,9 +27,9 @@ from daemoneye_analytics.frame import Frame, combine, text_hash
 PROTOCOL: Final = Technique("T1071", "Application Layer Protocol")
 _NEWEST: Final = np.array([1 << 62], np.uint64)
 _DID: Final[dict[int, tuple[str, str, str]]] = {
-    Direction.OUTBOUND: ("connected to", "to", "connections"),
-    Direction.INBOUND: ("was connected to at", "from", "connections"),
-    Direction.LISTEN: ("listened at", "", "connections"),
+    Direction.OUTBOUND: ("connected to", "never connected to", "to"),
+    Direction.INBOUND: ("was connected to at", "was never connected to at", "from"),
+    Direction.LISTEN: ("listened at", "never listened at", ""),
 }
 _SPOKEN: Final = 16_384
 _UNITS: Final = ("bytes", "kB", "MB", "GB", "TB")
@@ -41,6 +41,8 @@ class FlowTeller(Teller):
     Attributes:
         spoken: Names of other sides behind their hashes, the newest 16,384.
     """
+
+    THINGS = "beginnings and ends of connections"
 
     def __init__(self) -> None:
         super().__init__()
@@ -67,6 +69,18 @@ class FlowTeller(Teller):
         c = rows.things.take(order)
         first, _ = groups(combine(np.where(c.name != 0, c.domain, c.destination), c.program_port))
         return order[np.sort(first)][:TOP]
+
+    def _between(self, things: Any, row: int) -> dict[str, Any]:
+        """See `Teller`: the side that connected is the source, of which an address is known where it is the other one."""
+        direction, port, proto = (
+            int(things.direction[row]),
+            int(things.port[row]),
+            protocol_name(int(things.proto[row])),
+        )
+        if direction == Direction.LISTEN:
+            return {"dst_port": port, "proto": proto}
+        side = "src_ip" if direction == Direction.INBOUND else "dst_ip"
+        return {side: _address(things, row), "dst_port": port, "proto": proto}
 
     def _told(
         self, alarm: Alarm, counts: Counts, top: np.ndarray
@@ -100,15 +114,15 @@ class FlowTeller(Teller):
         c, measured = alarm.windows.rows.things, alarm.windows.rows.measured
         level = int(next(h for h in c.levels[row].tolist() if h))
         direction = int(c.direction[row])
-        did, toward, what = _did(direction)
+        did, never, toward = _did(direction)
         name, port = self.name(int(c.exe[row])), _port(c, row)
         bits = {kind: float(measured.column(f"{kind}_bits")[row]) for kind in ("destination", "program_port")}
         thing = int(c.program_port[row])
         if thing:
             here, total = counts.seen(level, PROGRAM_PORT.number, 0, thing)
             fleet, _ = counts.seen(FLEET, PROGRAM_PORT.number, 0, thing)
-            ever = f"never {did} {port}" if here == 0 else f"{did} {port} {times(here)}"
-            where = f"in this workload in {number(total)} {what}, {times(fleet)} in all watched workloads"
+            ever = f"{never} {port}" if here == 0 else f"{did} {port} {times(here)}"
+            where = f"in this workload in {number(total)} connections, {times(fleet)} in all watched workloads"
             said = [f"{name} {ever} {where} ({bits['program_port']:.1f} bits)"]
         else:
             said = [f"{name} {did} {port}"]

@@ -8,7 +8,7 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any, Final
+from typing import Any, ClassVar, Final
 
 import numpy as np
 
@@ -59,6 +59,9 @@ class Alarm:
 class Teller:
     """Knows the names behind the hashes of executables; the newest 65,536 of them."""
 
+    THINGS: ClassVar[str] = "executions"
+    """What windows are made of, in a sentence."""
+
     def __init__(self) -> None:
         self._names: dict[int, str] = {}
 
@@ -106,13 +109,13 @@ class Teller:
                 node=node[0], workload=alarm.place.workload, container_id=alarm.place.container_id, pod_uid=alarm.place.pod_uid, pid=process.pid,
                 start_time=rfc3339(np.array([start]))[0], exe=exe, argv=process.argv, process_uid=f"{int(e.process[row]):016x}",
                 namespace=pod.namespace, pod=pod.name, container=pod.container, image=pod.image, labels=dict(pod.labels), owner_kind=pod.owner_kind,
-                owner_name=pod.owner_name,
+                owner_name=pod.owner_name, **self._between(e, row),
             ),
             key=self.key(alarm),
             techniques=techniques,
             explanation=(self._meaning(alarm, model), *explanation),
             confidence=0.8 if alarm.phase is Phase.ACTIVE else 0.5,
-            confidence_reasons=tuple(_doubts(alarm)),
+            confidence_reasons=tuple(_doubts(alarm, self.THINGS)),
             events=tuple(self._event(e, int(i), node) for i in top),
             process_tree=tree,
             policies=pod.policies,
@@ -126,6 +129,10 @@ class Teller:
     def top(self, alarm: Alarm) -> np.ndarray:
         """Rows of the alarm's window that stand out most, int64; at least one."""
         return alarm.windows.top(alarm.window)
+
+    def _between(self, things: Any, row: int) -> dict[str, Any]:  # noqa: ARG002 - an execution is between nobody
+        """Fields of the subject that say between whom it happened."""
+        return {}
 
     def _told(
         self, alarm: Alarm, counts: Counts, top: np.ndarray
@@ -237,15 +244,15 @@ def _where(alarm: Alarm) -> str:
     return alarm.place.workload or "an unknown workload"
 
 
-def _doubts(alarm: Alarm) -> list[str]:
+def _doubts(alarm: Alarm, things: str) -> list[str]:
     life = alarm.life
     doubts = []
     if alarm.phase is Phase.LEARNING:
         doubts.append(
-            f"The workload is still being learned ({life.executions:,} executions): it was held against others in that phase."
+            f"The workload is still being learned ({life.executions:,} {things}): it was held against others in that phase."
         )
     elif life.executions < _FEW:
-        doubts.append(f"The workload has shown only {life.executions:,} executions.")
+        doubts.append(f"The workload has shown only {life.executions:,} {things}.")
     if alarm.phase is Phase.DRIFTED:
         doubts.append(
             "The workload's windows have been unusual for a while: what is usual has changed, and it has not been trained anew yet."

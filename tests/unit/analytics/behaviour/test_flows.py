@@ -183,6 +183,8 @@ def test_a_new_program_that_connects_to_a_new_place_alarms_and_is_explained(lear
     assert finding.score >= 0.8
     assert (finding.subject.workload, finding.subject.exe) == (VICTIM, "/usr/bin/nc")
     assert finding.title == f"{VICTIM} behaves unlike itself: /usr/bin/nc connected to 198.51.100.9:4444 (tcp)"
+    about = finding.subject
+    assert (about.src_ip, about.dst_ip, about.dst_port, about.proto) == ("", "198.51.100.9", 4444, "tcp")
     text = " ".join(finding.explanation)
     assert "/usr/bin/nc never connected to port 4444 (tcp) in this workload in " in text
     assert "never in all watched workloads" in text
