@@ -187,6 +187,7 @@ def test_a_pod_that_tries_doors_is_a_finding_in_its_namespace(release: Release, 
     (scan,) = wait("Finding", lambda: _found(release, "network_scan"))
     assert "T1046" in json.dumps(scan["spec"]["techniques"])
     assert scan["spec"]["policies"] == ["watch"]
+    release.cluster.kubectl("exec", "-n", NAMESPACE, "caller", "--", PYTHON, "-c", "import os; os.remove('/tmp/scan')")
     assert "caller" in release.cluster.kubectl("get", "defind", "-n", NAMESPACE)
 
 

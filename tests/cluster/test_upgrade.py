@@ -111,7 +111,7 @@ def test_then_this_release_wholly(release: Release, oracle: Oracle, kept: Any):
     oracle.settle()
     nothing_lost(oracle)
     assert oracle.missing(before.epoch, before.produced) == []
-    wait("the former rings taken over, or read out and removed", one_set_of_pins, 30)
+    wait("the former rings taken over, or read out and removed", one_set_of_pins, 90)
     assert _uids(release, "kept") == [kept["metadata"]["uid"]]
     assert Cli(release.cluster).execs(SHOP, "kept"), "events of before the upgrade"
 
@@ -134,7 +134,7 @@ def test_back_to_the_former_release_wholly(release: Release, former: Path, oracl
     oracle.settle()
     nothing_lost(oracle, UPGRADES)
     assert oracle.missing(before.epoch, before.produced) == []
-    wait("this release's rings taken over, or read out and removed", one_set_of_pins, 30)
+    wait("this release's rings taken over, or read out and removed", one_set_of_pins, 90)
     assert _uids(release, "kept") == [kept["metadata"]["uid"]]
 
 
@@ -164,7 +164,7 @@ def judged(release: Release, name: str) -> dict[str, Any]:
         return next((f for f in release.findings(SHOP, pod=name) if "memfd" in f["spec"]["title"]), {})
 
     with release.pod(name, SHOP, "fileless"):
-        finding = wait(f"Finding of {name}", found, 30)
+        finding = wait(f"Finding of {name}", found, 90)
     spec = finding["spec"]
     assert spec["subject"]["exe"] in spec["title"]
     assert any("from memory" in line for line in spec["explanation"])

@@ -23,8 +23,8 @@ from daemoneye_sensor.packets.layers import Decoder
 
 PART_BYTES: Final = 8 << 20
 PART_FRAMES: Final = 32_768
-MAX_COMMENTS: Final = 1000
-"""Conversations of one part whose packets bear their community id."""
+MAX_COMMENTS: Final = 4096
+"""Conversations of one part whose packets bear their community id, as many as the dissecting process takes: a scan has hundreds a second."""
 _TABLE: Final = np.dtype(
     [("time", "<i8"), ("captured", "<u4"), ("size", "<u4"), ("interface", "<u2"), ("comment", "<u2"), ("zero", "<u4")]
 )
