@@ -71,7 +71,7 @@ def samples(
         yield metrics.ANALYTICS_EVIDENCE(getattr(arming, outcome, 0), outcome)
     for outcome in dict.fromkeys((*OUTCOMES.values(), "failed")):
         yield metrics.ANALYTICS_EVIDENCE_ANSWERS(door.answers[outcome] if door else 0, outcome)
-    yield metrics.ANALYTICS_NODES(pipeline.watermarks.nodes)
+    yield metrics.ANALYTICS_NODES(sum(map(pipeline.share.node, pipeline.watermarks.nodes)))
     yield metrics.ANALYTICS_CHECKPOINT(progress.unsaved_s)
     configuration = consumer.follower.configuration if consumer.follower else None
     yield metrics.ANALYTICS_PROBLEMS(len(configuration.problems) if configuration else 0)

@@ -104,9 +104,9 @@ class Watermarks:
         del self._gaps[:-_MAX_RANGES]
 
     @property
-    def nodes(self) -> int:
+    def nodes(self) -> set[str]:
         """Nodes of the lanes that are remembered."""
-        return len({node for node, _, _ in self._marks})
+        return {node for node, _, _ in self._marks}
 
     def by_node(self) -> dict[str, dict[str, dict[str, int]]]:
         """{node: {epoch: {lane: next sequence}}}, as status messages carry it."""

@@ -148,7 +148,7 @@ ANALYTICS_IGNORED = _counter("daemoneye_analytics_batches_ignored_total", "Batch
 ANALYTICS_UNREAD = _counter("daemoneye_analytics_events_unread_total", "Event rows of records that this version does not know, in batches of newer sensors: they were passed over.")
 ANALYTICS_LOST = _counter("daemoneye_analytics_lost_total", "Lost records that analytics was told of, or found by a jump in the sequence (stage stream), by stage.", "stage")
 ANALYTICS_OWNED = _gauge("daemoneye_analytics_part_owned", "1 where this replica judges the part of the workloads, 0 where another one does or none.", "part")
-ANALYTICS_LAG = _gauge("daemoneye_analytics_lag_messages", "Messages of the events' stream that analytics has not read.")
+ANALYTICS_LAG = _gauge("daemoneye_analytics_lag_messages", "Messages of the events' streams that this part of analytics has not read.")
 ANALYTICS_BEHIND = _gauge("daemoneye_analytics_behind_seconds", "Age of the newest event that was processed, while messages wait; 0 when none does.")
 ANALYTICS_EVENT_DELAY = _histogram("daemoneye_analytics_event_delay_seconds", "From a batch's newest event in the kernel to the batch being processed.", _DELAYS)
 ANALYTICS_FINDING_DELAY = _histogram("daemoneye_analytics_finding_delay_seconds", "From the event in the kernel to its finding being stored.", _DELAYS)
@@ -166,7 +166,7 @@ ANALYTICS_MODEL_AGE = _gauge("daemoneye_analytics_model_age_seconds", "Seconds s
 ANALYTICS_MODEL_OUTCOMES = _counter("daemoneye_analytics_model_outcomes_total", "What became of fitted models: promoted (took over), rejected (could not be fitted, or would alarm too often or find less), refused (stored, and not ours to the last bit), errors (batches that it could not score).", "model", "outcome")
 ANALYTICS_EVIDENCE = _counter("daemoneye_analytics_evidence_findings_total", "Findings whose policies want packets kept, by outcome: asked (their node), shared (with one that they repeat), skipped (too old, too many, about nothing that has packets).", "outcome")
 ANALYTICS_EVIDENCE_ANSWERS = _counter("daemoneye_analytics_evidence_answers_total", "Answers to who asked for packets, by outcome: given, refused (no token or no right), none (none kept yet, none at all, or they made room for newer ones), failed.", "outcome")
-ANALYTICS_NODES = _gauge("daemoneye_analytics_nodes", "Nodes whose events were seen.")
+ANALYTICS_NODES = _gauge("daemoneye_analytics_nodes", "Nodes whose events were seen; each is counted by one of the parts.")
 ANALYTICS_CHECKPOINT = _gauge("daemoneye_analytics_checkpoint_age_seconds", "Seconds since the last checkpoint; what came after it is processed again after a crash.")
 ANALYTICS_PROBLEMS = _gauge("daemoneye_analytics_policy_problems", "Policies of which analytics had to leave something out.")
 
