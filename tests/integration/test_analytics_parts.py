@@ -89,18 +89,18 @@ async def judged(bench: Bench, load: Load, parts: Collection[int] = (0, 1)) -> N
     await bench.eventually(reached)
 
 
-async def covered(bench: Bench, part: int) -> None:
-    """What a part has read is in a checkpoint."""
-
-    async def all_of_it() -> bool:
-        infos = [await bench.jetstream.consumer_info(subjects.EVENTS(s), f"analytics-{part}") for s in range(SHARDS)]
-        return not any(info.num_pending or info.num_ack_pending for info in infos)
-
-    await bench.eventually(all_of_it)
-
-
 async def from_memory(bench: Bench) -> list[str]:
     return sorted(f["subject"]["exe"] for f in await bench.findings() if f["detector"] == "suspicious_exec")
+
+
+async def learned(bench: Bench, load: Load, executions: int) -> None:
+    """Each workload was learned in one place, on whatever node it executed something: what is new to it is told once, with so many executions before."""
+    bench.status.clear()
+    await load.send(1, "/usr/bin/nc", flags=0)
+    await judged(bench, load)
+    new = [f for f in await bench.findings() if f["subject"]["exe"] == "/usr/bin/nc"]
+    assert sorted(f["subject"]["workload"] for f in new) == sorted(WORKLOADS)
+    assert all(f" in {executions} executions since" in f["explanation"][0] for f in new)
 
 
 def test_what_these_tests_need_is_so() -> None:
@@ -125,13 +125,7 @@ async def test_of_three_two_judge_and_the_third_goes_on_for_one_that_is_killed(b
     assert newest(bench, 0)["pid"] == owners[0], "who judges the other part is not disturbed"
     assert await from_memory(bench) == sorted(f"/memfd:{node}-{at}" for node in NODES for at in range(50 * STEP))
     assert [newest(bench, part)["events"] for part in (0, 1)] == [load.total // 2] * 2, "each row was looked at once"
-    # All of a workload was learned in one place, on whatever node it happened.
-    bench.status.clear()
-    await load.send(1, "/usr/bin/nc", flags=0)
-    await judged(bench, load)
-    new = [f for f in await bench.findings() if f["subject"]["exe"] == "/usr/bin/nc"]
-    assert sorted(f["subject"]["workload"] for f in new) == sorted(WORKLOADS)
-    assert all(" in 100 executions since" in f["explanation"][0] for f in new)
+    await learned(bench, load, 100)
     every = [f["id"] for f in await bench.findings()]
     assert len({*every}) == len(every)
     assert "ermissions" not in bench.log, "its role suffices"
@@ -152,16 +146,11 @@ async def test_parts_that_are_added_go_on_with_what_was_learned_whenever_they_be
     await load.send(10)
     await judged(bench, load, [0])
     assert newest(bench, 0)["events"] == 30 * STEP
-    await covered(bench, 0)
+    await bench.acknowledged(0)
     await bench.start_replica("b")
     await judged(bench, load)
     assert await from_memory(bench) == sorted(f"/memfd:{node}-{at}" for node in NODES for at in range(20 * STEP))
-    bench.status.clear()
-    await load.send(1, "/usr/bin/nc", flags=0)
-    await judged(bench, load)
-    new = [f for f in await bench.findings() if f["subject"]["exe"] == "/usr/bin/nc"]
-    assert sorted(f["subject"]["workload"] for f in new) == sorted(WORKLOADS)
-    assert all(" in 40 executions since" in f["explanation"][0] for f in new)
+    await learned(bench, load, 40)
 
 
 async def test_of_fewer_parts_the_first_judges_what_those_that_are_gone_had_not(bench: Bench) -> None:
@@ -176,7 +165,7 @@ async def test_of_fewer_parts_the_first_judges_what_those_that_are_gone_had_not(
         for process in bench.replicas.values()
         if process.pid == pid
     )
-    await covered(bench, 1)
+    await bench.acknowledged(1)
     second.kill()
     await second.wait()
     await load.send(10)

@@ -187,13 +187,18 @@ class Bench:
 
         await self.eventually(reached)
 
-    async def acknowledged(self) -> None:
+    async def acknowledged(self, part: int = 0) -> None:
+        """A checkpoint covers everything that there is for a part."""
+
         async def all_of_it() -> bool:
             try:
-                info = await self.jetstream.consumer_info(SHARD_STREAM, "analytics-0")
+                infos = [
+                    await self.jetstream.consumer_info(subjects.EVENTS(shard), f"analytics-{part}")
+                    for shard in range(self.shards)
+                ]
             except NotFoundError:
                 return False
-            return not info.num_pending and not info.num_ack_pending
+            return not any(info.num_pending or info.num_ack_pending for info in infos)
 
         await self.eventually(all_of_it)
 

@@ -275,11 +275,11 @@ class Consumer:
         """Ask after the consumers when nothing comes."""
         self._looked = time.monotonic()
         for reader in self.readers:
-            if trouble := await reader.look():
-                self.store.complain(trouble)
+            await reader.look()
         self._lags()
 
     async def _refuse(self, reader: Reader, message: Msg, error: Exception) -> None:
+        # What cannot be read says whose it is by its subject alone.
         self.progress.corrupt += self._share.node(message.subject)
         if time.monotonic() - self._corrupt_logged >= 60:
             self._corrupt_logged = time.monotonic()

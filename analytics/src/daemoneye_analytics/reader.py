@@ -6,7 +6,9 @@ Responsible for which message is the next one, and for what was taken being ackn
 
 from __future__ import annotations
 
+import logging
 from functools import partial
+from typing import Final
 
 from nats.aio.client import Client
 from nats.aio.msg import Msg
@@ -15,6 +17,8 @@ from daemoneye.broker.link import TRANSIENT
 from daemoneye.broker.pull import Puller
 from daemoneye_analytics.durable import Durable
 from daemoneye_analytics.store import Store
+
+_LOG: Final = logging.getLogger(__name__)
 
 
 class Reader:
@@ -101,19 +105,20 @@ class Reader:
         for message in covered:
             await self._acknowledge(message)
 
-    async def look(self) -> str:
-        """Ask after the consumer when nothing comes: whether it is still there, and whether it really has nothing; why that cannot be said, or nothing."""
+    async def look(self) -> None:
+        """Ask after the consumer when nothing comes: whether it is still there, and whether it really has nothing."""
         try:
             info = await self._durable.look()
         except TRANSIENT as error:
-            return f"cannot ask after consumer {self._durable.name} of {self.stream}: {error!r}"
+            self._store.complain(f"cannot ask after consumer {self._durable.name} of {self.stream}: {error!r}")
+            return
         if info is None:
+            _LOG.warning("consumer %s of %s is missing; it is made again", self._durable.name, self.stream)
             self.placed = False
-            return f"consumer {self._durable.name} of {self.stream} is missing; it is made again"
+            return
         # What was delivered and not taken waits, too.
         waiting = max((info.num_ack_pending or 0) - len(self._unacknowledged), 0)
         self.lag = (info.num_pending or 0) + waiting
-        return ""
 
     async def close(self) -> None:
         """Let go of everything that still comes."""

@@ -117,10 +117,11 @@ def _settings(raw: Mapping[str, Any], access: Access) -> Settings:
         raise ValueError(
             f"source {source!r} cannot be configured by the broker; configuration {FROM_BROKER!r} goes with source 'ebpf'"
         )
+    node = _node(raw)
     return Settings(
-        node=_node(raw), cluster=str(raw.get("cluster", "local")), instance=_name(str(raw.get("instance", "default"))),
+        node=node, cluster=str(raw.get("cluster", "local")), instance=_name(str(raw.get("instance", "default"))),
         state_dir=Path(raw["state_dir"]), bpf_dir=Path(raw.get("bpf_dir") or "bpf"), source=source,
-        replay_path=_path(raw.get("replay_path")), access=access, shard=subjects.shard_of(_node(raw), int(raw.get("shards", 1))),
+        replay_path=_path(raw.get("replay_path")), access=access, shard=subjects.shard_of(node, int(raw.get("shards", 1))),
         spool_bytes=int(raw.get("spool", {}).get("max_bytes", 256 * _MIB)), rings=_rings(raw.get("rings") or {}),
         configuration=configuration, events=() if configuration == FROM_BROKER else wanted_events(raw.get("kernel_monitoring") or {}),
         network={} if configuration == FROM_BROKER else dict(raw.get("network_monitoring") or {}),
