@@ -112,6 +112,8 @@ class _Handler(BaseHTTPRequestHandler):
     def do_GET(self) -> None:
         path, _, text = self.path.partition("?")
         query = dict(urllib.parse.parse_qsl(text))
+        # Before it is told that it was asked: a test that waits for a watch and ends it then means this one.
+        hang_up = self.api.hang_up
         self.api.asked.append((path, query))
         if self.api.away:
             self.close_connection = True
@@ -123,7 +125,7 @@ class _Handler(BaseHTTPRequestHandler):
             self._answer(200, self.api.page(path, query))
         else:
             with suppress(OSError):
-                self._watch(path, int(query["resourceVersion"]))
+                self._watch(path, int(query["resourceVersion"]), hang_up)
             self.close_connection = True
 
     def do_PATCH(self) -> None:
@@ -142,7 +144,7 @@ class _Handler(BaseHTTPRequestHandler):
         self.end_headers()
         self.wfile.write(data)
 
-    def _watch(self, path: str, version: int) -> None:
+    def _watch(self, path: str, version: int, hang_up: int) -> None:
         self.send_response(200)
         self.send_header("Transfer-Encoding", "chunked")
         self.end_headers()
@@ -150,7 +152,6 @@ class _Handler(BaseHTTPRequestHandler):
             self._chunk({"type": "ERROR", "object": {"kind": "Status", "code": 410, "message": "too old"}})
             self.wfile.write(b"0\r\n\r\n")
             return
-        hang_up = self.api.hang_up
         while True:
             with self.api.changed:
                 while not (events := self.api.since(path, version)) or path in self.api.blind:
