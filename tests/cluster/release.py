@@ -222,7 +222,7 @@ class Release:
     def pod(
         self, name: str, namespace: str, *command: str, labels: dict[str, str] | None = None
     ) -> Iterator[dict[str, Any]]:
-        """A running pod that does something of tests/cluster/victim.c; gone afterwards."""
+        """A running pod that does something of tests/cluster/victim.c; about to go afterwards, so that its name is not to be used again."""
         value = {
             "apiVersion": "v1",
             "kind": "Pod",
@@ -240,7 +240,7 @@ class Release:
             yield self.cluster.get("pod", name, namespace)
         finally:
             with suppress(Exception):
-                self.cluster.kubectl("delete", "pod", name, "-n", namespace, "--wait=true", "--timeout=60s")
+                self.cluster.kubectl("delete", "pod", name, "-n", namespace, "--wait=false")
 
     @contextmanager
     def namespace_of_tests(self, name: str, labels: dict[str, str] | None = None) -> Iterator[str]:
