@@ -1,7 +1,8 @@
 """`python -m tests.run [WORDS]`: the pytest part of `make test`. With words it is one call of pytest that gets them, in one process.
 
-Without any there are two calls, for the sake of time: first the tests that can share this machine, on all its cores, then those that must have it for
-themselves, one after another. Both run whatever the first one says; the last line sums them up as pytest would.
+Without any there are three calls, for the sake of time: first the tests that can share this machine, on all its cores; then those of the kernel side, two
+at a time, for each has rings, pins and network namespaces of its own; then those that must have the machine for themselves, one after another. All run
+whatever the ones before say; the last line sums them up as pytest would.
 """
 
 from __future__ import annotations
@@ -19,8 +20,10 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, Final
 
-FOLDERS: Final = ("accuracy", "cluster", "images", "kernel")
-"""Whose tests all have the machine for themselves: they load programs into the kernel, count what happens on the whole machine, or are a cluster."""
+KERNEL: Final = "kernel"
+"""Whose tests share the machine with one another alone: what else loads programs and captures may count what happens on the whole machine."""
+FOLDERS: Final = ("accuracy", "cluster", "images", KERNEL)
+"""Whose tests all stay out of the first call: they load programs into the kernel, count what happens on the whole machine, or are a cluster."""
 MIXED: Final = "integration"
 """Where some have: those with a marker of these. No other folder has any (tests/unit/test_workspace.py)."""
 MARKERS: Final = ("kernel", "cluster", "alone")
@@ -43,15 +46,16 @@ def main(words: Sequence[str]) -> int:
 
     signal.signal(signal.SIGINT, interrupt)  # pytest gets it, too, and ends as it does
     began, counts, bad, failed = time.monotonic(), Counter[str](), list[str](), False
+    cores = len(os.sched_getaffinity(0))
     # One more than cores: half of what tests/integration does is to wait.
-    for call in (_together(min(len(os.sched_getaffinity(0)) + 1, _MOST)), _alone()):
+    for call in (_together(min(cores + 1, _MOST)), _kernel(min(cores, 2)), _alone()):
         if interrupted:
             break
         status, tally = _called(call)
         failed |= status != 0
         counts.update(tally["counts"])
         bad += tally["bad"]
-    _section("both calls")
+    _section("all calls")
     print(*bad, sep="\n", end="\n" if bad else "")
     seconds = time.monotonic() - began
     told = ", ".join(f"{counts[one]} {one}" for one in _OUTCOMES if counts[one])
@@ -61,13 +65,27 @@ def main(words: Sequence[str]) -> int:
 
 def _together(workers: int) -> list[str]:
     """Words of the first call. The order of files stays: the long ones of tests/integration come before the many short ones of tests/unit."""
-    spread = ["-n", str(workers), "--dist", "loadfile", "--no-loadscope-reorder"]
-    return [*spread, "-m", f"not ({' or '.join(MARKERS)})", *(f"--ignore=tests/{folder}" for folder in FOLDERS)]
+    return [
+        *_spread(workers),
+        "-m",
+        f"not ({' or '.join(MARKERS)})",
+        *(f"--ignore=tests/{folder}" for folder in FOLDERS),
+    ]
+
+
+def _kernel(workers: int) -> list[str]:
+    """Words of the second."""
+    return [*_spread(workers), f"tests/{KERNEL}"]
 
 
 def _alone() -> list[str]:
-    """Words of the second."""
-    return ["-m", " or ".join(MARKERS), *(f"tests/{folder}" for folder in sorted((*FOLDERS, MIXED)))]
+    """Words of the third."""
+    folders = sorted({*FOLDERS, MIXED} - {KERNEL})
+    return ["-m", " or ".join(MARKERS), *(f"tests/{folder}" for folder in folders)]
+
+
+def _spread(workers: int) -> list[str]:
+    return ["-n", str(workers), "--dist", "loadfile", "--no-loadscope-reorder"]
 
 
 def _called(words: Sequence[str]) -> tuple[int, dict[str, Any]]:

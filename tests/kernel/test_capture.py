@@ -28,7 +28,7 @@ from daemoneye_sensor.packets.capture import CaptureProgram
 from daemoneye_sensor.packets.namespace import within
 from daemoneye_sensor.packets.tap import Tap
 from tests.kernel.conftest import BPF
-from tests.support.namespaces import star
+from tests.support.namespaces import joined, star
 from tests.support.tapping import End, between, bytes_of, end_of, pour, read, until
 
 MIB = 1 << 20
@@ -278,6 +278,7 @@ def test_an_interface_that_goes_down_comes_back_and_one_that_vanishes_is_gone(
     assert alive(shown)
     assert list(shown.blocks()) == []
     here.space.run("ip", "link", "set", here.name, "up")
+    joined(here.space, there.space)
     there.send(frame)
     assert bytes_of(*read(shown, 1)[0]) == frame
     here.space.run("ip", "link", "del", here.name)

@@ -16,7 +16,7 @@ from daemoneye_sensor.packets.capturing import Capture
 from daemoneye_sensor.sources.packets import PacketSource
 from tests.kernel.conftest import BPF, DEADLINE_S
 from tests.kernel.test_xdp import ETHER, QUESTION, on
-from tests.support.namespaces import star
+from tests.support.namespaces import joined, star
 from tests.support.tapping import End, end_of, until
 
 CONTAINER = ("bpf", "perfmon", "sys_ptrace", "net_raw", "sys_admin")
@@ -113,6 +113,7 @@ def test_an_interface_that_goes_and_returns_is_counted_again(
     here.space.run("ip", "link", "add", here.name, *peer)
     for end in cable:
         end.space.run("ip", "link", "set", end.name, "up")
+    joined(here.space, there.space)
     until(lambda: reading.counter() == "xdp_generic")
     assert on(here)["mode"] == 2
     there.send(bytes(ETHER / QUESTION))

@@ -7,6 +7,7 @@ import json
 import os
 import subprocess
 import sys
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
@@ -14,6 +15,7 @@ from typing import Any
 from tests.support import talking
 
 TALKING = talking.__file__
+JOINED_S = 60.0
 _NUMBERS = itertools.count()
 
 
@@ -55,6 +57,20 @@ class Namespace:
         subprocess.run(["ip", "netns", "del", self.name], check=True)
 
 
+def joined(*spaces: Namespace) -> None:
+    """Wait until their cables carry. The kernel takes note of the other end a moment after it is up (net/core/link_watch.c), and drops what is sent before."""
+    deadline = time.monotonic() + JOINED_S
+    for space in spaces:
+        while not _carries(space):
+            assert time.monotonic() < deadline, f"a cable of {space.name} does not carry after {JOINED_S:g} s"
+            time.sleep(0.01)
+
+
+def _carries(space: Namespace) -> bool:
+    listed = subprocess.run(["ip", "-n", space.name, "-j", "link"], capture_output=True, check=True).stdout
+    return all(link["operstate"] in ("UP", "UNKNOWN") and link["qdisc"] != "noop" for link in json.loads(listed))
+
+
 def heard(process: subprocess.Popen[str]) -> dict[str, Any]:
     """The next line that a process says."""
     assert process.stdout
@@ -76,6 +92,7 @@ def star(arms: int) -> Iterator[list[Namespace]]:
                 space.run("ip", "addr", "add", f"10.213.{number}.{at}/24", "dev", name)
                 space.run("ip", "addr", "add", f"fd00:213:{number}::{at}/64", "dev", name, "nodad")
                 space.run("ip", "link", "set", name, "up")
+        joined(*made)
         yield made
     finally:
         for space in made:
