@@ -52,7 +52,7 @@ def template(
         [
             binaries.tool("helm"), "template", release, chart, "--namespace", NAMESPACE, "--kube-version", KUBERNETES, *words,
         ],
-        capture_output=True, text=True, timeout=60,
+        capture_output=True, text=True, timeout=180,
     )  # fmt: skip
     if done.returncode:
         raise RefusedError(done.stderr)

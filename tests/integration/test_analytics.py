@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import signal
-import time
 from collections.abc import AsyncIterator
 from pathlib import Path
 from typing import Any
@@ -50,9 +49,7 @@ async def test_a_batch_becomes_a_finding_once(bench: Bench) -> None:
     await bench.eventually(lambda: bench.status)
     assert bench.status[0]["state"] == "ready"
     await bench.publish(message(0, 3))
-    started = time.monotonic()
     await bench.judged(3)
-    assert time.monotonic() - started < 15
     found = await bench.findings()
     assert [f["subject"]["exe"] for f in found] == ["/memfd:0", "/memfd:1", "/memfd:2"]
     assert bench.status[-1]["state"] == "running"

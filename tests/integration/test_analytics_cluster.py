@@ -16,6 +16,7 @@ import pytest
 
 from daemoneye.broker.roles import inbox_prefix
 from daemoneye.events.flags import Flag
+from daemoneye_analytics import follower as module
 from daemoneye_analytics import registry
 from daemoneye_analytics.follower import Follower
 from daemoneye_operator.reconcile import analytics
@@ -233,7 +234,8 @@ async def test_a_change_behind_its_back_is_found_after_a_reconnection(bench: Ben
         await runs(bench, document(everywhere=[]))
 
 
-async def test_a_policy_that_is_not_known_is_looked_up(bench: Bench) -> None:
+async def test_a_policy_that_is_not_known_is_looked_up(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(module, "_CONFIRM_S", 600.0)
     client = await nats.connect(
         f"nats://127.0.0.1:{bench.port}", user="analytics", password="secret",
         inbox_prefix=inbox_prefix("analytics").encode(), error_cb=ignore,
@@ -258,7 +260,7 @@ async def test_a_policy_that_is_not_known_is_looked_up(bench: Bench) -> None:
 
 def get(bench: Bench, path: str) -> tuple[int, dict[str, Any]]:
     try:
-        with urllib.request.urlopen(f"http://127.0.0.1:{bench.health}{path}", timeout=5) as answer:
+        with urllib.request.urlopen(f"http://127.0.0.1:{bench.health}{path}", timeout=30) as answer:
             return answer.status, json.load(answer)
     except urllib.error.HTTPError as error:
         with error:

@@ -111,7 +111,7 @@ def _shown(port: int) -> x509.Certificate | None:
     context = ssl.create_default_context()
     context.check_hostname, context.verify_mode = False, ssl.CERT_NONE
     try:
-        with socket.create_connection(("127.0.0.1", port), timeout=5) as plain:
+        with socket.create_connection(("127.0.0.1", port), timeout=30) as plain:
             plain.recv(4096)  # nats-server speaks first, and in the clear
             with context.wrap_socket(plain) as secure:
                 return x509.load_der_x509_certificate(secure.getpeercert(binary_form=True) or b"")

@@ -100,7 +100,10 @@ async def stored(broker):
 
 
 async def test_killing_broker_and_sensor_loses_nothing(tmp_path):
-    broker = Broker(tmp_path / "broker", node=NODE, max_store_bytes=reserved_bytes(STREAMS))
+    from tests.support.ports import free_port  # the script that this file is, too, does not see it
+
+    # A port that is nobody's while the broker is away.
+    broker = Broker(tmp_path / "broker", node=NODE, port=free_port(), max_store_bytes=reserved_bytes(STREAMS))
     await broker.start()
     child = None
     try:

@@ -9,7 +9,6 @@ import asyncio
 import datetime as dt
 import json
 import logging
-import socket
 import sys
 from collections.abc import AsyncIterator, Iterator
 from dataclasses import replace
@@ -35,6 +34,7 @@ from tests.chart.chart import NAMESPACE
 from tests.support.apiserver import ApiServer
 from tests.support.broker import heard, until
 from tests.support.keeping import FILE, POLICY, SHOP, Evidence, finding, install, opened, parts
+from tests.support.ports import free_port
 from tests.support.sensors import NODE, OTHER, Place, Pods, place_in
 from tests.support.shown import SECOND, Program, shown, tcp
 from tests.unit.cli.conftest import installed, kubectl
@@ -296,7 +296,7 @@ async def test_from_a_finding_to_packets_of_before_and_after_it(evidence, servin
     kept.look(
         [shown([tcp("10.0.0.1", 4711, "10.0.0.2", 443, b"before"), tcp("10.0.0.7", 1, "10.0.0.2", 443)])], {2: "eth0"}
     )
-    evidence.arming.offer([found := finding("whole")], {"packets": Wanted(2, 1 << 20)})
+    evidence.arming.offer([found := finding("whole")], {"packets": Wanted(5, 1 << 20)})
     await until("it is armed", lambda: kept._requests)
     kept.look([shown([tcp("10.0.0.9", 9, "10.0.0.2", 80, b"the pod's")], at=5)], {2: "eth0"}, {2: 4})
     await until("it is sent", lambda: service.sent)
@@ -366,8 +366,7 @@ async def test_the_command_writes_the_file_of_who_may_and_says_why_not_to_others
 
 
 async def test_without_evidence_in_the_release_the_command_says_so(installed, tmp_path):
-    with socket.create_server(("127.0.0.1", 0)) as closed:
-        port = closed.getsockname()[1]
+    port = free_port()  # where nobody listens
     installed.gives("port-forward*analytics", stdout=f"Forwarding from 127.0.0.1:{port} -> 8081\n", stays=True)
     installed.gives("config view", {"users": [{"user": {"token": "t"}}]})
     status, said = await command("0" * 32, "-o", str(tmp_path / "no"))

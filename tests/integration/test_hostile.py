@@ -126,7 +126,7 @@ async def test_nobody_has_another_nodes_batches_taken_for_duplicates(place: Plac
     async with place.publishing(place.access(OTHER), node=OTHER) as (spool, publisher):
         put(spool, publisher, 7001)
         assert await publisher.drain(60)
-        said = (await hostile.request(own, b"0", headers={"Nats-Expected-Last-Msg-Id": "x"})).data.decode()
+        said = (await hostile.request(own, b"0", timeout=30, headers={"Nats-Expected-Last-Msg-Id": "x"})).data.decode()
         (known,) = re.findall(r"wrong last msg ID: ([^\"]+)/7001", said)
         for number in range(7002, 7010):
             await hostile.jetstream().publish(own, b"0", headers={"Nats-Msg-Id": f"{known}/{number}"})

@@ -28,6 +28,8 @@ from tests.support.sensors import NODE, OTHER, Place, Pods, place_in
 from tests.unit.operator.factory import finding
 
 pytestmark = pytest.mark.integration
+GRACE_S = 30.0
+"""Of a pod whose chart says nothing of it: then the kubelet kills."""
 LEASE = path_of(resources.COORDINATION, "leases", "daemoneye-operator", NAMESPACE)
 
 
@@ -191,7 +193,7 @@ async def test_an_api_server_that_is_away_for_long_ends_nobody(operator: Operato
     api.stop()
     try:
         away = time.monotonic()
-        while time.monotonic() - away < 3 * BLIND_S:
+        while time.monotonic() - away < 2 * BLIND_S:
             assert await asyncio.to_thread(operator.says, "/healthz") == (200, {"ok": True})
             await asyncio.sleep(0.25)
         page = await asyncio.to_thread(operator.metrics)
@@ -203,9 +205,9 @@ async def test_an_api_server_that_is_away_for_long_ends_nobody(operator: Operato
     # Nobody is taken for blind because he comes back a little later than others.
     while not await asyncio.to_thread(condition, api, "after"):
         assert await asyncio.to_thread(operator.says, "/healthz") == (200, {"ok": True})
-        assert time.monotonic() - back < 60, operator.log()
+        assert time.monotonic() - back < 120, operator.log()
         await asyncio.sleep(0.25)
-    await asyncio.sleep(2 * BLIND_S)
+    await asyncio.sleep(1.5 * BLIND_S)
     assert operator.says("/healthz") == (200, {"ok": True}), operator.log()
 
 
@@ -224,7 +226,7 @@ async def test_what_was_deleted_while_the_operator_was_cut_off_ends_nobody(opera
     policy(api, "comes")
     await until(operator, "a status", lambda: condition(api, "comes"))
     back = time.monotonic()
-    while time.monotonic() - back < 3 * BLIND_S:
+    while time.monotonic() - back < 2 * BLIND_S:
         assert await asyncio.to_thread(operator.says, "/healthz") == (200, {"ok": True})
         await asyncio.sleep(0.25)
 
@@ -247,4 +249,4 @@ async def test_it_ends_in_time_and_well(operator: Operator):
     await ready(operator)
     began = time.monotonic()
     assert operator.stop() == 0, operator.log()
-    assert time.monotonic() - began < 8
+    assert time.monotonic() - began < GRACE_S

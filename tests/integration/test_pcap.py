@@ -33,7 +33,7 @@ def captured(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, dict[str, 
         ["unshare", "-n", sys.executable, traffic.__file__, path],
         capture_output=True,
         text=True,
-        timeout=60,
+        timeout=180,
         check=False,
     )
     assert done.returncode == 0, done.stderr
@@ -47,7 +47,7 @@ def what(run: Run) -> list[str]:
 
 def read(runs: Callable[..., Run], option: str, path: Path, status: int = 0) -> Run:
     run = runs(option, str(path), "--events")
-    assert run.finish(90) == status, run.stderr()
+    assert run.finish(180) == status, run.stderr()
     assert not run.stray
     return run
 
@@ -162,14 +162,14 @@ def test_a_policys_filter_and_switches_mean_for_a_file_what_they_mean_live(
         json.dumps({"apiVersion": "daemoneye.io/v1alpha1", "kind": "DaemonEyePolicy", "metadata": {"name": "p"}, "spec": {"networkMonitoring": network}})
     )  # fmt: skip
     run = runs("--pcap", str(path), "--policy", str(policy), "--events")
-    assert run.finish(90) == 0, run.stderr()
+    assert run.finish(180) == 0, run.stderr()
     assert {(e["event"], e["dst_port"]) for e in run.of("event")} == {
         ("tls_client_hello", about["old"]),
         ("dns_query", 53),
     }
     policy.write_text(policy.read_text().replace("tcp port", "tcp prot"))
     refused = runs("--pcap", str(path), "--policy", str(policy), "--events")
-    assert refused.finish(90) == 2
+    assert refused.finish(180) == 2
     assert "syntax error" in refused.stderr()
 
 
@@ -225,7 +225,7 @@ def test_the_shipped_capture_gives_its_findings(tmp_path: Path) -> None:
         [COMMAND, "run", "--pcap", capture, "-o", "plain", "--state", tmp_path / "state"],
         capture_output=True,
         text=True,
-        timeout=90,
+        timeout=180,
         check=False,
     )
     assert done.returncode == 0, done.stderr

@@ -21,6 +21,7 @@ from daemoneye.streams import Stream, declared, reserved_bytes
 from daemoneye_cli.broker import Broker
 from daemoneye_sensor.publisher import Publisher, pause
 from daemoneye_sensor.spool import Spool
+from tests.support.ports import free_port
 
 pytestmark = pytest.mark.integration
 
@@ -32,7 +33,8 @@ STREAMS = declared(events_max_bytes=64 * MIB)
 
 @contextlib.asynccontextmanager
 async def broker_in(directory, *, streams=STREAMS, node=NODE):
-    broker = Broker(directory, node=node, max_store_bytes=reserved_bytes(STREAMS) + MIB)
+    # A port that is nobody's while the broker is away: of those that the kernel gives, another test's server may get it meanwhile.
+    broker = Broker(directory, node=node, port=free_port(), max_store_bytes=reserved_bytes(STREAMS) + MIB)
     await broker.start()
     try:
         await declare(broker, streams)
@@ -126,7 +128,7 @@ async def test_a_broker_that_cannot_be_reached_is_said_in_the_log(tmp_path, capl
 
 async def test_batches_arrive_in_order_under_their_ids_and_the_cursor_follows(tmp_path):
     async with broker_in(tmp_path / "broker") as broker:
-        async with publishing(tmp_path / "spool", broker) as (spool, publisher, refusals):
+        async with publishing(tmp_path / "spool", broker, ack_timeout=60) as (spool, publisher, refusals):
             put(spool, publisher, 0, count=50)
             assert await publisher.drain(DEADLINE_S)
             put(spool, publisher, 50, lane="bulk")

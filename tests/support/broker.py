@@ -101,8 +101,10 @@ class Broker:
             if errors is not None:
                 errors.append(error)
 
-        # Without both, nats-py tries an absent server for ever.
-        limits = {"allow_reconnect": False, "max_reconnect_attempts": 1, "reconnect_time_wait": 0}
+        # Without both, nats-py tries an absent server for ever; of itself it gives a busy one two seconds for each step of a connection.
+        limits = {
+            "allow_reconnect": False, "max_reconnect_attempts": 1, "reconnect_time_wait": 0, "connect_timeout": 30,
+        }  # fmt: skip
         access = role if isinstance(role, Access) else self.access(role, server)
         return await nats.connect(**{**access.options(), **limits, "error_cb": note, **options})
 
@@ -145,14 +147,14 @@ class Broker:
         process, self._processes[server] = self._processes[server], None
         if process is not None:
             process.send_signal(number)
-            process.wait(20)
+            process.wait(60)
 
     def lose(self, server: int = 0) -> None:
         """Kill one, and its disk is gone with it."""
         process, self._processes[server] = self._processes[server], None
         assert process is not None
         process.kill()
-        process.wait(20)
+        process.wait(60)
         shutil.rmtree(self.directory / f"data-{server}")
 
     def silence(self, server: int = 0) -> None:
@@ -191,7 +193,7 @@ class Broker:
         assert process.poll() is None, f"nats-server ended: {self.log(server)}"
         try:
             url = f"http://127.0.0.1:{self.monitors[server]}/healthz?js-enabled-only=true"
-            with urllib.request.urlopen(url, timeout=2) as answer:
+            with urllib.request.urlopen(url, timeout=5) as answer:
                 return answer.status == 200
         except OSError:
             return False

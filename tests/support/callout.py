@@ -80,7 +80,7 @@ class Callout:
         assert self._process is not None
         assert self._process.poll() is None, f"the callout ended: {self.log()}"
         try:
-            with urllib.request.urlopen(f"http://127.0.0.1:{self._port}/readyz", timeout=5) as answer:
+            with urllib.request.urlopen(f"http://127.0.0.1:{self._port}/readyz", timeout=30) as answer:
                 said: dict[str, Any] = json.load(answer)
         except urllib.error.HTTPError as error:
             said = json.load(error)
@@ -94,7 +94,7 @@ class Callout:
         if process is None:
             return None
         process.send_signal(number)
-        return process.wait(20)
+        return process.wait(60)
 
     def log(self) -> str:
         """What it had to say."""

@@ -17,6 +17,7 @@ from typing import Any
 from kubernetes.client import ApiClient, Configuration
 
 OBJECTS = {"pods": "/api/v1/pods", "namespaces": "/api/v1/namespaces"}
+_REFUSED = {"kind": "Status", "message": "refused by the test"}
 
 
 class KubeApi:
@@ -112,13 +113,11 @@ class _Handler(BaseHTTPRequestHandler):
     def do_GET(self) -> None:
         path, _, text = self.path.partition("?")
         query = dict(urllib.parse.parse_qsl(text))
-        # Before it is told that it was asked: a test that waits for a watch and ends it then means this one.
-        hang_up = self.api.hang_up
-        self.api.asked.append((path, query))
-        if self.api.away:
+        away, refused, hang_up = self._fate(path, query)
+        if away:
             self.close_connection = True
-        elif self.api.refuse:
-            self._answer(self.api.refuse.pop(0), {"kind": "Status", "message": "refused by the test"})
+        elif refused:
+            self._answer(refused, _REFUSED)
         elif path == "/version":
             self._answer(200, {"major": "1"})
         elif "watch" not in query:
@@ -129,13 +128,26 @@ class _Handler(BaseHTTPRequestHandler):
             self.close_connection = True
 
     def do_PATCH(self) -> None:
-        collection, _, name = self.path.partition("?")[0].rpartition("/")
-        self.api.asked.append((self.path.partition("?")[0], {}))
+        path = self.path.partition("?")[0]
+        collection, _, name = path.rpartition("/")
+        _, refused, _ = self._fate(path, {})
         content = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
-        if self.api.refuse:
-            self._answer(self.api.refuse.pop(0), {"kind": "Status", "message": "refused by the test"})
+        if refused:
+            self._answer(refused, _REFUSED)
         else:
             self._answer(200, self.api.put(collection, name, content["metadata"].get("namespace", ""), **content))
+
+    def _fate(self, path: str, query: dict[str, str]) -> tuple[bool, int, int]:
+        """Whether nobody answers, the status to refuse with or 0, and the number of ends of watches so far.
+
+        Settled before it is told that it was asked: what a test then says of requests to come is not about one that it has waited for, and what it
+        ends is.
+        """
+        with self.api.changed:
+            away, hang_up = self.api.away, self.api.hang_up
+            refused = self.api.refuse.pop(0) if self.api.refuse and not away else 0
+            self.api.asked.append((path, query))
+        return away, refused, hang_up
 
     def _answer(self, status: int, content: dict[str, Any]) -> None:
         data = json.dumps(content).encode()

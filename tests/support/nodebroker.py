@@ -31,6 +31,8 @@ from daemoneye.events.jsonform import events_json
 from daemoneye.nodeconfig import NodeAnswer, NodeConfig, NodePointer, NodePolicy
 from daemoneye.podidentity import PodIdentity
 from daemoneye.streams import buckets, declared, reserved_bytes
+from tests.support.broker import heard
+from tests.support.ports import free_port
 
 NODE: Final = "node.1"
 DEADLINE_S: Final = 90.0
@@ -69,7 +71,7 @@ class NodeBroker:
         self.heartbeats: list[tuple[float, dict[str, Any]]] = []
         self.batches: list[Batch] = []
         self._directory = directory
-        self._port = -1
+        self._port = free_port()
         self._process: asyncio.subprocess.Process | None = None
         self._client: Client | None = None
 
@@ -97,7 +99,7 @@ class NodeBroker:
         settings = {
             "listen": f"127.0.0.1:{self._port}", "ports_file_dir": str(self._directory), "max_payload": 8 * _MIB,
             "jetstream": {"store_dir": str(self._directory), "max_file_store": reserved_bytes(_STREAMS) + _MIB},
-            "authorization": {"users": users},
+            "authorization": {"timeout": 10, "users": users},
         }  # fmt: skip
         path = self._directory / "nats.json"
         path.write_text(json.dumps(settings))
@@ -106,12 +108,13 @@ class NodeBroker:
         )
         ports = self._directory / f"nats-server_{self._process.pid}.ports"
         await until(lambda: ports.exists() and ports.stat().st_size, "the broker listens")
-        self._port = int(json.loads(ports.read_text())["nats"][0].rpartition(":")[2])
-        self._client = await nats.connect(self.access.url, user="admin", password="a", allow_reconnect=False)
-        await ensure_streams(self.client.jetstream(), _STREAMS)
+        self._client = await nats.connect(
+            self.access.url, user="admin", password="a", allow_reconnect=False, connect_timeout=30
+        )
+        await ensure_streams(self.client.jetstream(timeout=30), _STREAMS)
         await self.client.subscribe(subjects.status(self.node), cb=self._heard)
         await self.client.subscribe(subjects.events(0, self.node, "urgent"), cb=self._batch)
-        await self.client.flush()
+        await heard(self.client)
 
     async def stop(self) -> None:
         """End it; what it stores stays."""

@@ -30,7 +30,7 @@ from tests.support.page import fetch
 from tests.support.ports import free_ports
 
 ACCOUNT: Final = "daemoneye-operator"
-BLIND_S: Final = 4.0
+BLIND_S: Final = 8.0
 """Seconds until kopf, or the watch of the Lease, is taken for blind here. Other watches are quiet for minutes where nothing happens."""
 _MAIN: Final = """
 import sys
@@ -119,7 +119,7 @@ class Operator:
         if process is None:
             return None
         process.send_signal(number)
-        return process.wait(20)
+        return process.wait(60)
 
     def signal(self, number: int) -> None:
         """Send it a signal, such as SIGSTOP."""

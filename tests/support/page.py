@@ -16,7 +16,7 @@ from daemoneye import metrics
 def fetch(port: int, path: str) -> tuple[int, bytes]:
     """Status and body; 0 while nobody listens."""
     try:
-        with urllib.request.urlopen(f"http://127.0.0.1:{port}{path}", timeout=5) as answer:
+        with urllib.request.urlopen(f"http://127.0.0.1:{port}{path}", timeout=30) as answer:
             return answer.status, answer.read()
     except urllib.error.HTTPError as error:
         with error:

@@ -135,13 +135,13 @@ async def _filled(of: Broker) -> None:
         await of.ready(server)
     operator = await of.connect("operator")
     jetstream = operator.jetstream(timeout=3)
-    for attempt in range(100):
-        try:
-            await ensure_streams(jetstream, STREAMS)
-            break
-        except DaemonEyeError:  # several servers elect one of them first
-            assert attempt < 99
-            await asyncio.sleep(0.1)
+    async with asyncio.timeout(60):
+        while True:
+            try:
+                await ensure_streams(jetstream, STREAMS)
+                break
+            except DaemonEyeError:  # several servers elect one of them first
+                await asyncio.sleep(0.1)
     for node in (NODE, OTHER):
         await jetstream.publish(subjects.key_value(NODES, subjects.node_config(node)), node.encode())
     await jetstream.publish(subjects.key_value(CONFIGS, HASH), b"configuration")

@@ -78,7 +78,7 @@ def ask(address: str, port: int, times: int, loose: int) -> None:
                 udp.send(b"?")
             else:
                 udp.sendto(b"?", (address, port))
-            udp.settimeout(10)
+            udp.settimeout(60)
             udp.recv(1000)
             say(port=udp.getsockname()[1])
 

@@ -137,7 +137,7 @@ class Broker:
             allow_reconnect=False,
             max_reconnect_attempts=1,  # without these two, nats-py tries an absent server for ever
             reconnect_time_wait=0,
-            connect_timeout=2,
+            connect_timeout=10,
             error_cb=_ignore,
         )
 
@@ -239,6 +239,8 @@ class Broker:
                 "sync_interval": "always",
             },
             "authorization": {
+                # The default of two seconds is less than a busy machine may need for a client's first word.
+                "timeout": 10,
                 "users": [
                     {
                         "user": role,
@@ -246,7 +248,7 @@ class Broker:
                         "permissions": permissions(role, self._node, administers=role == "cli"),
                     }
                     for role in ROLES
-                ]
+                ],
             },
         }
 

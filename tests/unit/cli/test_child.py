@@ -42,7 +42,7 @@ async def test_a_crashing_child_is_started_again_until_it_works(make, tmp_path):
         "print('WARNING it works', flush=True); signal.pause()"
     )
     running = asyncio.create_task(child.run())
-    async with asyncio.timeout(20):
+    async with asyncio.timeout(60):
         while not any("it works" in line.text for line in child.lines):
             await asyncio.sleep(0.02)
     assert child.restarts == 2
@@ -77,7 +77,7 @@ async def test_a_child_that_does_not_listen_is_killed(make):
         "import signal; signal.signal(15, signal.SIG_IGN); print('WARNING deaf', flush=True)\nwhile 1: signal.pause()"
     )
     running = asyncio.create_task(child.run())
-    async with asyncio.timeout(20):
+    async with asyncio.timeout(60):
         while not child.lines:
             await asyncio.sleep(0.02)
     await child.stop(0.1)
@@ -90,7 +90,7 @@ async def test_stop_during_the_wait_for_a_restart(make):
     child = make("raise SystemExit(1)")
     child._backoff = Backoff(first=60)
     running = asyncio.create_task(child.run())
-    async with asyncio.timeout(20):
+    async with asyncio.timeout(60):
         while not any("starting it again" in line.text for line in child.lines):
             await asyncio.sleep(0.02)
         await child.stop(1)
@@ -116,7 +116,7 @@ async def test_a_child_dies_with_its_supervisor(tmp_path):
     )
     supervisor = await asyncio.create_subprocess_exec(sys.executable, "-c", code, stdout=asyncio.subprocess.PIPE)
     assert supervisor.stdout is not None
-    async with asyncio.timeout(20):
+    async with asyncio.timeout(60):
         assert await supervisor.stdout.readline() == b"up\n"
         supervisor.kill()
         assert await supervisor.stdout.read() == b""  # the child held the other end

@@ -230,7 +230,7 @@ async def test_top(cluster, broker):
         "get pods --namespace security*", pod("sensor", "node-1"), pod("sensor", "node-2"), pod("sensor", "node-3")
     )
     async with beating(broker):
-        status, out, err = await run("top", "--wait", "3", "-o", "json")
+        status, out, err = await run("top", "--wait", "6", "-o", "json")
     assert (status, err) == (0, "")
     found = {line["name"]: line for line in map(json.loads, out.splitlines())}
     assert list(found)[:2] == ["node-2", "node-1"], "the most expensive first"

@@ -49,7 +49,7 @@ async def test_a_node_named_analytics_is_no_component(tmp_path: Path) -> None:
         await ensure_streams(connections["cli"].jetstream(), declared)
         await Feed(connections["cli"], Nothing(), tally, on_status=on_status, tell=print).start()
         subject = {"sensor": subjects.status("analytics"), "analytics": subjects.component("analytics")}
-        async with asyncio.timeout(20):
+        async with asyncio.timeout(60):
             # Again and again, as heartbeats come: nats-py's flush sends its PING past what is buffered, so it waits for no subscription.
             while len(heard) < 2:
                 for role, where in subject.items():
@@ -98,12 +98,12 @@ async def test_after_a_roll_back_the_spool_of_a_newer_sensor_is_shown(tmp_path: 
         for record in (NEWER, ADDED):
             await sensor.publish(subjects.schemas(record.hash), descriptor(record))
         # As with the publisher: what a batch is read by is stored before the batch is sent.
-        async with asyncio.timeout(20):
+        async with asyncio.timeout(60):
             while (await cli.jetstream().stream_info(subjects.SCHEMAS)).state.messages < 2:
                 await asyncio.sleep(0.02)
         batch = message([Exec(exe=b"/bin/new", pid=10)], things=2)
         await sensor.publish(subjects.events(0, "n1", "urgent"), batch)
-        async with asyncio.timeout(20):
+        async with asyncio.timeout(60):
             while not shown.losses or not shown.batches:
                 await asyncio.sleep(0.02)
         reading.cancel()

@@ -302,6 +302,7 @@ async def test_the_analytics_of_this_machine_itself(tmp_path):
         await bench.connect()
         await bench.add_streams()
         await bench.start()
+        await bench.eventually(lambda: bench.status)  # the command waits for the next heartbeat, not for a start
         state = State.at(tmp_path / "state")
         access = {"url": f"nats://127.0.0.1:{bench.port}", "user": "", "password": "", "inbox_prefix": "_INBOX"}
         state.run.mkdir(parents=True)

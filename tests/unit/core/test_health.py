@@ -95,19 +95,20 @@ async def test_who_does_not_read_is_let_go_and_costs_nothing_after_that(metered,
     reader, writer = await asyncio.open_connection("127.0.0.1", port, limit=1024)
     writer.write(b"GET /metrics HTTP/1.1\r\n\r\n")
     with pytest.raises((ConnectionResetError, asyncio.IncompleteReadError)):
-        async with asyncio.timeout(10):
+        async with asyncio.timeout(60):
             # Not a byte is taken before the server has given up: asyncio reads on by itself only up to its limit.
             await reader.readexactly(64 << 20)
     writer.close()
+    monkeypatch.undo()  # whoever asks now is not held to so little
     assert (await ask(port, b"GET /healthz HTTP/1.1\r\n\r\n"))[0] == 200
 
 
 async def test_many_who_say_nothing_keep_nobody_out(metered, monkeypatch):
-    monkeypatch.setattr("daemoneye.health._TIMEOUT_S", 0.5)
+    monkeypatch.setattr("daemoneye.health._TIMEOUT_S", 3.0)
     port, _ = metered
     silent = [await asyncio.open_connection("127.0.0.1", port) for _ in range(40)]
     assert (await ask(port, b"GET /healthz HTTP/1.1\r\n\r\n"))[0] == 200, "the kubelet would end the process"
-    async with asyncio.timeout(10):
+    async with asyncio.timeout(60):
         ends = await asyncio.gather(*(reader.read() for reader, _ in silent), return_exceptions=True)
     assert len(ends) == 40
     for _, writer in silent:

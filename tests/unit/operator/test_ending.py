@@ -32,7 +32,7 @@ async def test_a_part_that_misses_its_cancellation_ends_with_the_others():
         stop.set()
         await for_ever()
 
-    async with asyncio.timeout(10):
+    async with asyncio.timeout(60):
         await run_until(stop, deaf(), stopping())
     assert missed.is_set()
 
@@ -49,7 +49,7 @@ async def test_an_error_of_a_part_ends_all_and_is_told():
         finally:
             ended.set()
 
-    async with asyncio.timeout(10):
+    async with asyncio.timeout(60):
         with pytest.raises(KeyError, match="nodeName"):
             await run_until(asyncio.Event(), other(), failing())
     assert ended.is_set()
@@ -59,7 +59,7 @@ async def test_a_part_that_is_done_ends_the_others():
     async def done() -> None:
         pass
 
-    async with asyncio.timeout(10):
+    async with asyncio.timeout(60):
         await run_until(asyncio.Event(), for_ever(), done())
 
 
@@ -73,7 +73,7 @@ async def test_what_goes_wrong_at_the_end_is_no_failure():
         finally:
             raise OSError("the connection was closed already")
 
-    async with asyncio.timeout(10):
+    async with asyncio.timeout(60):
         await run_until(stop, clumsy())
 
 
@@ -89,7 +89,7 @@ async def test_nobody_is_waited_for_for_ever(monkeypatch: pytest.MonkeyPatch):
             except asyncio.CancelledError:
                 continue
 
-    async with asyncio.timeout(10):
+    async with asyncio.timeout(60):
         await run_until(stop, immortal())
     free.set()
     await asyncio.sleep(0)

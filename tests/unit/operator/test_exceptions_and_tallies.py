@@ -140,9 +140,9 @@ def test_a_pattern_is_what_it_says(pattern, text):
 
 
 def test_no_pattern_blows_up():
-    begin = time.perf_counter()
+    begin = time.process_time()
     assert not fits("*a" * 500 + "b", "a" * 1100)
-    assert time.perf_counter() - begin < 1
+    assert time.process_time() - begin < 1
 
 
 # ── tallies ─────────────────────────────────────────────────────────────────────────────────────────────────────────

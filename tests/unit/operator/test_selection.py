@@ -59,9 +59,9 @@ def test_a_thousand_nodes_and_64_policies_take_well_under_a_second():
         policy(f"p{number}", number, selector={"nodeSelector": {"zone": str(number % 4)}}) for number in range(64)
     ]
     nodes = {f"n{number}": {"kubernetes.io/hostname": f"n{number}", "zone": str(number % 4)} for number in range(1000)}
-    begin = time.perf_counter()
+    begin = time.process_time()
     made = plan(policies, nodes)
-    assert time.perf_counter() - begin < 0.5
+    assert time.process_time() - begin < 0.5
     assert len(made.configs) == 4
 
 

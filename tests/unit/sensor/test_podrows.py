@@ -219,11 +219,11 @@ def test_an_unchanged_set_of_pairs_is_encoded_once(tmp_path: Path) -> None:
     assert node.identities.context(pairs_of(HOST, POD)) is first, "nothing that was learnt is new"
     node.pods.take(UID, document(app="x"))
     assert node.identities.context(pairs_of(HOST, POD)) is not first
-    begun = time.perf_counter()
+    begun = time.process_time()
     for _ in range(1000):
         node.identities.context(pairs_of(HOST, POD))
         node.excluded(HOST, POD)
-    assert time.perf_counter() - begun < 1
+    assert time.process_time() - begun < 1
 
 
 def test_documents_are_bounded_and_deleted_pods_go_first() -> None:
