@@ -128,7 +128,7 @@ static __always_inline int de_wanted(u64 now, u32 event)
 }
 
 /*
- * Waking the reader for each record costs 19 times more than reading on a timer (docs/design). It is woken when a ring
+ * Waking the reader for each record costs 19 times more than reading on a timer. It is woken when a ring
  * is half full; the band keeps a reader that is already behind from being woken again and again. (BCC 0.26 has no
  * bpf_ringbuf_query: hence the counters.)
  */

@@ -136,7 +136,8 @@ def test_a_file_that_breaks_off_gives_what_is_whole_and_then_says_so(runs: Calla
     assert [e["query"] for e in run.events("dns_query")] == ["one.example"]
     assert run.events("packet_flow")[0]["src_packets"] == 2
     assert "cut short" in run.stderr()
-    assert [(line["stage"], line["count"]) for line in run.of("loss")] == [("capture", 1)]
+    lost = [(line["stage"], line["lane"], line["count"]) for line in run.of("loss")]
+    assert lost == [("capture", "bulk", 1)], "of the lane of the events that are missing"
 
 
 def test_pcapng_names_its_interfaces(runs: Callable[..., Run], tmp_path: Path) -> None:

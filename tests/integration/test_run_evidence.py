@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import socket
 import socketserver
 import subprocess
@@ -78,14 +79,29 @@ def test_packets_of_a_finding_and_what_nobody_could_read(
     assert (odd["reason"], odd["expected"], odd["dst_ip"], odd["dst_port"]) == ("unknown_protocol", "tls", HERE, 443)
     assert odd["summary"] == "begins with SSH-2.0-OpenSSH_9.2p1\r\n"
     assert odd["community_id"].startswith("1:")
+    asked = [str(COMMAND), "events", "--event", "packet_anomaly", "-o", "json", "--state", str(run.state)]
+    shown = subprocess.run(asked, check=True, capture_output=True, text=True, timeout=60).stdout
+    assert [json.loads(line) for line in shown.splitlines()] == [odd]
 
     (finding,) = (one["id"] for one in run.of("finding") if one["detector"] == "cloud_metadata")
     path = tmp_path / "out.pcapng"
     while (done := fetch(run, str(finding), path)).returncode:  # the test's own time ends it if nothing else does
         assert "are being kept until" in done.stderr
     assert path.stat().st_mode & 0o777 == 0o600
-    shown = ["tshark", "-r", str(path), "-Y", "http.request", "-T", "fields", "-e", "http.host", "-e", "frame.comment"]
-    lines = subprocess.run(shown, check=True, capture_output=True, text=True).stdout.splitlines()
+    packets = [
+        "tshark",
+        "-r",
+        str(path),
+        "-Y",
+        "http.request",
+        "-T",
+        "fields",
+        "-e",
+        "http.host",
+        "-e",
+        "frame.comment",
+    ]
+    lines = subprocess.run(packets, check=True, capture_output=True, text=True).stdout.splitlines()
     assert lines
     assert all(line.startswith("169.254.169.254\tcommunity id 1:") for line in lines)
     assert "exists already" in fetch(run, str(finding), path).stderr

@@ -20,7 +20,7 @@ from daemoneye.events.jsonform import rfc3339
 from daemoneye.events.sockets import Direction
 from daemoneye.findings import EventReference, Finding, Process, finding_id
 from daemoneye_analytics.detectors.base import Declaration
-from daemoneye_analytics.evidence import SCORES, Verdict, ancestry, place, shown, subject
+from daemoneye_analytics.evidence import SCORES, Verdict, ancestry, place, process, shown, subject
 from daemoneye_analytics.frame import Frame
 from daemoneye_analytics.pods import Pod
 
@@ -90,7 +90,7 @@ def finding(frame: Frame, record: str, index: int, declaration: Declaration, ver
     src, dst = bytes(row["src_ip"]), bytes(row["dst_ip"])
     proto = protocol_name(int(row["proto"]))
     image = int(row["image"])
-    exe = frame.exe.values[frame.exe.codes[image]] if image >= 0 else ""
+    mine = process(frame, image) if image >= 0 else Process(row["pid"], "", ())
     pod = frame.pods.of(row["cgroup_id"], row["cgroup_v1_id"])
     ends = f"{endpoint(src, row['src_port'])} {endpoint(dst, row['dst_port'])} {proto}"
     peer = _peer(frame, row)
@@ -112,7 +112,8 @@ def finding(frame: Frame, record: str, index: int, declaration: Declaration, ver
         detector=declaration.name,
         title=verdict.title,
         subject=subject(
-            frame, row, start, pod, exe=exe, src_ip=text(src), src_port=row["src_port"], dst_ip=text(dst), dst_port=row["dst_port"], proto=proto
+            frame, row, start, pod, exe=mine.exe, argv=mine.argv,
+            src_ip=text(src), src_port=row["src_port"], dst_ip=text(dst), dst_port=row["dst_port"], proto=proto,
         ),
         key=verdict.key,
         techniques=verdict.techniques,
@@ -120,7 +121,7 @@ def finding(frame: Frame, record: str, index: int, declaration: Declaration, ver
         confidence=round(max(confidence, 0.1), 3),
         confidence_reasons=tuple(reasons),
         events=(EventReference(frame.envelope.node, frame.envelope.epoch, frame.envelope.lane, row["sequence"], record),),
-        process_tree=ancestry(frame, image) if image >= 0 else (),
+        process_tree=(*ancestry(frame, image), mine) if image >= 0 else (),
         policies=_policies(frame, row, pod, peer),
     )  # fmt: skip
 
@@ -140,7 +141,7 @@ def _peer(frame: Frame, row: dict[str, Any]) -> dict[str, Any]:
         return {}
     image = int(row["peer_image"])
     return {
-        "process": Process(row["peer_pid"], frame.exe.values[frame.exe.codes[image]] if image >= 0 else "", ()),
+        "process": process(frame, image) if image >= 0 else Process(row["peer_pid"], "", ()),
         "workload": row["peer_workload"], "cgroup_id": row["peer_cgroup_id"], "cgroup_v1_id": row["peer_cgroup_v1_id"],
     }  # fmt: skip
 

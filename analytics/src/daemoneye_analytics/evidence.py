@@ -92,16 +92,17 @@ def subject(frame: Frame, event: dict[str, Any], start: int, pod: Pod, **more: A
 
 def ancestry(frame: Frame, image: int) -> tuple[Process, ...]:
     """The known ancestors of an image, oldest first."""
+    return tuple(process(frame, i) for i in reversed(frame.ancestors[image].tolist()) if i >= 0)
+
+
+def process(frame: Frame, image: int) -> Process:
+    """The process of an image, with what it was called with."""
     section = frame.images.section
-    rows = [i for i in frame.ancestors[image].tolist() if i >= 0]
     argv_at, argv_length = section.column("argv")
-    return tuple(
-        Process(
-            int(section.rows["pid"][i]),
-            frame.exe.values[frame.exe.codes[i]],
-            tuple(split_argv(section.heap[argv_at[i] : argv_at[i] + argv_length[i]].tobytes())),
-        )
-        for i in reversed(rows)
+    return Process(
+        int(section.rows["pid"][image]),
+        frame.exe.values[frame.exe.codes[image]],
+        tuple(split_argv(section.heap[argv_at[image] : argv_at[image] + argv_length[image]].tobytes())),
     )
 
 

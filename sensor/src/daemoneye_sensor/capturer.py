@@ -123,9 +123,8 @@ class Capturer:
         self._trouble = _NOTHING
         self._source, self._feed, self._pipeline = source, feed, pipeline
         pipeline.add(feed)
-        _log.info(
-            "capturing on %s", ", ".join(name or "the interface of the default route" for name in wanted.interfaces)
-        )
+        meant = ", ".join(name or "the interface of the default route" for name in wanted.interfaces)
+        _log.info("the capture of %s is set up", meant)
 
     async def _change(self, source: PacketSource, feed: Feed, wanted: Capture, pipeline: Pipeline) -> None:
         """Another capture on the same source, which nobody may look at meanwhile; what comes waits in its rings."""

@@ -41,7 +41,8 @@ from daemoneye_sensor.sources.replay import ReplaySource
 from daemoneye_sensor.spool import Spool
 
 GROUP: Final = "daemoneye.sources"
-_DRAIN_S: Final = 10.0
+_DRAIN_S: Final = 5.0
+"""From a signal on; whoever started us kills what has not ended after ten seconds."""
 _REPLAY_DRAIN_S: Final = 600.0
 _WORD_S: Final = 10.0
 _FILES: Final = ("replay", "pcap")
@@ -119,9 +120,14 @@ async def run(settings: Settings) -> int:
     pipeline.attach(publisher)
     for record in RECORDS:
         publisher.announce_schema(record.hash, json.dumps(record.descriptor(), separators=(",", ":")).encode())
-    loop = asyncio.get_running_loop()
+    loop, asked = asyncio.get_running_loop(), asyncio.Event()
+
+    def stop() -> None:
+        asked.set()
+        pipeline.stop()
+
     for number in (signal.SIGTERM, signal.SIGINT):
-        loop.add_signal_handler(number, pipeline.stop)
+        loop.add_signal_handler(number, stop)
     publishing = asyncio.create_task(publisher.run(), name="publisher")
     beating = asyncio.create_task(_heartbeat(pipeline, publisher, settings, capturer), name="heartbeat")
     page = Exposition(
@@ -140,15 +146,18 @@ async def run(settings: Settings) -> int:
             capturer.end()
             finished = source.finished
             error = str(source.status().get("error") or "")
-            if not await _beside(publisher.drain(_REPLAY_DRAIN_S if finished else _DRAIN_S), publishing, beating):
-                _log.warning("%d batches stay in the spool for the next start", spool.entries_unsent)
+            if not await _beside(_drained(publisher, asked), publishing, beating):
+                unsent, why = spool.entries_unsent, publisher.last_error or "the broker takes too long"
+                _log.warning("%d batches were not sent (%s): they stay in the spool for the next start", unsent, why)
             beating.cancel()
             state = "finished" if finished else "stopped"
             word = heartbeat.compose(state, settings, publisher, pipeline, losses=losses, error=error)
             with contextlib.suppress(TimeoutError):
                 async with asyncio.timeout(_WORD_S):
                     # Whoever had nothing to send may be at the end before the broker answers, which is another process.
-                    while not await publisher.publish_status(word) and finished and not publishing.done():  # noqa: ASYNC110
+                    while not await publisher.publish_status(word):
+                        if not finished or asked.is_set() or publishing.done():
+                            break
                         await asyncio.sleep(0.1)
     finally:
         await desk.close()
@@ -160,6 +169,18 @@ async def run(settings: Settings) -> int:
         # Not this process's failure: what could be read was published, and the last status says what could not.
         sys.stderr.write(f"daemoneye-sensor: {error}\n")
     return 0
+
+
+async def _drained(publisher: Publisher, asked: asyncio.Event) -> bool:
+    """Whether everything was sent: what was read of a file is waited for at length, until a signal comes; then not for long."""
+    asking, draining = asyncio.create_task(asked.wait()), asyncio.create_task(publisher.drain(_REPLAY_DRAIN_S))
+    try:
+        await asyncio.wait((asking, draining), return_when=asyncio.FIRST_COMPLETED)
+        if not draining.done():
+            await asyncio.wait((draining,), timeout=_DRAIN_S)
+        return draining.done() and draining.result()
+    finally:
+        await end((asking, draining))
 
 
 async def _beside(work: Coroutine[Any, Any, _Result], *others: asyncio.Task[None]) -> _Result:

@@ -12,7 +12,6 @@ import hashlib
 import json
 import mmap
 import os
-import re
 import secrets
 import shutil
 import subprocess
@@ -26,9 +25,9 @@ import numpy as np
 from daemoneye.events.process_fork import PROCESS_FORK
 from daemoneye.events.registry import KERNEL_EVENTS
 from daemoneye.events.sockets import DropReason
-from daemoneye_sensor import bpfsys
+from daemoneye_sensor import bpfsys, compilechild
 from daemoneye_sensor.drops import CODES
-from daemoneye_sensor.errors import BAD_PROGRAM, MISSING_FEATURE, ProgramError
+from daemoneye_sensor.errors import MISSING_FEATURE, ProgramError
 from daemoneye_sensor.pinned import Pinned, records_id
 
 BPFFS: Final = Path("/sys/fs/bpf")
@@ -52,13 +51,6 @@ INSTEAD: Final = {"socket_calls": ("socket_send", "socket_recv")}
 """Programs that run only where one of these cannot, and then in the place of all of them."""
 _SOCKETS: Final = "include/sockets.bpf.h"
 _NOT_LOADED: Final = "could not be loaded when the other programs were"
-_COMPILE_TIMEOUT_S: Final = 120
-_TELLING: Final = re.compile(r"error:|invalid|cannot|not allowed|unknown func|too large")
-"""Lines of clang and of the verifier that say why."""
-_LACKING: Final = re.compile(
-    r"could not open bpf map|unknown func|invalid func|cannot use helper|Operation not permitted|cannot be attached"
-)
-"""What BCC, the verifier and our child say when the kernel lacks a kind of map, a helper or a tracepoint, or forbids them."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -222,7 +214,9 @@ def _former(home: Path, pin: Path, lease_s: int) -> list[Pinned]:
             shutil.rmtree(path, ignore_errors=True)
             continue
         if pinned.alike and pinned.wanted:
-            pinned.lease(time.clock_gettime_ns(time.CLOCK_BOOTTIME) + (_COMPILE_TIMEOUT_S + lease_s) * 1_000_000_000)
+            pinned.lease(
+                time.clock_gettime_ns(time.CLOCK_BOOTTIME) + (compilechild.TIMEOUT_S + lease_s) * 1_000_000_000
+            )
         former.append(pinned)
     return former
 
@@ -246,34 +240,12 @@ def _mount_bpffs() -> None:
 
 def _compile(python: str, request: dict[str, object]) -> dict[str, str]:
     """Have the child compile and pin; returns which programs about sockets do not run, and why."""
-    child = Path(__file__).parent / "loader" / "child.py"
     try:
-        done = subprocess.run(
-            [python, "-I", str(child)],
-            input=json.dumps(request),
-            capture_output=True,
-            text=True,
-            check=False,
-            timeout=_COMPILE_TIMEOUT_S,
-        )
-    except FileNotFoundError as error:
-        msg = f"{python} is missing: BCC belongs to the distribution's Python"
-        raise ProgramError(msg, fix="apt-get install python3 python3-bpfcc") from error
-    except subprocess.TimeoutExpired as error:
-        msg = f"compiling the programs took longer than {_COMPILE_TIMEOUT_S} s"
-        raise ProgramError(msg, fix="look at the machine's load") from error
-    try:
-        answer = json.loads(done.stdout)
-    except ValueError:
-        answer = {"error": f"the compile child ended with status {done.returncode}", "fix": ""}
-    if answer.get("ok"):
-        return dict(answer["missing"])
-    shutil.rmtree(str(request["pin"]), ignore_errors=True)
-    detail = next((line.strip() for line in reversed(done.stderr.splitlines()) if _TELLING.search(line)), "")
-    message = f"eBPF programs cannot be loaded: {answer.get('error')}" + (f" ({detail})" if detail else "")
-    lacking = _LACKING.search(f"{done.stderr}\n{answer.get('error')}")
-    reason = str(answer.get("reason") or (MISSING_FEATURE if lacking else BAD_PROGRAM))
-    raise ProgramError(message, fix=str(answer.get("fix") or "run `daemoneye doctor`"), reason=reason)
+        done = compilechild.ask("the eBPF programs", "child.py", python, request)
+        return dict(compilechild.answer("the eBPF programs", done, done.stdout)["missing"])
+    except ProgramError:
+        shutil.rmtree(str(request["pin"]), ignore_errors=True)
+        raise
 
 
 def remove_pins(instance: str) -> None:

@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 
 from daemoneye.errors import ConfigError
-from daemoneye.findings import Finding
+from daemoneye.findings import Finding, Process
 from daemoneye_analytics.detectors.mining_pool import MiningPool
 from daemoneye_analytics.detectors.tls_without_name import TlsWithoutName
 from tests.unit.analytics.factory import SECOND, Exec, cgroups, execs
@@ -106,7 +106,9 @@ def test_a_shells_program_that_speaks_to_a_bare_address(chain: list[Exec]) -> No
         f"{exe} (pid {chain[-1].pid}) began TLS with 203.0.113.9:443 and named no server"
     )
     assert found.subject.workload == "shop/Deployment/web/app"
-    assert [p.exe for p in found.process_tree] == [p.exe.decode() for p in chain[:-1]]
+    assert [p.exe for p in found.process_tree] == [p.exe.decode() for p in chain], "to the subject"
+    assert found.process_tree[-1] == Process(chain[-1].pid, exe, found.subject.argv)
+    assert found.subject.argv == tuple(part.decode() for part in chain[-1].argv or (chain[-1].exe,))
 
 
 REPLACED = [*below(JAVA), Exec(exe=b"/usr/bin/curl", pid=101, start=900, time=900.2, ppid=100, pstart=10, cgroup=POD)]

@@ -147,13 +147,17 @@ def test_a_pod_is_captured_when_it_comes_and_its_conversations_are_told_when_it_
 
 
 def test_an_interface_that_vanishes_is_said_and_captured_again_when_it_returns(
-    kernel: Kernel, begin: Callable[..., PacketSource]
+    kernel: Kernel, begin: Callable[..., PacketSource], caplog: pytest.LogCaptureFixture
 ) -> None:
     source = begin(interfaces=("eth0",))
     assert source.problem() == ("", "")
     kernel.remove(2)
     source.drain()
     assert source.problem() == ("NoSuchInterface", "there is no interface 'eth0': it is captured when it comes")
+    kernel.add(11, "eth7")  # another look
+    source.drain()
+    warned = [record.message for record in caplog.records if record.levelname == "WARNING"]
+    assert warned == ["there is no interface 'eth0': it is captured when it comes"], "to whoever reads the log, once"
     kernel.add(12, "eth0")
     source.drain()
     assert source.problem() == ("", "")

@@ -9,11 +9,12 @@ from typing import Any
 from nats.aio.client import Client
 
 from daemoneye import subjects
-from daemoneye.errors import CorruptData
+from daemoneye.errors import ConfigError, CorruptData
 from daemoneye.events.jsonform import events_json, losses_json
+from daemoneye.events.registry import EVENTS
 from daemoneye_cli.batches import Batches
 from daemoneye_cli.commands import reading
-from daemoneye_cli.commands.options import Subparsers, command, say
+from daemoneye_cli.commands.options import Subparsers, add_event, command, say
 from daemoneye_cli.show import text
 from daemoneye_cli.show.jsonlines import json_line
 
@@ -22,12 +23,25 @@ def add(commands: Subparsers) -> None:
     """Declare the command."""
     parser = command(commands, "events", "Show the events of a running installation.")
     reading.add_options(parser)
+    add_event(parser)
     parser.set_defaults(run=run)
 
 
 def run(options: argparse.Namespace) -> int:
     """Show them."""
-    return reading.show(options, subjects.ALL_EVENTS, renderer(options.output))
+    check(options.event)
+    renders = renderer(options.output, lambda content: options.event in {None, content.get("event")})
+    return reading.show(options, subjects.ALL_EVENTS, renders)
+
+
+def check(event: str | None) -> None:
+    """Have no kind of event asked for that does not exist.
+
+    Raises:
+        ConfigError: There is no such event.
+    """
+    if event not in {None, *EVENTS}:
+        raise ConfigError(f"--event {event}: there is no such event; there are {', '.join(sorted(EVENTS))}")
 
 
 def renderer(

@@ -51,6 +51,11 @@ def add_range(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("-f", "--follow", action="store_true", help="go on with what comes")
 
 
+def add_event(parser: argparse.ArgumentParser) -> None:
+    """Add ``--event``."""
+    parser.add_argument("--event", metavar="KIND", help="only of this kind, such as process_exec")
+
+
 def add_suppressed(parser: argparse.ArgumentParser) -> None:
     """Add ``--suppressed``."""
     parser.add_argument(

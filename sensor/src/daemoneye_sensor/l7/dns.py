@@ -33,7 +33,6 @@ _RCODES: Final = {
     10: "NOTZONE", 11: "DSOTYPENI", 16: "BADVERS", 17: "BADKEY", 18: "BADTIME", 19: "BADMODE", 20: "BADNAME", 21: "BADALG", 22: "BADTRUNC",
     23: "BADCOOKIE",
 }  # fmt: skip
-_CLASSES: Final = {1: "IN", 3: "CH", 4: "HS", 254: "NONE", 255: "ANY"}
 _TYPES: Final = {
     1: "A", 2: "NS", 3: "MD", 4: "MF", 5: "CNAME", 6: "SOA", 7: "MB", 8: "MG", 9: "MR", 10: "NULL", 11: "WKS", 12: "PTR", 13: "HINFO", 14: "MINFO",
     15: "MX", 16: "TXT", 17: "RP", 18: "AFSDB", 19: "X25", 20: "ISDN", 21: "RT", 22: "NSAP", 23: "NSAP-PTR", 24: "SIG", 25: "KEY", 26: "PX",
@@ -57,7 +56,6 @@ class Message(NamedTuple):
         rcode: IANA's name with EDNS's upper bits (RFC 6891 6.1.3), RCODE<n> if it has none; NOERROR in queries.
         query: Name of the first question, empty if there is none: responses of multicast DNS have none.
         type: Its type, TYPE<n> for those without a name (RFC 3597 5); empty without a question.
-        qclass: Its class, CLASS<n> likewise; multicast DNS's bit for a unicast response is taken out (RFC 6762 5.4).
         questions: How many questions the header announces.
         answers: Data of the answers as text, in their order: the first `ANSWERS` that are there.
         ttls: Their times to live, seconds.
@@ -73,7 +71,6 @@ class Message(NamedTuple):
     rcode: str
     query: str
     type: str
-    qclass: str
     questions: int
     answers: tuple[str, ...]
     ttls: tuple[int, ...]
@@ -105,7 +102,7 @@ def parse(message: bytes, *, whole: bool = False, answers: bool = True) -> Messa
     names: Names = {}
     shown: list[str] = []
     ttls: list[int] = []
-    question, at = _first_question(message, names) if questions else (("", "", ""), _FIRST)
+    question, at = _first_question(message, names) if questions else (("", ""), _FIRST)
     rcode = flags & 0x0F
     edns: int | None = None
     partial = False
@@ -170,12 +167,7 @@ def type_name(number: int) -> str:
     return _TYPES.get(number) or f"TYPE{number}"
 
 
-def class_name(number: int) -> str:
-    """IANA's name of a class, CLASS<n> for those without; multicast DNS's bit (RFC 6762 5.4, 10.2) is taken out of classes that exist."""
-    return _CLASSES.get(number) or _CLASSES.get(number & _CLASS_MASK) or f"CLASS{number}"
-
-
-def _first_question(message: bytes, names: Names) -> tuple[tuple[str, str, str], int]:
+def _first_question(message: bytes, names: Names) -> tuple[tuple[str, str], int]:
     end = message.find(0, _FIRST) + 5
     if end >= 5 + _FIRST and end <= len(message):
         raw = message[_FIRST:end]
@@ -193,15 +185,15 @@ def _first_question(message: bytes, names: Names) -> tuple[tuple[str, str, str],
         labels = b""
     if at + _QUESTION.size > len(message):
         raise Malformed(f"DNS: the question does not end within {len(message)} bytes")
-    rrtype, rrclass = _QUESTION.unpack_from(message, at)
-    return (text(labels), type_name(rrtype), class_name(rrclass)), at + _QUESTION.size
+    rrtype, _class = _QUESTION.unpack_from(message, at)
+    return (text(labels), type_name(rrtype)), at + _QUESTION.size
 
 
 @lru_cache(maxsize=4096)
-def _question(raw: bytes) -> tuple[str, str, str]:
-    """Give name, type and class of a question whose name is not compressed: the same ones come again and again."""
-    rrtype, rrclass = _QUESTION.unpack_from(raw, len(raw) - 4)
-    return text.__wrapped__(raw[:-5]), type_name(rrtype), class_name(rrclass)  # one memory of it is enough
+def _question(raw: bytes) -> tuple[str, str]:
+    """Give name and type of a question whose name is not compressed: the same ones come again and again."""
+    rrtype, _class = _QUESTION.unpack_from(raw, len(raw) - 4)
+    return text.__wrapped__(raw[:-5]), type_name(rrtype)  # one memory of it is enough
 
 
 def _head(message: bytes, at: int, names: Names) -> tuple[int, int, int, int, int]:

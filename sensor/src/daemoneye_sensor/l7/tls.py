@@ -219,6 +219,11 @@ def server_hello(data: bytes) -> Certificate | None:
     return read and read[0]
 
 
+def greets(data: bytes) -> bool:
+    """Whether bytes begin with a record that begins with a ServerHello."""
+    return data[:2] == b"\x16\x03" and data[5:6] == bytes((_SERVER_HELLO,))
+
+
 def answers(data: bytes) -> bool:
     """Whether bytes from a server may begin its answer: a record of the handshake, or a warning before it."""
     return b"\x16\x03".startswith(data[:2]) or _after_warnings(data) > 0

@@ -5,11 +5,8 @@ The child hands descriptors over and pins nothing, so that everything vanishes w
 
 from __future__ import annotations
 
-import json
 import os
-import re
 import socket
-import subprocess
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -18,8 +15,9 @@ from typing import Any, Final
 import numpy as np
 
 from daemoneye.errors import ConfigError
+from daemoneye_sensor import compilechild
 from daemoneye_sensor import filters as pcap
-from daemoneye_sensor.errors import BAD_PROGRAM, MISSING_FEATURE, ProgramError
+from daemoneye_sensor.errors import MISSING_FEATURE, ProgramError
 from daemoneye_sensor.l7 import http, stratum
 from daemoneye_sensor.packets import cbpf
 from daemoneye_sensor.packets import link as links
@@ -31,13 +29,9 @@ _HEADERS: Final = ("include/packets.bpf.h", "include/layers.bpf.h", "include/flo
 _SOCKET, _XDP = "programs/packets.bpf.c", "programs/xdp.bpf.c"
 _XDP_FUNCTIONS: Final = ("xdp_ethernet", "xdp_raw")
 _LAYERS: Final = {pcap.ETHERNET: "ethernet", pcap.RAW: "raw"}
-_TIMEOUT_S: Final = 120
 _BARRIER: Final = 'asm volatile("" ::: "memory");'
 """Between filters: without it clang and the verifier think of all of them at once, for minutes."""
-_TELLING: Final = re.compile(r"error:|invalid|cannot|not allowed|unknown func|too large|too many|R\d.*(min|max) value")
-"""Lines of clang and of the verifier that say why."""
 _EVERY: Final = (1 << MOST_FILTERS) - 1
-_LACKING: Final = re.compile(r"could not open bpf map|unknown func|invalid func|Operation not permitted|permission")
 
 
 @dataclass(slots=True)
@@ -190,38 +184,14 @@ def load(
     request: dict[str, Any] = {"text": source, "defines": dict(defines), "functions": [*functions], "maps": [*maps]}
     if xdp:
         request["xdp"] = {"text": xdp, "functions": [*_XDP_FUNCTIONS]}
-    child = Path(__file__).parents[1] / "loader" / "capture.py"
+    what = "the capture program"
     ours, theirs = socket.socketpair()
     with ours:
-        try:
-            with theirs:
-                done = subprocess.run(
-                    [python, "-I", str(child), str(theirs.fileno())],
-                    input=json.dumps(request),
-                    capture_output=True,
-                    text=True,
-                    check=False,
-                    timeout=_TIMEOUT_S,
-                    pass_fds=[theirs.fileno()],
-                )
-        except FileNotFoundError as error:
-            msg = f"{python} is missing: BCC belongs to the distribution's Python"
-            raise ProgramError(msg, fix="apt-get install python3 python3-bpfcc") from error
-        except subprocess.TimeoutExpired as error:
-            msg = f"compiling the capture program took longer than {_TIMEOUT_S} s"
-            raise ProgramError(msg, fix="look at the machine's load") from error
+        with theirs:
+            done = compilechild.ask(what, "capture.py", python, request, theirs.fileno())
         said, descriptors, _, _ = socket.recv_fds(ours, 1 << 20, len(functions) + len(maps) + len(_XDP_FUNCTIONS))
-    try:
-        answer = json.loads(said)
-    except ValueError:
-        answer = {"error": f"the compile child ended with status {done.returncode}"}
-    detail = next((line.strip() for line in reversed(done.stderr.splitlines()) if _TELLING.search(line)), "")
-    detail = f" ({detail})" if detail else ""
-    if answer.get("ok"):
-        for descriptor in descriptors:
-            os.set_inheritable(descriptor, False)
-        refused = str(answer.get("xdp") or "")
-        return descriptors, refused and f"{refused}{detail}"
-    message = f"the capture program cannot be loaded: {answer.get('error')}{detail}"
-    reason = MISSING_FEATURE if _LACKING.search(f"{done.stderr}\n{answer.get('error')}") else BAD_PROGRAM
-    raise ProgramError(message, fix=str(answer.get("fix") or "run `daemoneye doctor`"), reason=reason)
+    answer = compilechild.answer(what, done, said)
+    for descriptor in descriptors:
+        os.set_inheritable(descriptor, False)
+    refused = str(answer.get("xdp") or "")
+    return descriptors, refused and f"{refused}{compilechild.detail(done)}"

@@ -14,9 +14,10 @@ from typing import Final, NamedTuple, Protocol
 import numpy as np
 
 from daemoneye.events.codec import Section, rows_at
+from daemoneye.events.flags import Flag
 from daemoneye.events.quic_initial import QUIC_INITIAL
 from daemoneye.events.sets import unique
-from daemoneye_sensor.l7 import http, ja, quic, stratum
+from daemoneye_sensor.l7 import http, ja, quic, stratum, tls
 from daemoneye_sensor.l7.errors import Malformed
 from daemoneye_sensor.l7.tlsrecords import LONGEST
 from daemoneye_sensor.packets import columns as c
@@ -38,6 +39,7 @@ _BEGINNING: Final = 8
 """Packets of a connection, of both directions, while it counts as just begun."""
 _ODD: Final = 64
 """Packets of a block that are looked at for what is odd."""
+_UNSEEN: Final = np.uint32(Flag.SNI_UNSEEN)
 
 
 class _Reader(Protocol):
@@ -78,6 +80,13 @@ class _Segment(NamedTuple):
     payload: bytes
     out: bool
     policy_set: int
+
+
+class _Spoken(NamedTuple):
+    """What a packet says that its conversation speaks, empty where it does not; and whether that begins with a hello which was not seen (yet)."""
+
+    service: str = ""
+    unseen: bool = False
 
 
 class _Read(NamedTuple):
@@ -178,17 +187,18 @@ class Inspector:
             if askers is None or packets.taken is None
             else [askers(mask) for mask in packets.taken[chosen].tolist()]
         )
-        spoken: dict[int, str] = {}
+        spoken: dict[int, _Spoken] = {}
         data = packets.data.data
         # Plain numbers and bytes from here on: one of numpy's costs as much as ten of these.
         for ends, policy_set, slot, flow, out, time, number, cut, start, stop in zip(
             ends_of(self.flows, rows), sets, *(column.tolist() for column in about), strict=True
         ):
             segment = _Segment(time, number, bytes(data[start:stop]), out, policy_set)
-            if service := self._look(ends, flow, segment, cut=cut):
-                spoken[slot] = service
+            said = self._look(ends, flow, segment, cut=cut)
+            if said.service:
+                spoken[slot] = said
         if spoken:
-            self.flows.rows["service"][list(spoken)] = [SERVICES.index(service) for service in spoken.values()]
+            self._note(spoken)
         if self.oddities is not None and self.oddities.wanted:
             self._unknown(packets, placed, askers, self.oddities)
         self._early.clear()
@@ -209,10 +219,17 @@ class Inspector:
             waiting[slots] = [flow in self._open for flow in flows]
         return waiting
 
-    def _look(self, ends: Ends, flow: int, segment: _Segment, *, cut: bool) -> str:
+    def _note(self, spoken: dict[int, _Spoken]) -> None:
+        """Note of conversations, by slot, what they speak; and where it is TLS or QUIC, whether the hello was seen that names the server."""
+        slots = list(spoken)
+        self.flows.rows["service"][slots] = [SERVICES.index(said.service) for said in spoken.values()]
+        unseen = np.array([said.unseen for said in spoken.values()])
+        self.flows.rows["flags"][slots] = self.flows.rows["flags"][slots] & ~_UNSEEN | np.where(unseen, _UNSEEN, 0)
+
+    def _look(self, ends: Ends, flow: int, segment: _Segment, *, cut: bool) -> _Spoken:
         """One packet; what its conversation speaks, if it says so. Nothing that it says ends more than its own message."""
         time, _, payload, out, policy_set = segment
-        what = ""
+        what, unseen = "", False
         try:
             if ends.proto == c.TCP:
                 return self._segment(ends, flow, segment)
@@ -221,7 +238,7 @@ class Inspector:
                 self._questions.add(flow, ends if out else ends.turned(), time, payload, cut=cut)
             elif out:  # the server's Initials answer these and are passed over
                 what = "quic"
-                self._initial(ends, flow, time, payload, policy_set)
+                unseen = self._initial(ends, flow, time, payload, policy_set)
         except Malformed:
             if (open_ := self._open.pop(flow, None)) is not None:
                 what = open_.reader.service if open_.sure else ""
@@ -231,8 +248,8 @@ class Inspector:
                 self.malformed[what] += 1
                 if self.oddities is not None:
                     self.oddities.offer(f"malformed_{what}", ends, time, payload, out=out, policy_set=policy_set)
-            return ""
-        return what
+            return _Spoken()
+        return _Spoken(what, unseen)
 
     def _unknown(
         self, packets: Packets, placed: Placed, askers: Callable[[int], int] | None, oddities: Oddities
@@ -253,7 +270,7 @@ class Inspector:
             policy_set = 0 if askers is None or packets.taken is None else askers(int(packets.taken[i]))
             oddities.offer(UNKNOWN, ends, int(packets.time[i]), payload, out=bool(placed.out[i]), policy_set=policy_set)
 
-    def _segment(self, ends: Ends, flow: int, segment: _Segment) -> str:
+    def _segment(self, ends: Ends, flow: int, segment: _Segment) -> _Spoken:
         _, sequence, payload, out, _ = segment
         open_ = self._open.get(flow)
         if open_ is not None and not open_.sure and out != open_.out and _begins(payload):
@@ -261,12 +278,14 @@ class Inspector:
         segments = [segment]
         if open_ is None:
             if (read := self._read.get(flow)) is not None and _goes_on(read, sequence, out=out):
-                return ""
+                return _Spoken()
             reader = self._reader(ends, flow, segment)
             if reader is None:
                 early = self._early.setdefault(flow, [])
                 early += segments[: _EARLY - len(early)]
-                return "stratum" if stratum.looks_like(payload) else ""
+                if tls.greets(payload):
+                    return _Spoken("tls", unseen=True)
+                return _Spoken("stratum" if stratum.looks_like(payload) else "")
             open_ = self._open[flow] = _Open(reader, segment.time, len(payload) >= SURE, sequence, out)
             if len(self._open) > MAX_OPEN:
                 self._end(self._open.popitem(last=False)[1])
@@ -282,7 +301,7 @@ class Inspector:
         if open_.reader.done:
             self._open.pop(flow, None)
             self._remember(flow, open_)
-        return open_.reader.service if open_.sure else ""
+        return _Spoken(open_.reader.service, open_.reader.incomplete) if open_.sure else _Spoken()
 
     def _reader(self, ends: Ends, flow: int, segment: _Segment) -> _Reader | None:
         """Whoever reads a connection that goes on with this segment; None if it begins nothing that is known."""
@@ -300,15 +319,15 @@ class Inspector:
         if len(self._read) > MAX_OPEN:
             self._read.popitem(last=False)
 
-    def _initial(self, ends: Ends, flow: int, time: int, payload: bytes, policy_set: int) -> None:
-        """A datagram from the client with QUIC's long header."""
+    def _initial(self, ends: Ends, flow: int, time: int, payload: bytes, policy_set: int) -> bool:
+        """A datagram from the client with QUIC's long header; whether its hello is yet to come."""
         if flow not in self._initials:
             self._initials[flow] = _Beginning(quic.Initials(), ends, time, policy_set)
             if len(self._initials) > MAX_OPEN:
                 self._give_up(self._initials.popitem(last=False)[1])
         began = self._initials[flow]
         if began.initials is None:
-            return
+            return False
         hello = began.initials.add(payload)
         if hello is not None:
             self._rows.add(
@@ -317,6 +336,7 @@ class Inspector:
                 policy_set=began.policy_set,
             )  # fmt: skip
             began.initials = None
+        return hello is None
 
     def _expire(self, now: int) -> None:
         """Give up what nothing was heard of for long."""

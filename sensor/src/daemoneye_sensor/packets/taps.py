@@ -104,7 +104,13 @@ class Taps:
         except OSError as error:
             _log.warning("interfaces cannot be read: %s", error)
             return []
-        self._chosen = chosen = choose(self._capture.interfaces, network)
+        former, chosen = self._chosen, choose(self._capture.interfaces, network)
+        self._chosen = chosen
+        for setting in chosen.missing:
+            if setting not in former.missing:
+                _log.warning("%s", _awaited(setting))
+        if chosen.left_out and not former.left_out:
+            _log.warning("%s", _too_many(chosen.left_out))
         wanted = {link.index: link for link in (*chosen.named, *chosen.others)}
         gone = [i for i, captured in self.captured.items() if i not in wanted or not captured.tap.alive]
         numbers = [self._let_go(index) for index in gone]
@@ -170,10 +176,9 @@ class Taps:
         for error in list(self._failed.values()):
             return NOT_PERMITTED if isinstance(error.__cause__, PermissionError) else error.reason, str(error)
         if self._chosen.missing:
-            return NO_INTERFACE, f"{absent(self._chosen.missing[0])}: it is captured when it comes"
+            return NO_INTERFACE, _awaited(self._chosen.missing[0])
         if self._chosen.left_out:
-            many = f"{self._chosen.left_out} more interfaces are meant than the {MOST} that are captured at once"
-            return DEGRADED, f"{many}: name fewer"
+            return DEGRADED, _too_many(self._chosen.left_out)
         return "", ""
 
     def close(self) -> list[int]:
@@ -219,3 +224,11 @@ class Taps:
         news = {name: new - old for name, new, old in zip(_COUNTED, now, captured.told, strict=True)}
         captured.told = now
         self.totals.setdefault(captured.group, Counter()).update(news)
+
+
+def _awaited(setting: str) -> str:
+    return f"{absent(setting)}: it is captured when it comes"
+
+
+def _too_many(left_out: int) -> str:
+    return f"{left_out} more interfaces are meant than the {MOST} that are captured at once: name fewer"

@@ -96,7 +96,9 @@ class PcapSource:
         """Frames and messages that could not be read, and where the file breaks off."""
         now = self._faults()
         losses = [
-            Lost("capture", "", count - self._told[why], why) for why, count in now.items() if count > self._told[why]
+            Lost("capture", "", count - self._told[why], why, "bulk")
+            for why, count in now.items()
+            if count > self._told[why]
         ]
         self._told = now
         return losses

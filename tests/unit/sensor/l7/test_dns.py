@@ -15,7 +15,7 @@ from hypothesis import example, given
 from hypothesis import strategies as st
 from scapy.layers.dns import DNS, DNSQR, DNSRR, DNSRRMX, DNSRROPT, DNSRRSOA, DNSRRSRV, EDNS0TLV, dns_compress
 
-from daemoneye_sensor.l7.dns import ANSWERS, Message, class_name, frames, parse, type_name
+from daemoneye_sensor.l7.dns import ANSWERS, Message, frames, parse, type_name
 from daemoneye_sensor.l7.dnsdata import TEXT
 from daemoneye_sensor.l7.errors import Malformed
 from tests.unit.sensor.l7.dnswire import (
@@ -41,7 +41,6 @@ def test_a_query() -> None:
         rcode="NOERROR",
         query="Api.Payments.svc.cluster.local",
         type="AAAA",
-        qclass="IN",
         questions=1,
         answers=(),
         ttls=(),
@@ -89,29 +88,20 @@ def test_only_so_many_answers_are_kept_and_the_true_count_told() -> None:
     assert parsed.edns == 1232
 
 
-def test_names_of_types_classes_and_operations() -> None:
+def test_names_of_types_and_operations() -> None:
     assert [type_name(number) for number in (1, 65, 255, 65280, 0)] == ["A", "HTTPS", "ANY", "TYPE65280", "TYPE0"]
-    assert [class_name(number) for number in (1, 3, 255, 0x8001, 0x80FF, 2, 0x8002)] == [
-        "IN",
-        "CH",
-        "ANY",
-        "IN",
-        "ANY",
-        "CLASS2",
-        "CLASS32770",
-    ]
     assert parse(message(flags=0x2400)).opcode == "NOTIFY"
     assert parse(message(flags=0x7800)).opcode == "OPCODE15"
 
 
 def test_a_question_for_the_unknown() -> None:
     parsed = parse(message(question=name("x.y") + struct.pack("!HH", 65280, 9)))
-    assert (parsed.query, parsed.type, parsed.qclass) == ("x.y", "TYPE65280", "CLASS9")
+    assert (parsed.query, parsed.type) == ("x.y", "TYPE65280")
 
 
 def test_multicast_dns() -> None:
     query = message(question=name("_ipp._tcp.local") + struct.pack("!HH", 12, 0x8001), flags=0)
-    assert parse(query).qclass == "IN", "the bit asks for a unicast response"
+    assert parse(query).type == "PTR", "the bit that asks for a unicast response is none of the type"
     service = b"\x0bMy Printer " + pointer(12)
     unasked = struct.pack("!6H", 0, 0x8400, 0, 2, 0, 0) + b"".join(
         [
@@ -120,7 +110,7 @@ def test_multicast_dns() -> None:
         ]
     )
     parsed = parse(unasked, whole=True)
-    assert (parsed.query, parsed.type, parsed.qclass, parsed.questions) == ("", "", "", 0)
+    assert (parsed.query, parsed.type, parsed.questions) == ("", "", 0)
     assert parsed.answers == (r"My\032Printer\032._ipp._tcp.local", "10.0.0.9"), "cache-flush is no class of its own"
 
 

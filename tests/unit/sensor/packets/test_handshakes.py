@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import pytest
 from scapy.layers.inet import UDP
-from scapy.packet import Raw
+from scapy.packet import Packet, Raw
 
 from daemoneye_sensor.packets.inspector import Inspector
 from tests.support.captures import Connection
 from tests.support.handshakes import alpn, crypto, flight, initial, message, message_2, records, server_name, sized
-from tests.unit.sensor.packets.test_inspector import A, B, events, only
+from tests.unit.sensor.packets.test_inspector import A, B, events, only, told
 
 SERVER_HELLO = b"\x02" + sized(b"\x03\x03" + bytes(33) + b"\xc0\x2f\0", 3)
 WARNING = records(b"\x01\x70", kind=21)  # unrecognized_name
@@ -52,6 +54,37 @@ def test_a_servers_hello_is_told_without_its_certificate(certificate: bytes) -> 
         sni="shop.example", server_version="1.2", server_cipher="c02f", certificate_sha256="", flags=["partial"],
     )  # fmt: skip
     assert row["version"] == "1.3"
+
+
+def _spoken(packets: Sequence[Packet], size: int) -> tuple[str, list[str], bool]:
+    """Service and flags of the one conversation of a capture, and whether its row has a name that is null."""
+    (row,) = (row for row in told(packets, size) if row["event"] == "packet_flow")
+    return row["service"], row["flags"], "sni" in row and row["sni"] is None
+
+
+@pytest.mark.parametrize("size", [1, 1000])
+def test_a_conversation_whose_hello_was_not_seen_says_so(size: int) -> None:
+    talk = Connection(A, B, 40000, 443)
+    begun = talk.begin()
+    hello = talk.send(flight("shop.example"), size=100)
+    answered = talk.send(records(SERVER_HELLO + CHAIN), out=False)
+    assert _spoken([*begun, *answered], size) == ("tls", ["sni_unseen"], True), "the client's packets are missing"
+    assert _spoken([*begun, *hello[:-1]], size) == ("tls", ["sni_unseen"], True), "its end is missing"
+    assert _spoken([*begun, *hello, *answered], size) == ("tls", [], False)
+    assert _spoken([*begun, *hello, *answered, *answered], size) == ("tls", [], False), "sent again"
+    assert _spoken([*begun, *answered, *hello], size) == ("tls", [], False), "captured in another order"
+    nameless = talk.send(flight(None))
+    assert _spoken([*begun, *nameless, *answered], size) == ("tls", [], False), "it was seen, and names nobody"
+
+
+@pytest.mark.parametrize("size", [1, 1000])
+def test_a_quic_conversation_whose_hello_was_not_seen_says_so(size: int) -> None:
+    hello = message(extensions=(server_name(b"quic.example"),))
+    to = A / UDP(sport=50_000, dport=443)
+    first, second = (to / Raw(initial(crypto(at, part))) for at, part in ((0, hello[:40]), (40, hello[40:])))
+    assert _spoken([first], size) == ("quic", ["sni_unseen"], True)
+    assert _spoken([first, second], size) == ("quic", [], False)
+    assert _spoken([first, second, first], size) == ("quic", [], False), "sent again"
 
 
 @pytest.mark.parametrize("size", [1, 1000])

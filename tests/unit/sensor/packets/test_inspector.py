@@ -31,14 +31,20 @@ def events(
     packets: Sequence[Packet], size: int = 1000, times: Sequence[int] | None = None, made: Inspector | None = None
 ) -> list[dict[str, Any]]:
     """All events of a capture but flows, as JSON; through the wire form, as a reader gets them."""
+    return [row for row in told(packets, size, times, made) if row["event"] != "packet_flow"]
+
+
+def told(
+    packets: Sequence[Packet], size: int = 1000, times: Sequence[int] | None = None, made: Inspector | None = None
+) -> list[dict[str, Any]]:
+    """All events of a capture, likewise."""
     inspector = made or Inspector("eth0")
     times = times or [START + i * 1_000_000 for i in range(len(packets))]
     sections: list[Section] = []
     for at in range(0, len(packets), size):
         sections += inspector.inspect(decoded(packets[at : at + size], times=times[at : at + size]))
     sections += inspector.end()
-    rows = [row for section in sections for row in _json(section)]
-    return [row for row in rows if row["event"] != "packet_flow"]
+    return [row for section in sections for row in _json(section)]
 
 
 def _json(section: Section) -> list[dict[str, Any]]:

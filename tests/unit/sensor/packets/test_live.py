@@ -23,7 +23,7 @@ from daemoneye_sensor.packets.layers import Decoder
 from daemoneye_sensor.packets.live import packets_from, packets_of
 from tests.support.captures import SECOND, START, Connection
 from tests.support.counted import counted, frames
-from tests.support.handshakes import Peers, client_context
+from tests.support.handshakes import Peers, client_context, records, sized
 
 ETHER = Ether(src="02:00:00:00:00:01", dst="02:00:00:00:00:02")
 A, B = ETHER / IP(src="10.0.0.1", dst="10.0.0.2"), ETHER / IP(src="10.0.0.2", dst="10.0.0.1")
@@ -135,6 +135,17 @@ def test_a_conversation_that_began_with_a_captured_packet_is_settled_by_the_coun
     )
     (request,) = node.events("http_request")
     assert (request["src_port"], request["interface"]) == (sport, "eth0")
+
+
+def test_a_hello_that_nobody_saw_is_still_said_when_the_counts_come() -> None:
+    node = Node("eth0")
+    made = Connection(A, B, 40000, 443)
+    greeting = records(b"\x02" + sized(b"\x03\x03" + bytes(33) + b"\xc0\x2f\0", 3))
+    packets = [*made.begin(), *made.send(greeting, out=False)]
+    node.show(packets[3:])
+    node.count(counted(packets))
+    (row,) = node.end()
+    assert (row["service"], row["flags"]) == ("tls", Flag.SNI_UNSEEN)
 
 
 def test_a_connection_that_was_there_before_is_said_to_be_so() -> None:

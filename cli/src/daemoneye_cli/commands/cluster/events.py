@@ -8,10 +8,9 @@ from collections.abc import Callable
 from typing import Any
 
 from daemoneye import subjects
-from daemoneye.errors import ConfigError
 from daemoneye.podidentity import cgroup_uid
 from daemoneye_cli.commands.cluster.options import command, kubectl, release
-from daemoneye_cli.commands.options import Subparsers, add_output, add_range, say
+from daemoneye_cli.commands.options import Subparsers, add_event, add_output, add_range, say
 from daemoneye_cli.errors import NotThere
 from daemoneye_cli.kube import Kubectl
 
@@ -22,7 +21,7 @@ def add(commands: Subparsers) -> None:
     add_range(parser)
     parser.add_argument("--node", metavar="NAME", help="only of this node")
     parser.add_argument("--pod", metavar="NAMESPACE/NAME", type=_pod, help="only of this pod, on either side")
-    parser.add_argument("--event", metavar="KIND", help="only of this kind, such as process_exec")
+    add_event(parser)
     add_output(parser, "plain", "json", default="plain")
     parser.set_defaults(run=run)
 
@@ -30,13 +29,11 @@ def add(commands: Subparsers) -> None:
 def run(options: argparse.Namespace) -> int:
     """Show them."""
     # Half a second of imports that the other commands do not need.
-    from daemoneye.events.registry import EVENTS
     from daemoneye_cli import tunnel
     from daemoneye_cli.commands import reading
-    from daemoneye_cli.commands.events import renderer
+    from daemoneye_cli.commands.events import check, renderer
 
-    if options.event not in {None, *EVENTS}:
-        raise ConfigError(f"--event {options.event}: there is no such event; there are {', '.join(sorted(EVENTS))}")
+    check(options.event)
     kube = kubectl(options)
     chosen = release(options, kube)
     keep = wanted(options.node, options.pod, options.event, _uids(kube, options.pod))
