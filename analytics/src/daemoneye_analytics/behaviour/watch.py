@@ -55,7 +55,7 @@ class Watch(ABC):
     lane: ClassVar[str]
     """The lane in which its rows come."""
     kind: ClassVar[Any]
-    """Class of its rows in windows: see `daemoneye_analytics.behaviour.node.Kind`."""
+    """Class of its rows in windows: see `daemoneye_analytics.behaviour.windows.Watched`."""
     unit: ClassVar[str]
     """What its rows are called where they are counted."""
 
