@@ -10,15 +10,17 @@ import pytest
 
 from daemoneye.errors import ConfigError
 from daemoneye_analytics.behaviour import models
+from daemoneye_analytics.behaviour.clock import SILENT, Clock
 from daemoneye_analytics.behaviour.executions import FLEET
 from daemoneye_analytics.behaviour.features import EXE
 from daemoneye_analytics.checkpoint import Checkpoint, decode, encode
 from daemoneye_analytics.exemptions import Exemption
 from daemoneye_analytics.frame import Frame, text_hash
 from tests.unit.analytics.behaviour.traffic import WORKLOADS, analyser, execution, frames, run, usual
-from tests.unit.analytics.factory import Exec, batch
+from tests.unit.analytics.factory import OFFSET, Exec, batch
 
 HOURS = 16
+DAY_NS = 86_400 * 1_000_000_000
 VICTIM = "shop/Deployment/app-2/main"
 
 
@@ -219,6 +221,43 @@ def test_floods_constants_and_clock_jumps_are_survived(learned):
     assert {s["executions"] for s in scores} >= {100}
     assert all(s["p"] is None or 0 < s["p"] <= 1 for s in scores)
     assert np.isfinite([s["score"] for s in scores if s["score"] is not None]).all()
+
+
+def test_a_clock_that_was_a_year_ahead_and_is_put_back_costs_nothing(learned):
+    """Windows end as ever, and what was told in the future is told again."""
+    rows = later(*attack(), *attack(HOURS * 3600 + 6000), hours=2.0)
+    (told, _), scores = run(again(learned), rows, first=200_000)
+    detector = again(learned)
+    ahead = {"clock_offset_ns": OFFSET + 365 * DAY_NS}
+    wrong, _ = run(detector, [execution(11, HOURS * 3600 + 1, b"/usr/bin/date"), *attack()], first=100_000, **ahead)
+    findings, after = run(detector, rows, first=200_000)
+    assert {f.key for f in wrong} == {told.key}
+    assert told.key in {f.key for f in findings}
+    assert len([s for s in after if s["start"] < "2024"]) == len(scores)
+
+
+def test_of_nodes_whose_clocks_differ_by_a_year_one_says_when_models_are_trained():
+    detector = analyser(models=('{"name": "process_rarity"}', '{"name": "process_shape"}'))
+    here = frames(usual(2.0, every=20.0), 100)
+    there = frames(usual(2.0, seed=2, every=20.0), 100, node="ahead", clock_offset_ns=OFFSET + 365 * DAY_NS)
+    for pair in zip(here, there, strict=False):
+        for frame in pair:
+            detector.process(frame)
+    assert detector.status()["models"]["process_shape"]["kept"] == [1], "a day has not gone by on either"
+
+
+def test_when_the_node_whose_clock_counts_falls_silent_another_takes_over():
+    clock = Clock()
+    assert clock.turn("one", 5, 2)
+    assert not any(clock.turn("two", 100 + n, 2) for n in range(2 * SILENT))
+    assert clock.now == 5
+    kept = Clock()
+    kept.restore(clock.state())
+    assert kept.turn("two", 1000, 2)
+    assert kept.now == 1000
+    assert not kept.turn("one", 6, 2)
+    with pytest.raises(ValueError, match="clock"):
+        kept.restore({"now": "noon"})
 
 
 def test_a_million_workloads_of_jobs_are_bounded():
