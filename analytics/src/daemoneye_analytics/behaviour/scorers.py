@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from daemoneye_analytics.behaviour import canaries
+from daemoneye_analytics.behaviour.catalogue import Part
 from daemoneye_analytics.behaviour.features import Measured
 from daemoneye_analytics.behaviour.models import BehavioralModel
 from daemoneye_analytics.detectors.parts import collected, renewed
@@ -40,6 +41,27 @@ class Scorers:
             rows = _columns(measured, spec)
             out[:, at] = self._fitted[spec.name].score(rows) if spec.learned else rows.sum(axis=1)
         return out
+
+    def column(self, name: str) -> int | None:
+        """Where the scores of a model of processes stand among the columns of `score`; None where no such model has this name."""
+        return next((at for at, spec in enumerate(self._specs) if spec.name == name), None)
+
+    @property
+    def numbers(self) -> dict[str, int]:
+        """Of each fitted model the number of the one in use, 0 before the first."""
+        return {name: model.number for name, model in self._fitted.items()}
+
+    def explain(self, name: str, measured: Measured, row: int) -> list[Part]:
+        """What a model finds odd about a row, the oddest first; empty where no model of processes has this name."""
+        column = self.column(name)
+        if column is None:
+            return []
+        spec = self._specs[column]
+        values = _columns(measured, spec)[row]
+        if spec.learned:
+            return self._fitted[name].explain(values)
+        parts = [Part(f, v, v, None) for f, v in zip(spec.features, values.tolist(), strict=True) if v > 0]
+        return sorted(parts, key=lambda part: -part.more)
 
     def offer(self, measured: Measured) -> None:
         """Executions that may be learned from."""

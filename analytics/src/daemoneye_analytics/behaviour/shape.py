@@ -9,12 +9,14 @@ from __future__ import annotations
 import logging
 from collections import Counter
 from collections.abc import Mapping
+from itertools import starmap
 from typing import Any, Final
 
 import numpy as np
 
 from daemoneye.errors import ConfigError, CorruptData
 from daemoneye_analytics.behaviour import snapshot
+from daemoneye_analytics.behaviour.catalogue import Part
 from daemoneye_analytics.behaviour.frozen import Frozen
 from daemoneye_analytics.behaviour.outliers import choose
 from daemoneye_analytics.behaviour.reservoir import Reservoir
@@ -143,16 +145,20 @@ class ShapeModel:
                 log.exception("model %s: %d rows were not scored; the next ones are counted only", self.name, len(rows))
             return np.full(len(rows), np.nan)
 
-    def explain(self, row: np.ndarray) -> list[tuple[str, float]]:
-        """By how much a row's score would be lower if a feature had its median, the largest first; row float64, shape (k,). Empty before the first fit."""
+    def explain(self, row: np.ndarray) -> list[Part]:
+        """What makes a row odd, float64, shape (k,): the features by which its score is higher than with their medians, the largest first.
+
+        Empty before the first fit.
+        """
         if not self._models:
             return []
         k = len(self.features)
         rows = np.repeat(row[np.newaxis], k + 1, axis=0)
-        rows[np.arange(k), np.arange(k)] = self._models[0].median
+        rows[np.arange(k), np.arange(k)] = median = self._models[0].median
         scores = self.score(rows)
-        parts = [(name, float(scores[k] - score)) for name, score in zip(self.features, scores[:k], strict=True)]
-        return sorted((p for p in parts if not np.isnan(p[1])), key=lambda p: -p[1])
+        more = scores[k] - scores[:k]
+        found = zip(self.features, more.tolist(), row.tolist(), median.tolist(), strict=True)
+        return sorted((part for part in starmap(Part, found) if part.more > 0), key=lambda part: -part.more)
 
     def due(self, now_ns: int) -> bool:
         """Whether a fit should begin: the interval is over, or there is no model, and there are rows enough."""

@@ -191,7 +191,9 @@ class Watch(ABC):
                 model.name: float(value)
                 for model, value in zip(self._analyzer.models, judgement.models[at], strict=True)
             }
-            alarm = Alarm(windows, at, life, self._lives.phase(life), places[at], score, p, each)
+            alarm = Alarm(
+                windows, at, life, self._lives.phase(life), places[at], score, p, each, self._analyzer.scorers
+            )
             forgiven = bool(alarms[at]) and self._forgiven(alarm)
             if alarms[at] and (finding := self._tell(node, alarm, frame, forgiven=forgiven)):
                 found.append(finding)

@@ -3,16 +3,19 @@
 from __future__ import annotations
 
 import json
+import re
 from typing import Any
 
 import numpy as np
 import pytest
 
 from daemoneye.errors import ConfigError
-from daemoneye_analytics.behaviour import models
+from daemoneye_analytics.behaviour import models, telling
+from daemoneye_analytics.behaviour.catalogue import PROCESS_FEATURES, Part
 from daemoneye_analytics.behaviour.clock import SILENT, Clock
 from daemoneye_analytics.behaviour.executions import FLEET
-from daemoneye_analytics.behaviour.features import EXE
+from daemoneye_analytics.behaviour.features import EXE, Measured
+from daemoneye_analytics.behaviour.scorers import Scorers
 from daemoneye_analytics.checkpoint import Checkpoint, decode, encode
 from daemoneye_analytics.exemptions import Exemption
 from daemoneye_analytics.frame import Frame, text_hash
@@ -91,6 +94,50 @@ def test_an_attack_is_told_with_its_process_its_bits_and_its_counts(learned):
     assert "What intruders do and this workload seldom does: " in text
     assert "nc -e (T1059.004 Unix Shell, 6.5 bits)" in text
     assert {event.event for event in finding.events} == {"process_exec"}
+
+
+def test_a_model_of_processes_says_which_it_means_what_is_odd_about_it_and_which_training_said_so(history):
+    detector = analyser(models=('{"name": "process_shape"}', '{"name": "sequence"}'), threshold=0.4)
+    run(detector, history)
+    at = HOURS * 3600 + 300.0
+    chain = [
+        execution(14, at, b"/usr/bin/find", (b"find",), 900_001),
+        execution(14, at + 1, b"/usr/bin/sort", (b"sort",), 900_002, ppid=900_001, pstart=at),
+    ]
+    (finding,), _ = run(detector, later(*chain), first=100_000)
+    assert finding.key == "process_shape:shop/Deployment/app-4/main:/usr/bin/sort"
+    assert finding.subject.pid == 900_002
+    text = " ".join(finding.explanation)
+    assert "by model: process_shape (model 1) " in text
+    assert "What process_shape finds odd about /usr/bin/sort: " in text
+    assert re.search(r"pair_bits \d\d\.\d bits \(usually 0\.\d+ bits\)", text)
+
+
+def test_a_model_that_is_not_trained_says_what_it_adds_up():
+    features = np.zeros((2, len(PROCESS_FEATURES)))
+    features[1, PROCESS_FEATURES.index("tree_bits")] = 14.25
+    measured = Measured(features, np.zeros((2, 3), np.uint64), np.zeros((2, 1)))
+    scorers = Scorers([models.SEQUENCE], 86_400)
+    assert scorers.explain("sequence", measured, 1) == [Part("tree_bits", 14.25, 14.25, None)]
+    assert scorers.explain("sequence", measured, 0) == []
+    assert scorers.explain("process_rarity", measured, 1) == []
+    assert scorers.numbers == {}
+
+
+@pytest.mark.parametrize(
+    ("part", "said"),
+    [
+        (Part("tree_bits", 14.25, 14.25, None), "tree_bits 14.2 bits"),
+        (
+            Part("sent_bytes", 1.0, np.log2(1 + 2_000_000), np.log2(1 + 300)),
+            "sent_bytes 2,000,000 bytes (usually 300 bytes)",
+        ),
+        (Part("new_items", 1.0, 2.0, 0.0), "new_items 2 (usually 0)"),
+        (Part("args_entropy", 1.0, 4.91, 3.3), "args_entropy 4.91 bits/character (usually 3.3 bits/character)"),
+    ],
+)
+def test_features_are_told_in_their_units(part, said):
+    assert telling.told(part) == said
 
 
 def test_borders_of_batches_change_neither_scores_nor_findings(learned):

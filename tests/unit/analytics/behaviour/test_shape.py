@@ -82,9 +82,11 @@ def test_the_explanation_names_the_feature_that_is_odd():
     row[3:] = 0
     row[1] = 30
     parts = grown().explain(row)
-    assert parts[0][0] == "length"
-    assert parts[0][1] > 0.2
-    assert {name for name, _ in parts} == set(FEATURES)
+    assert parts[0].feature == "length"
+    assert parts[0].more > 0.2
+    assert parts[0].value == 30
+    assert parts[0].usual == pytest.approx(np.median(usual(2000)[:, 1]), rel=0.05)
+    assert {part.feature for part in parts} <= set(FEATURES)
 
 
 def test_a_candidate_that_forgot_the_canaries_does_not_take_over(caplog):
