@@ -5,7 +5,7 @@ Responsible for handing features to them; a model that is fitted is `daemoneye_a
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 class Scorers:
     """The models of processes, in their order."""
 
-    def __init__(self, specs: Sequence[BehavioralModel], update_seconds: int) -> None:
+    def __init__(self, specs: Sequence[BehavioralModel], update_seconds: int, held: Mapping[str, int]) -> None:
         self._specs = tuple(specs)
         self._fitted: dict[str, ShapeModel] = {}
         for spec in specs:
@@ -31,7 +31,8 @@ class Scorers:
                 from daemoneye_analytics.behaviour.shape import ShapeModel
 
                 self._fitted[spec.name] = ShapeModel(
-                    spec.name, spec.features, spec.detector, spec.parameters, interval_s=update_seconds, canaries=canaries.rows(spec.features)
+                    spec.name, spec.features, spec.detector, spec.parameters, interval_s=update_seconds, canaries=canaries.rows(spec.features),
+                    hold=held.get(spec.name, 0),
                 )  # fmt: skip
 
     def score(self, measured: Measured) -> np.ndarray:

@@ -117,7 +117,7 @@ def test_a_model_that_is_not_trained_says_what_it_adds_up():
     features = np.zeros((2, len(PROCESS_FEATURES)))
     features[1, PROCESS_FEATURES.index("tree_bits")] = 14.25
     measured = Measured(features, np.zeros((2, 3), np.uint64), np.zeros((2, 1)))
-    scorers = Scorers([models.SEQUENCE], 86_400)
+    scorers = Scorers([models.SEQUENCE], 86_400, {})
     assert scorers.explain("sequence", measured, 1) == [Part("tree_bits", 14.25, 14.25, None)]
     assert scorers.explain("sequence", measured, 0) == []
     assert scorers.explain("process_rarity", measured, 1) == []
@@ -344,6 +344,37 @@ def test_a_policy_that_changes_the_models_keeps_what_was_learned(learned):
 def test_models_that_cannot_be_are_refused_with_the_choices(given, message):
     with pytest.raises(ConfigError, match=message):
         models.parse([given])
+
+
+@pytest.mark.parametrize(
+    ("given", "message"),
+    [
+        ("sequence=1", "'sequence=1': write NAME=NUMBER with a trained model's name; there are process_shape"),
+        ("process_shape", "NAME=NUMBER"),
+        ("process_shape=0", "'0' is no number of a training"),
+        ("process_shape=new", "'new' is no number of a training"),
+    ],
+)
+def test_a_model_that_cannot_be_held_is_refused_with_the_choices(given, message):
+    declared = ('{"name": "process_shape"}', '{"name": "sequence"}')
+    with pytest.raises(ConfigError, match=re.escape(message)):
+        analyser(models=declared, held_models=(given,))
+
+
+def test_a_policy_that_holds_a_model_goes_back_to_it():
+    """Without losing what was counted, and whoever takes it back trains on."""
+    declared = ('{"name": "process_rarity"}', '{"name": "process_shape"}')
+    detector = analyser(models=declared, update_seconds=1800)
+    rows = usual(2.0, every=20.0)
+    run(detector, rows)
+    newest = detector.status()["models"]["process_shape"]
+    assert newest["model"] >= 3
+    earlier = newest["kept"][1]
+    held = analyser(models=declared, update_seconds=1800, held_models=(f"process_shape={earlier}",))
+    held.restore(detector.state())
+    run(held, usual(1.0, seed=3, every=20.0, start=2.0 * 3600 + 60), first=100_000)
+    assert held.status()["models"]["process_shape"]["model"] == earlier
+    assert held.status()["items"] >= detector.status()["items"]
 
 
 def test_a_state_of_another_form_is_refused():
