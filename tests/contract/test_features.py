@@ -12,7 +12,8 @@ import yaml
 from daemoneye_analytics.behaviour import models
 from daemoneye_analytics.behaviour.catalogue import FEATURES
 from daemoneye_analytics.behaviour.outliers import KINDS, REFUSED
-from daemoneye_analytics.codegen import features, main
+from daemoneye_analytics.codegen import detectors, features, main
+from daemoneye_analytics.registry import BUILT_IN
 
 REPOSITORY = Path(__file__).parents[2]
 
@@ -34,6 +35,14 @@ def test_it_has_a_row_for_everything_that_can_be_named() -> None:
         [f.name for f in FEATURES] + [spec.name for spec in (*models.BUILT_IN, *models.OPTIONAL)] + [*KINDS, *REFUSED]
     )
     assert sorted(rows) == sorted(known)
+
+
+def test_every_detector_has_its_parameters_on_a_page() -> None:
+    page = detectors()
+    for cls in BUILT_IN:
+        declared = cls.declaration
+        section = page.partition(f"\n## {declared.name}\n")[2].partition("\n## ")[0]
+        assert re.findall(r"^\| `([^`]+)` \|", section, re.MULTILINE) == [p.name for p in declared.parameters]
 
 
 def test_the_examples_of_the_users_page_are_taken() -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import signal
 from collections.abc import AsyncIterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +17,7 @@ from daemoneye_analytics import checkpoint
 from tests.support.analytics import DEADLINE_S, SHARD_STREAM, Bench
 from tests.support.ports import free_port
 from tests.unit.analytics import factory
+from tests.unit.analytics.behaviour import traffic
 from tests.unit.analytics.factory import Exec
 
 pytestmark = pytest.mark.integration
@@ -208,6 +210,58 @@ async def test_a_damaged_checkpoint_is_refused_for_the_one_before(bench: Bench) 
     await bench.judged(6)
     assert "starts without a checkpoint after message 3" in bench.log
     assert len(await bench.findings()) == 6
+
+
+async def test_a_stored_model_that_somebody_changed_is_refused_and_everything_else_goes_on(
+    bench: Bench, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    settings = bench.settings()
+    settings["nats"] |= {"user": "analytics", "password": "models are signed with a key that follows from it"}
+    monkeypatch.setattr(bench, "settings", lambda: settings)
+    models = ['{"name": "process_rarity"}', '{"name": "process_shape"}']
+    settings["analytics"]["detectors"] = [{"name": "behavioral_anomaly", "parameters": {"models": models}}]
+    rows = traffic.usual(2.0, every=20.0)
+    await bench.start()
+    for first in range(0, len(rows), 500):
+        part = rows[first : first + 500]
+        await bench.publish(factory.message(part, context=traffic.ROOTS, workloads=traffic.WORKLOADS, first=first))
+    await bench.judged(len(rows))
+
+    def model() -> dict[str, Any]:
+        found: dict[str, Any] = bench.status[-1]["detectors"]["behavioral_anomaly"]["models"]["process_shape"]
+        return found
+
+    async def goes_on(following: int, exe: bytes) -> None:
+        bench.status.clear()
+        await bench.start()
+        later = Exec(exe=exe, pid=9, start=8000.0 + following, time=8000.0 + following, flags=Flag.MEMFD)
+        await bench.publish(factory.message([later], first=following))
+        await bench.judged(following + 1)
+
+    assert await bench.end() == 0
+    await goes_on(len(rows), b"/memfd:1")
+    assert (model()["model"], model()["counted"]["refused"]) == (1, 0), "it outlives the process"
+    assert await bench.end() == 0
+    bucket = await bench.jetstream.object_store(subjects.ANALYTICS_BUCKET)
+    for side in "ab":
+        data = (await bucket.get(f"checkpoint-0-{side}")).data
+        assert data
+        saved = checkpoint.decode(data)
+        state = dict(saved.detectors["behavioral_anomaly"])
+        if "scorers_process_shape.model0" in state:
+            state["scorers_process_shape.model0"] = state["scorers_process_shape.model0"].copy()
+            state["scorers_process_shape.model0"][-100] ^= 1
+        await bucket.put(
+            f"checkpoint-0-{side}",
+            checkpoint.encode(replace(saved, detectors={**saved.detectors, "behavioral_anomaly": state})),
+        )
+    await goes_on(len(rows) + 1, b"/memfd:2")
+    assert "stored model refused, it is fitted anew: model was changed: its signature does not fit" in bench.log
+    assert bench.status[-1]["detectors"]["behavioral_anomaly"]["errors"] == 0
+    assert bench.status[-1]["detectors"]["behavioral_anomaly"]["items"] > 100, "what was counted stays"
+    assert model()["refused"] == 1
+    rules = [f for f in await bench.findings() if f["detector"] == "suspicious_exec"]
+    assert [f["subject"]["exe"] for f in rules] == ["/memfd:1", "/memfd:2"]
 
 
 async def test_a_detector_that_raises_stops_nothing(bench: Bench, tmp_path: Path) -> None:

@@ -18,7 +18,7 @@ from daemoneye.broker.admin import ensure_streams
 from daemoneye.ending import end
 from daemoneye.errors import MachineError
 from daemoneye.streams import Stream, declared, reserved_bytes
-from daemoneye_cli.broker import Broker
+from daemoneye_cli.broker import ROLES, Broker
 from daemoneye_sensor.publisher import Publisher, pause
 from daemoneye_sensor.spool import Spool
 from tests.support.ports import free_port
@@ -356,6 +356,16 @@ async def test_streams_are_created_updated_and_kept_over_a_restart(tmp_path):
         with pytest.raises(MachineError, match="no room for stream DAEMONEYE_EVENTS_0") as caught:
             await declare(broker, declared(events_max_bytes=1 << 40))
         assert "reserved" in caught.value.fix
+
+
+@pytest.mark.parametrize("kept", ["[]", '"word"', "7", "null", "{", '{"sensor": null, "cli": ["x"], "analytics": ""}'])
+async def test_kept_passwords_that_are_none_are_made_anew(tmp_path, kept):
+    (tmp_path / "credentials.json").write_text(kept)
+    async with broker_in(tmp_path) as broker:
+        words = {role: broker.credentials(role).password for role in ROLES}
+        assert all(len(word) >= 32 for word in words.values())
+        await (await broker.connect("cli")).close()
+    assert json.loads((tmp_path / "credentials.json").read_text()) == words
 
 
 async def test_what_one_stream_gives_up_another_takes_whatever_their_order(tmp_path):

@@ -7,7 +7,7 @@ that is still open is judged as if it were as large as it may become, and by wha
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any, Final, NamedTuple
 
 import numpy as np
@@ -30,6 +30,7 @@ _SIGNS: Final = "intrusion"
 SUSPECT_BITS: Final = 8.0
 """Bits of `intrusion` beyond which a window is rather an intruder's than not, even if one window in 2^8 were an intruder's: they are a likelihood ratio."""
 _DAY_S: Final = 86_400
+_NONE: Final[Mapping[str, int]] = {}
 
 
 class Judgement(NamedTuple):
@@ -71,6 +72,7 @@ class BehavioralAnalyzer:
         anomaly_threshold: float = 0.8,
         update_seconds: int = _DAY_S,
         figures: Sequence[str] = WINDOW_FEATURES,
+        held: Mapping[str, int] = _NONE,
     ) -> None:
         names = [model.name for model in models]
         if not names or len(set(names)) != len(names):
@@ -80,7 +82,7 @@ class BehavioralAnalyzer:
         self.models = tuple(models)
         self.anomaly_threshold = anomaly_threshold
         self.process = tuple(model for model in models if model.scope != WINDOW)
-        self.scorers = Scorers(self.process, update_seconds)
+        self.scorers = Scorers(self.process, update_seconds, held)
         self._names = (*figures, *(model.name for model in self.process))
         # A mean's spread depends on the window's size. What can only grow has one class: an open window's p is then that of a closed one.
         self._single = [Reference(sized=name == _FALLING) for name in self._names]

@@ -151,8 +151,7 @@ class Broker:
             stale.unlink()
         path = self._directory / "credentials.json"
         if not self._passwords:
-            with contextlib.suppress(FileNotFoundError, ValueError):
-                self._passwords = {role: str(word) for role, word in json.loads(path.read_text("utf-8")).items()}
+            self._passwords = _kept(path)
         missing = [role for role in ROLES if role not in self._passwords]
         if missing:
             self._passwords |= {role: secrets.token_urlsafe(24) for role in missing}
@@ -280,6 +279,15 @@ async def _locked(path: Path) -> int:
             await asyncio.sleep(_POLL_S)
         else:
             return fd
+
+
+def _kept(path: Path) -> dict[str, str]:
+    """The roles' passwords of an earlier start; none of a file that is no such thing, which is written anew."""
+    with contextlib.suppress(FileNotFoundError, ValueError):
+        kept = json.loads(path.read_text("utf-8"))
+        if isinstance(kept, dict):
+            return {role: word for role in ROLES if isinstance(word := kept.get(role), str) and word}
+    return {}
 
 
 def _end_with_parent() -> None:

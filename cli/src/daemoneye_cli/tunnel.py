@@ -26,6 +26,7 @@ from daemoneye_cli.release import COMPONENT, Release
 PORT: Final = 4222
 STATUS_INTERVAL_S: Final = 10.0
 _SLOWEST_S: Final = 300.0
+_MOST_PARTS: Final = 64
 
 _FORWARDING: Final = re.compile(rb"^Forwarding from 127\.0\.0\.1:(\d+) -> ")
 _READY_S: Final = 30.0
@@ -98,6 +99,12 @@ def status_interval(told: dict[str, Any]) -> float:
     sensor = told.get("sensor")
     seconds = sensor.get("statusIntervalSeconds") if isinstance(sensor, dict) else None
     return float(seconds) if isinstance(seconds, int | float) and 0 < seconds <= _SLOWEST_S else STATUS_INTERVAL_S
+
+
+def analytics_parts(told: dict[str, Any]) -> int:
+    """Give into how many parts analytics divides the workloads, as the operator's settings have it; 1 where they do not say."""
+    parts = told.get("analyticsParts")
+    return parts if isinstance(parts, int) and 1 <= parts <= _MOST_PARTS else 1
 
 
 def credentials(kube: Kubectl, release: Release, where: Broker) -> Access:

@@ -10,6 +10,7 @@ import asyncio
 import contextlib
 import logging
 import time
+import traceback
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any, Final
@@ -152,6 +153,7 @@ class Controller:
         self._policies, self._policies_of, self._exceptions_of = Policies(), -1, -1
         self._wake = asyncio.Event()
         self._logged = float("-inf")
+        self._traced: set[tuple[type[Exception], str, int | None]] = set()
 
     def changed(self) -> None:
         """Something is not as it was: there is to be a pass."""
@@ -179,8 +181,7 @@ class Controller:
                 self._failed(error)
                 again = True
             except Exception as error:  # noqa: BLE001 - one bad object must not end the operator; it is told and tried again
-                self._failed(error)
-                _log.exception("a pass failed")
+                self._failed(error, unexpected=True)
             self.passes += 1
             self.observe(time.monotonic() - began)
             await asyncio.sleep(_RETRY_S if self.trouble else _PAUSE_S)
@@ -278,12 +279,22 @@ class Controller:
             evidence=self._settings.evidence.enabled,
         )
 
-    def _failed(self, error: Exception) -> None:
+    def _failed(self, error: Exception, *, unexpected: bool = False) -> None:
         self.failed += 1
         self.trouble = str(error) or type(error).__name__
-        if time.monotonic() - self._logged >= _MINUTE:
+        if unexpected and (place := _place(error)) not in self._traced:
+            self._traced.add(place)
             self._logged = time.monotonic()
-            _log.warning("will be tried again: %s", self.trouble)
+            _log.error("a pass failed and will be tried again", exc_info=error)
+        elif time.monotonic() - self._logged >= _MINUTE:
+            self._logged = time.monotonic()
+            _log.warning("will be tried again: %s", repr(error) if unexpected else self.trouble)
+
+
+def _place(error: Exception) -> tuple[type[Exception], str, int | None]:
+    """What an error is and where it was raised: its text may be another one with each object, of these there are few."""
+    (frame,) = traceback.extract_tb(error.__traceback__)[-1:]
+    return type(error), frame.filename, frame.lineno
 
 
 async def _tried(work: Any, trouble: list[Exception]) -> None:

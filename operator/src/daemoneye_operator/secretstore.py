@@ -9,6 +9,7 @@ from __future__ import annotations
 import base64
 import binascii
 import logging
+import os
 import tempfile
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -80,7 +81,7 @@ def access(settings: OperatorSettings, secrets: Secrets, role: str) -> Access:
     if authorities := data.get("ca.crt"):
         ca = Path(tempfile.gettempdir()) / f"daemoneye-{role}-ca.crt"
         if not ca.exists() or ca.read_bytes() != authorities:
-            ca.write_bytes(authorities)
+            _replace(ca, authorities)
     return Access(
         urls=(settings.nats.url,),
         user=data["user"].decode(),
@@ -88,6 +89,18 @@ def access(settings: OperatorSettings, secrets: Secrets, role: str) -> Access:
         inbox_prefix=data.get("inbox_prefix", inbox_prefix(role).encode()).decode(),
         tls_ca=ca,
     )
+
+
+def _replace(path: Path, data: bytes) -> None:
+    """Who reads the file meanwhile, to connect anew, finds the former one or this one, whole."""
+    fd, part = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
+    try:
+        with os.fdopen(fd, "wb") as file:
+            file.write(data)
+        Path(part).replace(path)
+    except OSError:
+        Path(part).unlink(missing_ok=True)
+        raise
 
 
 def _serves(servers: Mapping[str, Any] | None) -> bool:

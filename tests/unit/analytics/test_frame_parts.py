@@ -12,6 +12,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from daemoneye.api.policyfile import installed_detectors
 from daemoneye.errors import ConfigError, CorruptData
 from daemoneye_analytics import checkpoint, registry, settings
 from daemoneye_analytics.analyzer import BehavioralAnalyzer, aggregate, score
@@ -227,6 +228,10 @@ def test_declarations_are_whole():
         assert declaration.docs
         assert declaration.techniques
         assert all(p.doc for p in declaration.parameters)
+
+
+def test_every_built_in_detector_may_be_named_in_a_policy_s_file():
+    assert {cls.declaration.name for cls in registry.BUILT_IN} <= installed_detectors()
 
 
 # ── settings ────────────────────────────────────────────────────────────────────────────────────────────────────────

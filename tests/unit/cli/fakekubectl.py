@@ -171,10 +171,10 @@ def daemonset(desired: int = 2, ready: int = 2) -> dict[str, Any]:
     return value
 
 
-def told(nats: Any = None) -> dict[str, Any]:
-    """The operator's ConfigMap: its release has a broker of its own unless something else is said."""
+def told(nats: Any = None, **more: Any) -> dict[str, Any]:
+    """The operator's ConfigMap, with more settings: its release has a broker of its own unless something else is said."""
     own = {"url": "tls://eye-daemoneye-nats.security.svc:4222", "external": False}
-    return {"kind": "ConfigMap", "data": {"operator.json": json.dumps({"nats": own if nats is None else nats})}}
+    return {"kind": "ConfigMap", "data": {"operator.json": json.dumps({"nats": own if nats is None else nats, **more})}}
 
 
 def pod(component: str, where: str = "node-1", waiting: dict[str, Any] | None = None) -> dict[str, Any]:

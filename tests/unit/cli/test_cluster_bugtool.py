@@ -15,7 +15,7 @@ from daemoneye_cli.clusterbundle import logs
 from daemoneye_cli.main import main
 from tests.support.broker import Broker, running
 from tests.unit.cli import planted
-from tests.unit.cli.fakekubectl import Kubectl, finding, forwarded_to, pod, policy, started
+from tests.unit.cli.fakekubectl import Kubectl, finding, forwarded_to, pod, policy, started, told
 from tests.unit.cli.heartbeat import heartbeat
 
 pytestmark = pytest.mark.integration
@@ -242,6 +242,18 @@ async def test_top(cluster, broker):
     assert found["node-3"]["age_s"] is None
     assert found["analytics"]["events_per_second"] > 0
     assert found["broker"]["version"].startswith("2.")
+
+
+async def test_a_part_of_analytics_that_was_never_heard_has_a_line(cluster, broker):
+    own = {"url": "tls://daemoneye-nats.security.svc:4222", "external": False}
+    cluster.gives("get configmap daemoneye-operator --namespace security*", told(own, analyticsParts=3))
+    cluster.lists("get pods --namespace security*", pod("sensor", "node-1"))
+    async with beating(broker):
+        status, out, _ = await run("top", "--wait", "3", "-o", "json")
+    assert status == 0
+    found = {line["name"]: line for line in map(json.loads, out.splitlines())}
+    assert {"analytics", "analytics-1", "analytics-2"} <= set(found)
+    assert found["analytics-2"]["age_s"] is None
 
 
 async def test_top_again_and_again(cluster, broker):

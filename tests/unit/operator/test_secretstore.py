@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import asyncio
 import copy
+import tempfile
 import time
 from typing import Any
 
 import pytest
 
-from daemoneye_operator import pki, secretstore
+from daemoneye_operator import brokersecrets, pki, secretstore
 from daemoneye_operator.secretstore import RESTART_ANNOTATION
 from tests.support.broker import settings
 
@@ -63,6 +64,22 @@ def test_certificates_say_when_they_end(api):
     made = api.ensure()
     assert made.expires["server"] == pytest.approx(time.time() + pki.SERVER_LIFE.total_seconds(), abs=DAY)
     assert made.expires["ca"] == pytest.approx(time.time() + pki.AUTHORITY_LIFE.total_seconds(), abs=DAY)
+
+
+def test_who_reads_the_authorities_while_they_change_finds_them_whole(api, tmp_path, monkeypatch):
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
+    secrets = api.ensure()
+    of = settings()
+    path = secretstore.access(of, secrets, "operator").tls_ca
+    assert path
+    with path.open("rb") as open_:
+        former = open_.read(100)
+        name = brokersecrets.role_name(of, "operator")
+        secrets.data[name]["ca.crt"] += b"# another\n"
+        assert secretstore.access(of, secrets, "operator").tls_ca == path
+        rest = open_.read()
+    assert path.read_bytes() == secrets.data[name]["ca.crt"] == former + rest + b"# another\n"
+    assert list(tmp_path.iterdir()) == [path]
 
 
 def test_at_an_installation_nothing_is_restarted_and_the_second_time_nothing_is_written(api):

@@ -7,7 +7,7 @@ Append-only: a feature's meaning never changes, for models are stored.
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Final
+from typing import Final, NamedTuple
 
 PROCESS: Final = "process"
 WINDOW: Final = "window"
@@ -23,6 +23,15 @@ class Feature:
     scope: str
     unit: str
     doc: str
+
+
+class Part(NamedTuple):
+    """By how much a feature raises a row's score, with its value and the one that is usual, None where that is not known."""
+
+    feature: str
+    more: float
+    value: float
+    usual: float | None
 
 
 FEATURES: Final[tuple[Feature, ...]] = (

@@ -43,9 +43,10 @@ _COUNTED: Final = ("judged", "insufficient", "alarms")
     behavioral=True,
     scored=True,
     parameters=(
-        Parameter("threshold", 0.8, "score from which on a window is told; 0.8 is p = 1e-4", minimum=0),
-        Parameter("models", (), "declared models, each a JSON object with name, features, detector, parameters; the built-in ones if none"),
-        Parameter("update_seconds", 86_400, "seconds of the events' time between two trainings", minimum=60),
+        Parameter("threshold", 0.8, "score from which on a window is told, by anomalyThreshold; 0.8 is p = 1e-4", minimum=0),
+        Parameter("models", (), "declared models, by analytics.models; the built-in ones if none"),
+        Parameter("update_seconds", 86_400, "seconds of the events' time between two trainings, by modelUpdateInterval", minimum=60),
+        Parameter("held_models", (), "trained models that go back to a kept training and stay there, NAME=NUMBER each"),
         Parameter("learning_events", 2000, "executions that a workload must show before it has been learned", minimum=0),
         Parameter("learning_seconds", 3600, "seconds that it must have been watched as well", minimum=0),
         Parameter("quiet_seconds", 86_400, "seconds after which a workload that executes little has been learned, too", minimum=0),
@@ -74,12 +75,13 @@ class BehavioralAnomaly(Watch):
         declared = models.parse([models.read(text) for text in parameters["models"]])
         of_executions = [model for model in declared if model.scope != CONNECTION]
         of_connections = [model for model in declared if model.scope == CONNECTION]
+        held = models.held(parameters["held_models"], declared)
         super().__init__(
-            parameters, BehavioralAnalyzer(of_executions, parameters["threshold"], parameters["update_seconds"]), Counts(parameters["max_items"]),
+            parameters, BehavioralAnalyzer(of_executions, parameters["threshold"], parameters["update_seconds"], held=held), Counts(parameters["max_items"]),
             telling.Teller(), Flagged(), self.declaration,
         )  # fmt: skip
         self._connections = (
-            FlowWatch(parameters, of_connections, self._flagged, self.declaration) if of_connections else None
+            FlowWatch(parameters, of_connections, held, self._flagged, self.declaration) if of_connections else None
         )
 
     def process(self, frame: Frame) -> list[Finding]:

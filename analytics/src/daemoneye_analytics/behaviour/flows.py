@@ -74,12 +74,15 @@ class FlowWatch(Watch):
         self,
         parameters: Mapping[str, Any],
         models: Sequence[BehavioralModel],
+        held: Mapping[str, int],
         flagged: Flagged,
         declaration: Declaration,
     ) -> None:
         self._around: dict[str, _Around] = {}
         self._flows = FlowTeller()
-        analyzer = BehavioralAnalyzer(models, parameters["threshold"], parameters["update_seconds"], figures=())
+        analyzer = BehavioralAnalyzer(
+            models, parameters["threshold"], parameters["update_seconds"], figures=(), held=held
+        )
         counts = Counts(max(1000, int(parameters["max_items"]) // _SHARE), _CONTEXTS)
         super().__init__(parameters, analyzer, counts, self._flows, flagged, declaration)
 

@@ -161,8 +161,9 @@ class Lives:
         }  # fmt: skip
 
     def newest(self, number: int) -> list[tuple[Life, Phase]]:
-        """The lives of the workloads seen last, the newest first."""
-        return [(life, self.phase(life)) for life in list(self._lives.values())[: -number - 1 : -1]]
+        """The lives of so many workloads, those that drifted before the others, of each those seen last first."""
+        newest = [(life, self.phase(life)) for life in reversed(self._lives.values())]
+        return sorted(newest, key=lambda one: one[1] is not Phase.DRIFTED)[:number]
 
     def state(self) -> dict[str, Any]:
         """For a checkpoint."""

@@ -110,6 +110,32 @@ def read(text: str) -> Mapping[str, Any]:
     return value
 
 
+def held(given: Sequence[str], declared: Sequence[BehavioralModel]) -> dict[str, int]:
+    """Models that are to stay at a training that is kept: name → its number.
+
+    Args:
+        given: `NAME=NUMBER` each.
+        declared: The models that there are.
+
+    Raises:
+        ConfigError: One is no such text, or names no trained model, with the choices.
+    """
+    trained = [model.name for model in declared if model.learned]
+    found = {}
+    for text in given:
+        name, _, number = text.rpartition("=")
+        if name not in trained:
+            raise ConfigError(
+                f"held model {text!r}: write NAME=NUMBER with a trained model's name; there are {', '.join(trained) or 'none'}"
+            )
+        if not (number.isascii() and number.isdecimal()) or int(number[:10]) < 1:
+            raise ConfigError(
+                f"held model {text!r}: {number!r} is no number of a training, which are counted from 1 on"
+            )
+        found[name] = int(number[:10])
+    return found
+
+
 def _spec(entry: Mapping[str, Any], number: int) -> BehavioralModel:
     name = entry.get("name")
     if not isinstance(name, str) or not name:

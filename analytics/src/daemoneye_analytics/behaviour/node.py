@@ -19,6 +19,8 @@ from daemoneye_analytics.pods import Pod
 
 TICK_NS: Final = 10_000_000_000
 BLOCK: Final = 1000
+_BACK_NS: Final = 3600 * 1_000_000_000
+"""Rows that come so much behind others are not late."""
 
 
 class Arriving(Protocol):
@@ -73,6 +75,10 @@ class Node:
         n = len(arrived)
         if not n:
             return
+        if int(arrived.time.max()) < self.tick * TICK_NS - _BACK_NS:
+            self.tick = (
+                int(arrived.time.min()) // TICK_NS
+            )  # the clock was put back: waiting for where it was, no window would ever be over
         tick = np.maximum.accumulate(np.maximum(arrived.time // TICK_NS, self.tick))
         block = (self._count + np.arange(n)) // BLOCK
         begun = self._count // BLOCK if self._count % BLOCK else self._count // BLOCK - 1

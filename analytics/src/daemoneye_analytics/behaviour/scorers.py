@@ -5,12 +5,13 @@ Responsible for handing features to them; a model that is fitted is `daemoneye_a
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from daemoneye_analytics.behaviour import canaries
+from daemoneye_analytics.behaviour.catalogue import Part
 from daemoneye_analytics.behaviour.features import Measured
 from daemoneye_analytics.behaviour.models import BehavioralModel
 from daemoneye_analytics.detectors.parts import collected, renewed
@@ -22,7 +23,7 @@ if TYPE_CHECKING:
 class Scorers:
     """The models of processes, in their order."""
 
-    def __init__(self, specs: Sequence[BehavioralModel], update_seconds: int) -> None:
+    def __init__(self, specs: Sequence[BehavioralModel], update_seconds: int, held: Mapping[str, int]) -> None:
         self._specs = tuple(specs)
         self._fitted: dict[str, ShapeModel] = {}
         for spec in specs:
@@ -30,7 +31,8 @@ class Scorers:
                 from daemoneye_analytics.behaviour.shape import ShapeModel
 
                 self._fitted[spec.name] = ShapeModel(
-                    spec.name, spec.features, spec.detector, spec.parameters, interval_s=update_seconds, canaries=canaries.rows(spec.features)
+                    spec.name, spec.features, spec.detector, spec.parameters, interval_s=update_seconds, canaries=canaries.rows(spec.features),
+                    hold=held.get(spec.name, 0),
                 )  # fmt: skip
 
     def score(self, measured: Measured) -> np.ndarray:
@@ -40,6 +42,27 @@ class Scorers:
             rows = _columns(measured, spec)
             out[:, at] = self._fitted[spec.name].score(rows) if spec.learned else rows.sum(axis=1)
         return out
+
+    def column(self, name: str) -> int | None:
+        """Where the scores of a model of processes stand among the columns of `score`; None where no such model has this name."""
+        return next((at for at, spec in enumerate(self._specs) if spec.name == name), None)
+
+    @property
+    def numbers(self) -> dict[str, int]:
+        """Of each fitted model the number of the one in use, 0 before the first."""
+        return {name: model.number for name, model in self._fitted.items()}
+
+    def explain(self, name: str, measured: Measured, row: int) -> list[Part]:
+        """What a model finds odd about a row, the oddest first; empty where no model of processes has this name."""
+        column = self.column(name)
+        if column is None:
+            return []
+        spec = self._specs[column]
+        values = _columns(measured, spec)[row]
+        if spec.learned:
+            return self._fitted[name].explain(values)
+        parts = [Part(f, v, v, None) for f, v in zip(spec.features, values.tolist(), strict=True) if v > 0]
+        return sorted(parts, key=lambda part: -part.more)
 
     def offer(self, measured: Measured) -> None:
         """Executions that may be learned from."""

@@ -9,12 +9,14 @@ from __future__ import annotations
 import logging
 from collections import Counter
 from collections.abc import Mapping
+from itertools import starmap
 from typing import Any, Final
 
 import numpy as np
 
 from daemoneye.errors import ConfigError, CorruptData
 from daemoneye_analytics.behaviour import snapshot
+from daemoneye_analytics.behaviour.catalogue import Part
 from daemoneye_analytics.behaviour.frozen import Frozen
 from daemoneye_analytics.behaviour.outliers import choose
 from daemoneye_analytics.behaviour.reservoir import Reservoir
@@ -60,7 +62,7 @@ class ShapeModel:
             scored. `status` goes on with what was counted before.
     """
 
-    def __init__(
+    def __init__(  # noqa: PLR0913 - a model's settings by name
         self,
         name: str,
         features: tuple[str, ...],
@@ -71,6 +73,7 @@ class ShapeModel:
         interval_s: float = _DAY_S,
         signer: Signer | None = None,
         canaries: np.ndarray | None = None,
+        hold: int = 0,
     ) -> None:
         """A model that has learned nothing.
 
@@ -83,6 +86,7 @@ class ShapeModel:
             interval_s: Seconds of event time from one fit to the next.
             signer: Seals what `state` gives; None: with a key of this process.
             canaries: Rows of known attacks, float64, shape (c, k), which must stand out by a new model; see `retraining.objection`.
+            hold: Number of a kept model to go back to, when what was kept is restored, and to stay at; 0 for none.
 
         Raises:
             ConfigError: A detector or parameter that cannot be used; the text names the choices.
@@ -96,6 +100,7 @@ class ShapeModel:
         self._interval_ns = int(interval_s * 1_000_000_000)
         self._signer = signer or Signer()
         self._canaries = np.zeros((0, len(features))) if canaries is None else canaries
+        self._hold, self._held = hold, False
         self._rows = Reservoir(len(features), ROWS, RECENT, seed)
         self._models: list[Frozen] = []
         self._sealed: dict[int, bytes] = {}
@@ -143,20 +148,24 @@ class ShapeModel:
                 log.exception("model %s: %d rows were not scored; the next ones are counted only", self.name, len(rows))
             return np.full(len(rows), np.nan)
 
-    def explain(self, row: np.ndarray) -> list[tuple[str, float]]:
-        """By how much a row's score would be lower if a feature had its median, the largest first; row float64, shape (k,). Empty before the first fit."""
+    def explain(self, row: np.ndarray) -> list[Part]:
+        """What makes a row odd, float64, shape (k,): the features by which its score is higher than with their medians, the largest first.
+
+        Empty before the first fit.
+        """
         if not self._models:
             return []
         k = len(self.features)
         rows = np.repeat(row[np.newaxis], k + 1, axis=0)
-        rows[np.arange(k), np.arange(k)] = self._models[0].median
+        rows[np.arange(k), np.arange(k)] = median = self._models[0].median
         scores = self.score(rows)
-        parts = [(name, float(scores[k] - score)) for name, score in zip(self.features, scores[:k], strict=True)]
-        return sorted((p for p in parts if not np.isnan(p[1])), key=lambda p: -p[1])
+        more = scores[k] - scores[:k]
+        found = zip(self.features, more.tolist(), row.tolist(), median.tolist(), strict=True)
+        return sorted((part for part in starmap(Part, found) if part.more > 0), key=lambda part: -part.more)
 
     def due(self, now_ns: int) -> bool:
-        """Whether a fit should begin: the interval is over, or there is no model, and there are rows enough."""
-        if self._training or self._rows.seen < MINIMUM:
+        """Whether a fit should begin: the interval is over, or there is no model, and there are rows enough; never while a model is held."""
+        if self._training or self._held or self._rows.seen < MINIMUM:
             return False
         # A clock that was put back far does not stop retraining.
         return now_ns >= self._next_ns or now_ns < self._asked_ns - self._interval_ns
@@ -198,19 +207,6 @@ class ShapeModel:
         self._models = [found, *self._models][:SNAPSHOTS]
         self.counted["promoted"] += 1
         return True
-
-    def roll_back(self, steps: int = 1) -> None:
-        """Go back to an earlier model and forget the later ones; a fit that runs is given up.
-
-        Raises:
-            ConfigError: There is no such model.
-        """
-        if not 1 <= steps < len(self._models):
-            raise ConfigError(
-                f"model {self.name} cannot go back by {steps}: {max(0, len(self._models) - 1)} earlier ones are kept"
-            )
-        self._models = self._models[steps:]
-        self._training = None
 
     def state(self) -> dict[str, Any]:
         """What `restore` needs: numpy arrays and JSON values; models as signed bytes (uint8)."""
@@ -273,10 +269,22 @@ class ShapeModel:
         # The one in use was refused: an earlier one serves until the fit, which is due at once.
         self._next_ns = following if len(models) == len(stored) else 0
         self._training = self._train(*training) if training else None
+        self._go_back()
+
+    def _go_back(self) -> None:
+        """Use the model that is to be held, forget those after it and give up a fit that runs."""
+        earlier = [model for model in self._models if model.number <= self._hold]
+        self._held = bool(earlier) and earlier[0].number == self._hold
+        if self._held:
+            self._models, self._training, self._reason = earlier, None, ""
+        elif self._hold:
+            kept = ", ".join(str(model.number) for model in self._models) or "none"
+            self._reason = f"training {self._hold} is to be held and is not kept any more; kept: {kept}"
+            log.warning("model %s: %s", self.name, self._reason)
 
     def status(self) -> dict[str, Any]:
         """State, figures and reasons for people; JSON."""
-        phase = "active" if self._models else "learning"
+        phase = "held" if self._held else "active" if self._models else "learning"
         status: dict[str, Any] = {
             "phase": "training" if self._training else phase,
             "detector": self._choice.detector,

@@ -6,6 +6,7 @@ Responsible for turning a window into a `Finding` and into a score record; used 
 from __future__ import annotations
 
 import math
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, ClassVar, Final
@@ -16,11 +17,13 @@ from daemoneye.events.jsonform import rfc3339, split_argv
 from daemoneye.findings import EventReference, Finding, Process, Subject, Technique, finding_id
 from daemoneye_analytics import evidence
 from daemoneye_analytics.behaviour import signs
+from daemoneye_analytics.behaviour.catalogue import BY_NAME, Part
 from daemoneye_analytics.behaviour.counts import Counts
 from daemoneye_analytics.behaviour.executions import FLEET
 from daemoneye_analytics.behaviour.features import EXE, PARENT, USER
 from daemoneye_analytics.behaviour.lives import Life, Phase
-from daemoneye_analytics.behaviour.windows import Windows
+from daemoneye_analytics.behaviour.scorers import Scorers
+from daemoneye_analytics.behaviour.windows import TOP, Windows
 from daemoneye_analytics.detectors.base import Declaration
 from daemoneye_analytics.frame import Frame, text_hash
 from daemoneye_analytics.pods import NOBODY, Pod
@@ -28,6 +31,7 @@ from daemoneye_analytics.pods import NOBODY, Pod
 INTERPRETER: Final = Technique("T1059", "Command and Scripting Interpreter")
 _HIGH: Final = 0.95
 _FEW: Final = 5000
+_LOGARITHM: Final = re.compile(r"log2\(1 \+ (\w+)\)")
 _MOST: Final = 6
 """Signs and techniques that a finding names."""
 
@@ -44,7 +48,7 @@ class Place:
 
 @dataclass(frozen=True, slots=True)
 class Alarm:
-    """What a finding is made of: a window, what was judged, and whose it is."""
+    """What a finding is made of: a window, what was judged and by which models, and whose it is."""
 
     windows: Windows[Any]
     window: int
@@ -54,6 +58,7 @@ class Alarm:
     score: float
     p: float
     models: Mapping[str, float]
+    scorers: Scorers
 
 
 class Teller:
@@ -113,7 +118,7 @@ class Teller:
             ),
             key=self.key(alarm),
             techniques=techniques,
-            explanation=(self._meaning(alarm, model), *explanation),
+            explanation=(self._meaning(alarm, model), *self._oddities(alarm, model), *explanation),
             confidence=0.8 if alarm.phase is Phase.ACTIVE else 0.5,
             confidence_reasons=tuple(_doubts(alarm, self.THINGS)),
             events=tuple(self._event(e, int(i), node) for i in top),
@@ -127,8 +132,19 @@ class Teller:
         return f"{loudest(alarm)}:{_where(alarm)}:{self._names.get(exe, '')}"
 
     def top(self, alarm: Alarm) -> np.ndarray:
-        """Rows of the alarm's window that stand out most, int64; at least one."""
-        return alarm.windows.top(alarm.window)
+        """Rows of the alarm's window that stand out most, one a program, int64; at least one."""
+        top, program = alarm.windows.top(alarm.window), alarm.windows.rows.things.program
+        first = self._oddest(alarm, loudest(alarm))
+        return top if first is None else np.append(first, top[program[top] != program[first]])[:TOP]
+
+    def _oddest(self, alarm: Alarm, model: str) -> int | None:
+        """The row that a model of rows finds most unusual; None if the model looks at windows, or knows none."""
+        column = alarm.scorers.column(model)
+        if column is None:
+            return None
+        mine = np.flatnonzero(alarm.windows.of == alarm.window)
+        scores = alarm.windows.rows.scores[mine, column]
+        return None if np.isnan(scores).all() else int(mine[np.nanargmax(scores)])
 
     def _between(self, things: Any, row: int) -> dict[str, Any]:  # noqa: ARG002 - an execution is between nobody
         """Fields of the subject that say between whom it happened."""
@@ -163,8 +179,22 @@ class Teller:
         )
         return process, (*evidence.ancestry(frame, image), process)
 
+    def _oddities(self, alarm: Alarm, model: str) -> list[str]:
+        """A sentence about what a model of rows looks at."""
+        row = self._oddest(alarm, model)
+        rows = alarm.windows.rows
+        parts = [] if row is None else alarm.scorers.explain(model, rows.measured, row)
+        if row is None or not parts:
+            return []
+        what = ", ".join(map(told, parts[:TOP]))
+        return [f"What {model} finds odd about {self.name(int(rows.things.exe[row]))}: {what}."]
+
     def _meaning(self, alarm: Alarm, model: str) -> str:
-        others = ", ".join(f"{name} {_p(p)}" for name, p in alarm.models.items())
+        numbers = alarm.scorers.numbers
+        others = ", ".join(
+            f"{name}{f' (model {numbers[name]})' if numbers.get(name) else ''} {_p(p)}"
+            for name, p in alarm.models.items()
+        )
         size = int(alarm.windows.size[alarm.window])
         return (
             f"A window of {self._size(size)} that is as unusual as this one has p = {_p(alarm.p)} by the windows "
@@ -258,6 +288,20 @@ def _doubts(alarm: Alarm, things: str) -> list[str]:
             "The workload's windows have been unusual for a while: what is usual has changed, and it has not been trained anew yet."
         )
     return doubts
+
+
+def told(part: Part) -> str:
+    """A feature's value, and the usual one, in a sentence."""
+    usual = "" if part.usual is None else f" (usually {_value(part.feature, part.usual)})"
+    return f"{part.feature} {_value(part.feature, part.value)}{usual}"
+
+
+def _value(feature: str, value: float) -> str:
+    """A feature's value with its unit; of a logarithm the number itself."""
+    unit = BY_NAME[feature].unit
+    if counted := _LOGARITHM.fullmatch(unit):
+        return f"{2**value - 1:,.0f} {counted[1]}"
+    return f"{value:.3g} {unit}" if unit.startswith("bits") else f"{value:.3g}"
 
 
 def _p(p: float) -> str:

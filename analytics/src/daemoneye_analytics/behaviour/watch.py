@@ -17,6 +17,7 @@ from daemoneye.errors import CorruptData
 from daemoneye.findings import Finding
 from daemoneye_analytics.analyzer import BehavioralAnalyzer
 from daemoneye_analytics.behaviour import telling
+from daemoneye_analytics.behaviour.clock import Clock
 from daemoneye_analytics.behaviour.counts import Counts
 from daemoneye_analytics.behaviour.flagged import Flagged
 from daemoneye_analytics.behaviour.kept import Kept
@@ -55,7 +56,7 @@ class Watch(ABC):
     lane: ClassVar[str]
     """The lane in which its rows come."""
     kind: ClassVar[Any]
-    """Class of its rows in windows: see `daemoneye_analytics.behaviour.node.Kind`."""
+    """Class of its rows in windows: see `daemoneye_analytics.behaviour.windows.Watched`."""
     unit: ClassVar[str]
     """What its rows are called where they are counted."""
 
@@ -77,6 +78,7 @@ class Watch(ABC):
             parameters["learned_per_hour"],
         )  # fmt: skip
         self._kept = Kept()
+        self._clock = Clock()
         self._repeats = Repeats(1, int(parameters["cooldown_seconds"] * _SECOND))
         self._teller = teller
         self._nodes: dict[str, Node] = {}
@@ -189,7 +191,9 @@ class Watch(ABC):
                 model.name: float(value)
                 for model, value in zip(self._analyzer.models, judgement.models[at], strict=True)
             }
-            alarm = Alarm(windows, at, life, self._lives.phase(life), places[at], score, p, each)
+            alarm = Alarm(
+                windows, at, life, self._lives.phase(life), places[at], score, p, each, self._analyzer.scorers
+            )
             forgiven = bool(alarms[at]) and self._forgiven(alarm)
             if alarms[at] and (finding := self._tell(node, alarm, frame, forgiven=forgiven)):
                 found.append(finding)
@@ -235,7 +239,8 @@ class Watch(ABC):
 
     def _learn(self, node: Node) -> None:
         """Count what is pending; train and forget when it is time."""
-        now = node.tick * TICK_NS
+        ours = self._clock.turn(node.place[0], node.tick * TICK_NS, len(self._nodes))
+        now = self._clock.now
         pending, node.pending = node.pending, []
         if pending:
             things = self.kind.THINGS.joined([things for things, _ in pending])
@@ -245,10 +250,12 @@ class Watch(ABC):
                 part = slice(first, first + _LEARNED)
                 self._count(things.span(part.start, part.stop), weight[part], now // _HOUR_NS)
             self._analyzer.refresh()
+        if not ours:
+            return
         if self._analyzer.scorers.advance(now):
             self._lives.settle()
         interval = int(self._p["update_seconds"])
-        if now - self._decayed >= interval * _SECOND:
+        if abs(now - self._decayed) >= interval * _SECOND:
             if self._decayed:
                 self._counts.decay(0.5 ** (interval / _HALF_LIFE_S))
             self._decayed = now
@@ -306,6 +313,7 @@ class Watch(ABC):
             "judge": self._analyzer,
             "scorers": self._analyzer.scorers,
             "repeats": self._repeats,
+            "clock": self._clock,
         }
 
 

@@ -36,7 +36,8 @@ class Repeats:
         """Whether something is told: None if not, otherwise how often its key was suppressed in the span that just ended."""
         window = self._windows.get(key)
         hidden = 0
-        if window is None or time_ns - window.start >= self._span:
+        # A clock that was put back does not keep silent what it told in the future.
+        if window is None or abs(time_ns - window.start) >= self._span:
             if window is not None:
                 hidden = max(0, window.count - self._limit)
                 del self._windows[key]  # it comes back at the end: the dict's order is that of the windows' beginnings

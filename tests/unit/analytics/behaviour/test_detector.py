@@ -3,22 +3,27 @@
 from __future__ import annotations
 
 import json
+import re
 from typing import Any
 
 import numpy as np
 import pytest
 
 from daemoneye.errors import ConfigError
-from daemoneye_analytics.behaviour import models
+from daemoneye_analytics.behaviour import models, telling
+from daemoneye_analytics.behaviour.catalogue import PROCESS_FEATURES, Part
+from daemoneye_analytics.behaviour.clock import SILENT, Clock
 from daemoneye_analytics.behaviour.executions import FLEET
-from daemoneye_analytics.behaviour.features import EXE
+from daemoneye_analytics.behaviour.features import EXE, Measured
+from daemoneye_analytics.behaviour.scorers import Scorers
 from daemoneye_analytics.checkpoint import Checkpoint, decode, encode
 from daemoneye_analytics.exemptions import Exemption
 from daemoneye_analytics.frame import Frame, text_hash
 from tests.unit.analytics.behaviour.traffic import WORKLOADS, analyser, execution, frames, run, usual
-from tests.unit.analytics.factory import Exec, batch
+from tests.unit.analytics.factory import OFFSET, Exec, batch
 
 HOURS = 16
+DAY_NS = 86_400 * 1_000_000_000
 VICTIM = "shop/Deployment/app-2/main"
 
 
@@ -89,6 +94,50 @@ def test_an_attack_is_told_with_its_process_its_bits_and_its_counts(learned):
     assert "What intruders do and this workload seldom does: " in text
     assert "nc -e (T1059.004 Unix Shell, 6.5 bits)" in text
     assert {event.event for event in finding.events} == {"process_exec"}
+
+
+def test_a_model_of_processes_says_which_it_means_what_is_odd_about_it_and_which_training_said_so(history):
+    detector = analyser(models=('{"name": "process_shape"}', '{"name": "sequence"}'), threshold=0.4)
+    run(detector, history)
+    at = HOURS * 3600 + 300.0
+    chain = [
+        execution(14, at, b"/usr/bin/find", (b"find",), 900_001),
+        execution(14, at + 1, b"/usr/bin/sort", (b"sort",), 900_002, ppid=900_001, pstart=at),
+    ]
+    (finding,), _ = run(detector, later(*chain), first=100_000)
+    assert finding.key == "process_shape:shop/Deployment/app-4/main:/usr/bin/sort"
+    assert finding.subject.pid == 900_002
+    text = " ".join(finding.explanation)
+    assert "by model: process_shape (model 1) " in text
+    assert "What process_shape finds odd about /usr/bin/sort: " in text
+    assert re.search(r"pair_bits \d\d\.\d bits \(usually 0\.\d+ bits\)", text)
+
+
+def test_a_model_that_is_not_trained_says_what_it_adds_up():
+    features = np.zeros((2, len(PROCESS_FEATURES)))
+    features[1, PROCESS_FEATURES.index("tree_bits")] = 14.25
+    measured = Measured(features, np.zeros((2, 3), np.uint64), np.zeros((2, 1)))
+    scorers = Scorers([models.SEQUENCE], 86_400, {})
+    assert scorers.explain("sequence", measured, 1) == [Part("tree_bits", 14.25, 14.25, None)]
+    assert scorers.explain("sequence", measured, 0) == []
+    assert scorers.explain("process_rarity", measured, 1) == []
+    assert scorers.numbers == {}
+
+
+@pytest.mark.parametrize(
+    ("part", "said"),
+    [
+        (Part("tree_bits", 14.25, 14.25, None), "tree_bits 14.2 bits"),
+        (
+            Part("sent_bytes", 1.0, np.log2(1 + 2_000_000), np.log2(1 + 300)),
+            "sent_bytes 2,000,000 bytes (usually 300 bytes)",
+        ),
+        (Part("new_items", 1.0, 2.0, 0.0), "new_items 2 (usually 0)"),
+        (Part("args_entropy", 1.0, 4.91, 3.3), "args_entropy 4.91 bits/character (usually 3.3 bits/character)"),
+    ],
+)
+def test_features_are_told_in_their_units(part, said):
+    assert telling.told(part) == said
 
 
 def test_borders_of_batches_change_neither_scores_nor_findings(learned):
@@ -221,6 +270,43 @@ def test_floods_constants_and_clock_jumps_are_survived(learned):
     assert np.isfinite([s["score"] for s in scores if s["score"] is not None]).all()
 
 
+def test_a_clock_that_was_a_year_ahead_and_is_put_back_costs_nothing(learned):
+    """Windows end as ever, and what was told in the future is told again."""
+    rows = later(*attack(), *attack(HOURS * 3600 + 6000), hours=2.0)
+    (told, _), scores = run(again(learned), rows, first=200_000)
+    detector = again(learned)
+    ahead = {"clock_offset_ns": OFFSET + 365 * DAY_NS}
+    wrong, _ = run(detector, [execution(11, HOURS * 3600 + 1, b"/usr/bin/date"), *attack()], first=100_000, **ahead)
+    findings, after = run(detector, rows, first=200_000)
+    assert {f.key for f in wrong} == {told.key}
+    assert told.key in {f.key for f in findings}
+    assert len([s for s in after if s["start"] < "2024"]) == len(scores)
+
+
+def test_of_nodes_whose_clocks_differ_by_a_year_one_says_when_models_are_trained():
+    detector = analyser(models=('{"name": "process_rarity"}', '{"name": "process_shape"}'))
+    here = frames(usual(2.0, every=20.0), 100)
+    there = frames(usual(2.0, seed=2, every=20.0), 100, node="ahead", clock_offset_ns=OFFSET + 365 * DAY_NS)
+    for pair in zip(here, there, strict=False):
+        for frame in pair:
+            detector.process(frame)
+    assert detector.status()["models"]["process_shape"]["kept"] == [1], "a day has not gone by on either"
+
+
+def test_when_the_node_whose_clock_counts_falls_silent_another_takes_over():
+    clock = Clock()
+    assert clock.turn("one", 5, 2)
+    assert not any(clock.turn("two", 100 + n, 2) for n in range(2 * SILENT))
+    assert clock.now == 5
+    kept = Clock()
+    kept.restore(clock.state())
+    assert kept.turn("two", 1000, 2)
+    assert kept.now == 1000
+    assert not kept.turn("one", 6, 2)
+    with pytest.raises(ValueError, match="clock"):
+        kept.restore({"now": "noon"})
+
+
 def test_a_million_workloads_of_jobs_are_bounded():
     detector = analyser(max_workloads=50, max_items=1000)
     for number in range(20):
@@ -258,6 +344,37 @@ def test_a_policy_that_changes_the_models_keeps_what_was_learned(learned):
 def test_models_that_cannot_be_are_refused_with_the_choices(given, message):
     with pytest.raises(ConfigError, match=message):
         models.parse([given])
+
+
+@pytest.mark.parametrize(
+    ("given", "message"),
+    [
+        ("sequence=1", "'sequence=1': write NAME=NUMBER with a trained model's name; there are process_shape"),
+        ("process_shape", "NAME=NUMBER"),
+        ("process_shape=0", "'0' is no number of a training"),
+        ("process_shape=new", "'new' is no number of a training"),
+    ],
+)
+def test_a_model_that_cannot_be_held_is_refused_with_the_choices(given, message):
+    declared = ('{"name": "process_shape"}', '{"name": "sequence"}')
+    with pytest.raises(ConfigError, match=re.escape(message)):
+        analyser(models=declared, held_models=(given,))
+
+
+def test_a_policy_that_holds_a_model_goes_back_to_it():
+    """Without losing what was counted, and whoever takes it back trains on."""
+    declared = ('{"name": "process_rarity"}', '{"name": "process_shape"}')
+    detector = analyser(models=declared, update_seconds=1800)
+    rows = usual(2.0, every=20.0)
+    run(detector, rows)
+    newest = detector.status()["models"]["process_shape"]
+    assert newest["model"] >= 3
+    earlier = newest["kept"][1]
+    held = analyser(models=declared, update_seconds=1800, held_models=(f"process_shape={earlier}",))
+    held.restore(detector.state())
+    run(held, usual(1.0, seed=3, every=20.0, start=2.0 * 3600 + 60), first=100_000)
+    assert held.status()["models"]["process_shape"]["model"] == earlier
+    assert held.status()["items"] >= detector.status()["items"]
 
 
 def test_a_state_of_another_form_is_refused():

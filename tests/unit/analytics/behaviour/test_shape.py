@@ -82,9 +82,11 @@ def test_the_explanation_names_the_feature_that_is_odd():
     row[3:] = 0
     row[1] = 30
     parts = grown().explain(row)
-    assert parts[0][0] == "length"
-    assert parts[0][1] > 0.2
-    assert {name for name, _ in parts} == set(FEATURES)
+    assert parts[0].feature == "length"
+    assert parts[0].more > 0.2
+    assert parts[0].value == 30
+    assert parts[0].usual == pytest.approx(np.median(usual(2000)[:, 1]), rel=0.05)
+    assert {part.feature for part in parts} <= set(FEATURES)
 
 
 def test_a_candidate_that_forgot_the_canaries_does_not_take_over(caplog):
@@ -160,14 +162,32 @@ def test_three_models_are_kept_to_go_back_to():
         assert fit(model, index * DAY)
         held[model.number] = scores(model)
     assert model.status()["kept"] == [4, 3, 2]
-    with pytest.raises(ConfigError, match="2 earlier ones"):
-        model.roll_back(3)
-    model.roll_back(2)
-    assert model.number == 2
-    assert scores(model) == held[2]
-    assert model.begin(5 * DAY)
-    assert model.promote(5 * DAY + DELAY_NS)
-    assert model.number == 5
+    assert model.begin(4 * DAY)
+    back = made(hold=2)
+    back.restore(model.state())
+    assert back.number == 2
+    assert scores(back) == held[2]
+    assert (back.status()["phase"], back.status()["kept"]) == ("held", [2])
+    back.hasten()
+    assert not back.promote(9 * DAY)
+    assert not back.due(9 * DAY)
+    on = made()
+    on.restore(back.state())
+    assert scores(on) == held[2]
+    assert on.due(9 * DAY)
+    assert on.begin(9 * DAY)
+    assert on.promote(9 * DAY + DELAY_NS)
+    assert on.number == 6, "numbers are used once"
+
+
+def test_a_model_that_is_not_kept_cannot_be_gone_back_to_and_the_newest_goes_on(caplog):
+    model = grown(2)
+    again = made(hold=7)
+    again.restore(model.state())
+    assert scores(again) == scores(model)
+    assert again.due(5 * DAY)
+    assert again.status()["reason"] == "training 7 is to be held and is not kept any more; kept: 2, 1"
+    assert "kept: 2, 1" in caplog.text
 
 
 @pytest.mark.parametrize("models", [0, 1, 3])
@@ -235,8 +255,9 @@ def test_an_older_model_serves_where_the_newest_is_refused():
     state["model0"] = np.zeros(100, np.uint8)
     again = made()
     again.restore(state)
-    model.roll_back()
-    assert scores(again) == scores(model)
+    first = made(hold=1)
+    first.restore(model.state())
+    assert scores(again) == scores(first)
     assert again.due(DAY)
 
 

@@ -7,6 +7,7 @@ import json
 import pytest
 
 from daemoneye_analytics.behaviour.detector import BehavioralAnomaly
+from daemoneye_analytics.behaviour.lives import Lives
 from daemoneye_analytics.frame import Frame
 from daemoneye_analytics.pipeline import Pipeline
 from daemoneye_analytics.registry import Chosen
@@ -43,6 +44,15 @@ def test_the_newest_workloads_are_named_with_their_phase(watched):
     assert {one["workload"] for one in newest} == {name.decode() for name in WORKLOADS.values()}
     assert {one["phase"] for one in newest} == {"Active"}
     assert all(one["windows"] and one["executions"] for one in newest)
+
+
+def test_workloads_that_drifted_are_named_before_those_seen_last():
+    lives = Lives(100, 0, 0, 0, 1)
+    for key in range(50):
+        life = lives.of(key, f"shop/Deployment/app-{key}/main", key)
+        life.calibrated, life.drifted = True, key in {3, 7}
+    named = [(life.name.split("/")[2], str(phase)) for life, phase in lives.newest(4)]
+    assert named == [("app-7", "Drifted"), ("app-3", "Drifted"), ("app-49", "Active"), ("app-48", "Active")]
 
 
 def test_classes_of_references_are_told_to_who_asks_alone(watched):

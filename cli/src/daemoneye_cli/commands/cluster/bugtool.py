@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import asyncio
 import dataclasses
+from typing import Any
 
 from daemoneye.errors import ConfigError, DaemonEyeError
 from daemoneye_cli.bundle import Bundle
@@ -60,11 +61,11 @@ def _release(options: argparse.Namespace, kube: Kubectl, bundle: Bundle) -> Rele
 
 def _gather_broker(kube: Kubectl, chosen: Release, pods: list[Object], bundle: Bundle) -> None:
     from daemoneye_cli import brokerbundle, tunnel
-    from daemoneye_cli.commands.cluster.top import COMPONENTS, sensor_nodes
+    from daemoneye_cli.commands.cluster.top import components, sensor_nodes
 
-    interval = tunnel.STATUS_INTERVAL_S
+    told: dict[str, Any] = {}
     with bundle.part("interval of heartbeats"):
-        interval = tunnel.status_interval(tunnel.settings(kube, chosen))
-    expected = [*(("node", name) for name in sensor_nodes(pods)), *(("component", name) for name in COMPONENTS)]
+        told = tunnel.settings(kube, chosen)
+    expected = [*(("node", name) for name in sensor_nodes(pods)), *components(tunnel.analytics_parts(told))]
     broker = tunnel.access(kube, chosen, on_trouble=say)
-    asyncio.run(brokerbundle.gather(broker, bundle, expected, interval=interval))
+    asyncio.run(brokerbundle.gather(broker, bundle, expected, interval=tunnel.status_interval(told)))

@@ -9,12 +9,13 @@ from typing import Final
 from daemoneye_cli.commands.cluster.options import command, kubectl, release
 from daemoneye_cli.commands.options import Subparsers, add_top, say
 from daemoneye_cli.errors import Forbidden
-from daemoneye_cli.heartbeats import BROKER, Process
+from daemoneye_cli.heartbeats import BROKER, Process, analytics
 from daemoneye_cli.kube import Kubectl, Object
 from daemoneye_cli.release import COMPONENT, Release
 from daemoneye_cli.survey import component_of
 
-COMPONENTS: Final = ("analytics", "operator", "identity")
+OTHERS: Final = ("operator", "identity")
+"""Parts that are neither a node's nor analytics'."""
 
 
 def add(commands: Subparsers) -> None:
@@ -32,19 +33,25 @@ def run(options: argparse.Namespace) -> int:
 
     kube = kubectl(options)
     chosen = release(options, kube)
-    interval = tunnel.status_interval(tunnel.settings(kube, chosen))
+    told = tunnel.settings(kube, chosen)
     broker = tunnel.access(kube, chosen, on_trouble=say)
-    return listening.show(options, broker, [*expected(kube, chosen), BROKER], interval=interval)
+    wanted = [*_sensors(kube, chosen), *components(tunnel.analytics_parts(told)), BROKER]
+    return listening.show(options, broker, wanted, interval=tunnel.status_interval(told))
 
 
-def expected(kube: Kubectl, chosen: Release) -> list[Process]:
-    """Give who is to be heard: the nodes that have a sensor's pod, and the parts that are no node's."""
+def components(parts: int) -> list[Process]:
+    """Give who is no node's: analytics as it judges each of so many parts, and the others."""
+    return [*map(analytics, range(parts)), *(("component", name) for name in OTHERS)]
+
+
+def _sensors(kube: Kubectl, chosen: Release) -> list[Process]:
+    """Give the nodes that have a sensor's pod."""
     nodes: list[str] = []
     try:
         nodes = sensor_nodes(kube.items("pods", chosen.namespace, f"{chosen.selector},{COMPONENT}=sensor"))
     except Forbidden as error:
         say(f"sensors that are not heard are not shown: {error.args[0]}")
-    return [*(("node", name) for name in nodes), *(("component", name) for name in COMPONENTS)]
+    return [("node", name) for name in nodes]
 
 
 def sensor_nodes(pods: Iterable[Object]) -> list[str]:

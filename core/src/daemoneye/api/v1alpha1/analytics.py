@@ -35,7 +35,7 @@ class DetectorSettings(Model):
     parameters: dict[str, JsonValue] = Field(
         default_factory=dict,
         description=(
-            "The detector's own settings by name; its reference page names them with their units. In a cluster each is text in "
+            "The detector's own settings by name; docs/reference/detectors.md names them with their units. In a cluster each is text in "
             'JSON: "3", "0.5", "[\\"/usr/bin/nc\\"]". Empty by default, which means its defaults.'
         ),
         max_length=64,
