@@ -80,7 +80,7 @@ _Static_assert(sizeof(struct de_counters) == 88, "counters");
 struct de_settings {
     __u32 switches;
     __u32 follow;   /* payload segments that are exported after one that began something */
-    __u32 snaplen;  /* bytes of a packet of the wire */
+    __u32 snaplen;  /* bytes of a packet of IP, on the wire */
     __u32 budget;   /* packets that a processor exports in a second; 0: any number */
     __u32 armed;    /* whether `armed` has entries */
     __u32 arrivals; /* whether `arrivals` has entries */

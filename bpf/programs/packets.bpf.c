@@ -185,9 +185,11 @@ static __always_inline u32 de_segments(struct __sk_buff *skb, struct de_packet *
     return segments ? segments : 1;
 }
 
-static __always_inline int de_export(struct de_counters *count, struct de_settings *set, u32 segments, u64 now)
+static __always_inline int de_export(struct de_counters *count, struct de_settings *set, struct de_packet *p,
+                                     u32 segments, u64 now)
 {
-    u64 keep = (u64)set->snaplen * segments;
+    /* Of the packet, and whatever is before it: frames of an MTU of 1,500 are longer than that. */
+    u64 keep = p->ip + (u64)set->snaplen * segments;
 
     if (set->budget) {
         if (count->second != now >> 30) {
@@ -263,7 +265,7 @@ static __always_inline int de_frame(struct __sk_buff *skb, int raw)
     if (wish == DE_IF_ADMITTED && !admitted)
         count->filtered++;
     else if (wish != DE_NOTHING)
-        return de_export(count, set, segments, now);
+        return de_export(count, set, &p, segments, now);
     return 0;
 }
 

@@ -182,7 +182,7 @@ def test_a_snapshot_is_kept_of_each_packet(program: CaptureProgram, cable: tuple
     frame = bytes(ETHER / IP(src=THERE, dst=HERE) / QUESTION / Raw(b"x" * 500))
     cable[1].send(frame)
     ((frames, i),) = read(shown, 1)
-    assert bytes_of(frames, i) == frame[:96]
+    assert bytes_of(frames, i) == frame[: 14 + 96]
     assert frames.size[i] == len(frame)
 
 

@@ -19,7 +19,7 @@ from scapy.layers.ipsec import AH
 from scapy.layers.l2 import GRE, Dot1AD, Dot1Q, Ether
 from scapy.layers.ppp import PPP, PPPoE
 from scapy.layers.vxlan import VXLAN
-from scapy.packet import Raw
+from scapy.packet import Packet, Raw
 
 from daemoneye.errors import ConfigError
 from daemoneye_sensor import bpfsys, filters
@@ -214,13 +214,27 @@ def test_later_fragments_belong_to_the_conversation_of_the_first(program: Captur
 def test_a_super_frame_counts_as_its_segments_and_keeps_as_many_times_the_snapshot(program: CaptureProgram) -> None:
     program.set(snaplen=200)
     frame = segment(HELLO + bytes(2800), sport=700)
-    assert run(program.fd, frame) == 200
-    assert run(program.fd, frame, segments=3, segment=1100) == 600
+    assert run(program.fd, frame) == 14 + 200, "what is before the packet is none of it"
+    assert run(program.fd, frame, segments=3, segment=1100) == 14 + 600
     (row,) = program.flows()
     assert row["packets"] == 1 + 3
     assert row["bytes"] == 2 * (len(frame) - 14) + 2 * 40  # two more headers
-    assert run(program.fd, frame, segment=1100) == 600  # of a guest that does not say how many segments it means
+    assert run(program.fd, frame, segment=1100) == 14 + 600  # of a guest that does not say how many segments it means
     assert program.flows()["packets"] == 3
+
+
+@pytest.mark.parametrize(
+    "before", [ETHER, ETHER / Dot1Q(vlan=5), ETHER / V4 / UDP(dport=4789) / VXLAN(vni=7) / ETHER], ids=["plain", "tagged", "in a tunnel"]
+)  # fmt: skip
+def test_a_packet_of_the_size_that_is_kept_is_kept_whole(program: CaptureProgram, before: Packet) -> None:
+    """A hello in two segments: the first fills the MTU, and its last bytes are as good as the others."""
+    program.set(snaplen=1500)
+    packet = V4 / TCP(sport=705, dport=443, flags="PA") / Raw((HELLO + bytes(1460))[:1460])
+    assert len(packet) == 1500
+    frame = bytes(before / packet)
+    assert run(program.fd, frame) >= len(frame)
+    program.set(snaplen=1499)
+    assert run(program.fd, frame) == len(frame) - 1
 
 
 def test_flags_and_times_of_a_flow(program: CaptureProgram) -> None:

@@ -125,6 +125,7 @@ SENSOR_CAPTURE_INTERFACES = _gauge("daemoneye_sensor_capture_interfaces", "Inter
 SENSOR_CAPTURE_PACKETS = _counter("daemoneye_sensor_capture_packets_total", "Packets that the captured interfaces showed, by interface; those of pods are one.", "interface")
 SENSOR_CAPTURE_INSPECTED = _counter("daemoneye_sensor_capture_inspected_total", "Frames that were handed up and looked at, by interface.", "interface")
 SENSOR_CAPTURE_DROPS = _counter("daemoneye_sensor_capture_drops_total", "Frames that were to be looked at and found no room in the ring, by interface.", "interface")
+SENSOR_CAPTURE_CUT = _counter("daemoneye_sensor_capture_cut_total", "Frames of which maxPacketSize cut something off, of those that were looked at, by interface.", "interface")
 SENSOR_CAPTURE_FAULTS = _counter("daemoneye_sensor_capture_faults_total", "What was lost of packets beside that, by kind: frames and messages that cannot be read, conversations that were not counted, frames over the budget.", "kind")
 SENSOR_CAPTURE_LEVEL = _gauge("daemoneye_sensor_capture_level", "Steps down that the CPU budget asked for; 0: everything is looked at.")
 SENSOR_CAPTURE_CPU = _counter("daemoneye_sensor_capture_cpu_seconds_total", "CPU time that capturing took in the sensor, without the kernel's part.")

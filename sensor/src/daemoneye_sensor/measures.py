@@ -84,6 +84,7 @@ def _of_packets(facts: Mapping[str, Any]) -> Iterator[Sample]:
         yield metrics.SENSOR_CAPTURE_PACKETS(one.get("packets", 0), name)
         yield metrics.SENSOR_CAPTURE_INSPECTED(one.get("exported", 0), name)
         yield metrics.SENSOR_CAPTURE_DROPS(one.get("drops", 0), name)
+        yield metrics.SENSOR_CAPTURE_CUT(one.get("cut", 0), name)
     for kind, count in {**dict.fromkeys(FAULTS, 0), **facts.get("faults", {})}.items():
         yield metrics.SENSOR_CAPTURE_FAULTS(count, kind)
     yield metrics.SENSOR_CAPTURE_LEVEL(facts.get("governor", {}).get("level", 0))

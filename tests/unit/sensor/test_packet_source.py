@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 from scapy.layers.inet import UDP
 
@@ -144,6 +146,18 @@ def test_a_pod_is_captured_when_it_comes_and_its_conversations_are_told_when_it_
     kernel.show([ASK, REPLY], 9)
     made = sections(source)
     assert texts(made, "dns_query", "interface") == ["veth7"]
+
+
+def test_frames_that_were_cut_are_counted_with_their_interface(
+    kernel: Kernel, begin: Callable[..., PacketSource]
+) -> None:
+    source = begin(interfaces=("eth0",))
+    kernel.show([ASK, REPLY], 2)
+    (tap,) = kernel.taps
+    whole = tap.ready.pop()
+    tap.ready += [whole, replace(whole, captured=whole.captured - np.array([0, 9]))]
+    source.drain()
+    assert source.status()["interfaces"]["eth0"]["cut"] == 1  # type: ignore[index]
 
 
 def test_an_interface_that_vanishes_is_said_and_captured_again_when_it_returns(

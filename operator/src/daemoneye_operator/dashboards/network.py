@@ -82,6 +82,12 @@ _LOST: Final = Row(
             unit="ops",
         ),
         lines(
+            "Frames cut a second",
+            "maxPacketSize is less than they had: a message that begins in one and is not whole says partial.",
+            Query(rate(m.SENSOR_CAPTURE_CUT, NODE, by="node, interface"), "{{node}} {{interface}}"),
+            unit="ops",
+        ),
+        lines(
             "Faults a second, by kind",
             "Of the chosen nodes together. Malformed messages are news of who sends them; packets that were not counted mean that the kernel's table was full.",
             Query(rate(m.SENSOR_CAPTURE_FAULTS, NODE, by="kind"), "{{kind}}"),

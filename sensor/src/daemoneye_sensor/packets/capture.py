@@ -110,8 +110,8 @@ class CaptureProgram:
         Args:
             **settings: `SWITCHES`, all on at first but `odd` (a client's first words at a well-known port that begin nothing known); `follow`: payload
                 segments that are exported after one that began something (32; a super-frame is as many as it holds);
-                `snaplen`: bytes of a packet of the wire (65,535), of a super-frame as many times that as it has segments; `budget`: packets a second
-                and processor that are exported at most, 0 for any number (0); armed ones do not count.
+                `snaplen`: bytes of a packet of IP (65,535) that are kept with all that is before it, of a super-frame as many times that as it has
+                segments; `budget`: packets a second and processor that are exported at most, 0 for any number (0); armed ones do not count.
 
         Raises:
             ValueError: No such setting, or out of range.

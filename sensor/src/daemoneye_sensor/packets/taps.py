@@ -7,10 +7,12 @@ from __future__ import annotations
 
 import logging
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
+
+import numpy as np
 
 from daemoneye_sensor.errors import ProgramError
 from daemoneye_sensor.packets.capture import CaptureProgram
@@ -62,7 +64,7 @@ class Taps:
     Attributes:
         captured: What is captured, by index of the interface.
         rest: Frames of taps that were let go and nobody has read yet.
-        totals: What was counted, by name of the interface or `PODS`: packets, bytes, exported, drops, freezes.
+        totals: What was counted, by name of the interface or `PODS`: packets, bytes, exported, drops, freezes, cut.
     """
 
     def __init__(
@@ -132,7 +134,7 @@ class Taps:
         taps = list(self.captured.values())
         self._turn = (self._turn + 1) % max(len(taps), 1)
         for captured in taps[self._turn :] + taps[: self._turn]:
-            for frames in captured.tap.blocks():
+            for frames in self._blocks(captured):
                 shown.append(frames)
                 left -= len(frames.time)
                 if left <= 0:
@@ -213,11 +215,18 @@ class Taps:
 
     def _let_go(self, index: int) -> int:
         captured = self.captured.pop(index)
-        self.rest += captured.tap.blocks()
+        self.rest += self._blocks(captured)
         self._account(captured)
         captured.tap.close()
         _log.info("no longer capturing on %s", captured.link.name)
         return captured.number
+
+    def _blocks(self, captured: Captured) -> Iterator[Frames]:
+        """What its ring has ready; what was cut of it is counted."""
+        for frames in captured.tap.blocks():
+            if cut := np.count_nonzero(frames.captured < frames.size):
+                self.totals.setdefault(captured.group, Counter())["cut"] += int(cut)
+            yield frames
 
     def _account(self, captured: Captured) -> None:
         now = captured.tap.statistics()
