@@ -19,6 +19,8 @@ from tests.kernel.conftest import BPF, Kernel
 from tests.support import storm
 
 MIB = 1 << 20
+AGAIN = 50
+"""Times that something is tried in a ring so small that what others execute on this machine at the same moment may fill it."""
 
 
 @pytest.fixture(scope="module")
@@ -78,12 +80,16 @@ def test_full_rings_are_counted_to_the_unit(kernels: Callable[..., Kernel], stor
     assert inner >= 501
     assert inner <= len(kernel.events) + lost <= outer
     programs_.want(["process_exec"])
-    subprocess.run([storming, "10"], stdout=subprocess.DEVNULL, check=True)
-    kernel.lost.clear()
-    kernel.events.clear()
-    kernel.read()
-    assert len(of(kernel, storming)) == 10, "the ring goes on after an overflow"
-    assert not kernel.lost
+
+    def goes_on() -> bool:
+        kernel.read()
+        kernel.lost.clear()
+        kernel.events.clear()
+        subprocess.run([storming, "10"], stdout=subprocess.DEVNULL, check=True)
+        kernel.read()
+        return len(of(kernel, storming)) == 10 and not kernel.lost
+
+    assert any(goes_on() for _ in range(AGAIN)), "the ring goes on after an overflow"
 
 
 def test_a_killed_readers_ring_is_taken_over_and_each_record_seen_once(
@@ -140,8 +146,13 @@ def test_a_ring_that_fills_wakes_its_reader(kernels: Callable[..., Kernel], stor
     kernel.read()
     fd = kernel.source.wake_fd()
     assert fd is not None
-    subprocess.run([storming, "20"], stdout=subprocess.DEVNULL, check=True)
-    assert not select.select([fd], [], [], 0.05)[0], "a few records wake nobody"
+
+    def sleeps() -> bool:
+        kernel.read()
+        subprocess.run([storming, "20"], stdout=subprocess.DEVNULL, check=True)
+        return not select.select([fd], [], [], 0.05)[0]
+
+    assert any(sleeps() for _ in range(AGAIN)), "a few records wake nobody"
     subprocess.run([storming, "60"], stdout=subprocess.DEVNULL, check=True)
     assert select.select([fd], [], [], 60)[0]
     kernel.read()
@@ -233,8 +244,7 @@ def test_strings_that_arrive_before_their_row_wait_for_it(
     assert "process_exec" not in {s.record.name for s in drain.sections if not s.context}
     kernel.source.commit(drain)
     kernel.read()
-    (event,) = kernel.execs(filename="/bin/true")
-    assert event["argv"] == ["/bin/true", "x" * 5000]
+    assert len([e for e in kernel.execs(filename="/bin/true") if e["argv"] == ["/bin/true", "x" * 5000]]) == 1
     assert not kernel.lost
     kernel.read()
     blob = kernel.source._kernel.rings["blob"]
@@ -246,9 +256,10 @@ def test_a_successor_does_not_tell_the_kernels_losses_again(kernels: Callable[..
         "told", sizes=RingSizes(exec_bytes=4096 * 4, process_bytes=MIB, blob_bytes=MIB), events=["process_exec"]
     ).open()
     first.read()
-    subprocess.run([storming, "200"], stdout=subprocess.DEVNULL, check=True)
+    subprocess.run([storming, "5000"], stdout=subprocess.DEVNULL, check=True)
     first.read()
-    assert sum(loss.count for loss in first.lost) >= 100
+    told = sum(loss.count for loss in first.lost)
+    assert told >= 2500
     subprocess.run([storming, "3"], stdout=subprocess.DEVNULL, check=True)
     first.read()
     assert first.origin
@@ -260,7 +271,7 @@ def test_a_successor_does_not_tell_the_kernels_losses_again(kernels: Callable[..
         assert second.source.status()["taken_over"]
         second.read()
         # Others on this machine may fill so small a ring at any moment, but not with what was told before.
-        assert sum(loss.count for loss in second.lost) < 100
+        assert sum(loss.count for loss in second.lost) < told / 2
     finally:
         second.source.close(keep=True)
 

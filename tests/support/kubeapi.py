@@ -198,4 +198,4 @@ def serving() -> Iterator[KubeApi]:
         api.drop()
         server.shutdown()
         server.server_close()
-        thread.join(10)
+        thread.join(60)

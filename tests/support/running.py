@@ -113,7 +113,7 @@ class Run:
         if self.process.poll() is None:
             self.process.kill()
             self.process.wait()
-        self._reader.join(10)
+        self._reader.join(60)
         if self.process.stdout:
             self.process.stdout.close()
 

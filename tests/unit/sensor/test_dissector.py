@@ -26,7 +26,10 @@ class Clock:
 
 
 @pytest.fixture
-async def make():
+async def make(monkeypatch):
+    # A busy machine may take its time to start one, to answer and to bury it.
+    for limit in ("READY_S", "DISSECT_S", "_END_S"):
+        monkeypatch.setattr(dissector, limit, 60.0)
     made: list[Dissector] = []
 
     def one(*arguments, **options):
