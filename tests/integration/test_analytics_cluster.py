@@ -23,6 +23,7 @@ from daemoneye_operator.reconcile import analytics
 from tests.support.analytics import Bench, ignore
 from tests.support.ports import free_port
 from tests.unit.analytics import factory
+from tests.unit.analytics.behaviour import traffic
 from tests.unit.analytics.factory import CHECKOUT, WORKLOAD, Exec
 from tests.unit.operator.factory import policy
 
@@ -150,6 +151,60 @@ async def test_a_change_takes_effect_and_what_was_learned_stays(bench: Bench) ->
     await bench.judged(24)
     assert executables(await bench.findings())[2:] == ["/usr/bin/curl"]
     assert bench.status[-1]["events"] == 24
+
+
+async def test_the_analyser_of_a_policy_changes_and_loses_no_baseline(bench: Bench) -> None:
+    """Models, threshold and interval; wrong ones; switched off and on again: what was counted and calibrated goes on."""
+
+    def asks(**about: Any) -> bytes:
+        return analytics.encode(
+            analytics.document([policy("shop", analytics={"enableBehavioralAnalysis": True, **about})])
+        )
+
+    async def configured(**about: Any) -> dict[str, Any] | None:
+        await bench.configure(asks(**about))
+        await runs(bench, asks(**about))
+        found: dict[str, Any] | None = bench.status[-1]["detectors"].get("behavioral_anomaly")
+        return found
+
+    await bench.configure(asks())
+    await bench.start()
+    await runs(bench, asks())
+    rows = traffic.usual(2.0, every=20.0)
+    for first in range(0, len(rows), 500):
+        part = rows[first : first + 500]
+        await bench.publish(factory.message(part, context=traffic.ROOTS, workloads=traffic.WORKLOADS, first=first))
+    await bench.judged(len(rows))
+    before = await configured(anomalyThreshold=0.9)
+    assert before
+    windows, items = before["references"]["rarest"]["windows"], before["items"]
+    assert set(before["models"]) == {"process_shape"}
+    assert before["models"]["process_shape"]["model"] == 1
+    assert before["counted"]["executions"] == 0, "of this detector; what it learned is that of the one before"
+    assert items > 100
+    trees = {
+        "name": "trees",
+        "features": ["tree_bits", "argc"],
+        "detector": "IForest",
+        "parameters": {"n_estimators": "50"},
+    }
+    after = await configured(models=[{"name": "process_rarity"}, trees], modelUpdateInterval=3600)
+    assert after
+    assert set(after["models"]) == {"trees"}
+    assert (after["items"], after["references"]["rarest"]["windows"]) == (items, windows)
+    wrong = await configured(models=[{"name": "trees", "features": ["tree_bits", "leaves"]}])
+    assert wrong
+    assert set(wrong["models"]) == {"process_shape"}, "the built-in ones run meanwhile"
+    assert wrong["items"] == items
+    told = bench.status[-1]["problems"]["shop"]
+    assert told.startswith("Model 'trees': there is no feature 'leaves'; there are of window: rarest, ")
+    assert await configured(enableMachineLearning=False) is None
+    assert bench.status[-1]["detectors"]["first_seen"]["phase"], "the deterministic layer is left alone"
+    again = await configured()
+    assert again
+    assert (again["items"], again["references"]["rarest"]["windows"]) == (items, windows)
+    assert again["workloads"] == len(traffic.WORKLOADS)
+    assert await bench.end() == 0
 
 
 async def test_what_is_wrong_is_told_and_the_rest_runs(bench: Bench) -> None:

@@ -1,14 +1,14 @@
 """How many findings of detectors that score are told a day, and what became of the others.
 
 Responsible for that decision alone, a policy and day of the events' own time: it follows from the findings and their order, so that a replay decides alike.
-What is beyond a budget is counted and the newest of it kept for whoever asks (the status message).
+What is beyond a budget is counted and the newest of it kept for whoever asks (the status message), beside what a detector itself did not tell, for it had.
 """
 
 from __future__ import annotations
 
 import json
 from collections import deque
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any, Final, Self
 
 from daemoneye.findings import Finding
@@ -23,8 +23,8 @@ _MAX_POLICIES: Final = 1000
 _SHOWN: Final = 64
 """Policies in a status message, those that missed most."""
 _MAX_TEXT: Final = 256
-_MAX_BYTES: Final = 48 * 1024
-"""Of the list in a status message: readers take 256 KiB in all."""
+_MAX_BYTES: Final = 24 * 1024
+"""Of each list in a status message: readers take 256 KiB in all."""
 
 
 class Budget:
@@ -34,14 +34,17 @@ class Budget:
         limits: Policy → findings a day; 0 means no limit, and so does none.
         total: Findings that nobody was told.
         policies: Policy → findings that it was not told of.
+        repeats: Findings that repeated what was told.
     """
 
     def __init__(self) -> None:
         self.limits: Mapping[str, int] = {}
-        self.total = 0
+        self.total = self.repeats = 0
         self.policies: dict[str, int] = {}
         self._spent: dict[tuple[str, str], int] = {}
+        # Apart from each other: what repeats itself pushes nothing out that was beyond a budget.
         self._newest: deque[dict[str, Any]] = deque(maxlen=KEPT)
+        self._repeated: deque[dict[str, Any]] = deque(maxlen=KEPT)
 
     def admit(self, finding: Finding, policies: Sequence[str]) -> tuple[str, ...]:
         """Those of the policies that are told of a finding; it is counted and kept here if there are none."""
@@ -52,22 +55,26 @@ class Budget:
             self._newest.append(_short(finding, policies))
         return told
 
+    def note(self, finding: Finding, policies: Sequence[str]) -> None:
+        """Count and keep a finding that repeats what these policies were told."""
+        self.repeats += 1
+        self._repeated.append(_short(finding, policies))
+
     def status(self) -> dict[str, Any]:
-        """For the status message: how many, of which policies, and the newest, the newest first."""
-        newest: list[dict[str, Any]] = []
-        room = _MAX_BYTES
-        for entry in reversed(self._newest):
-            room -= len(json.dumps(entry))
-            if room < 0:
-                break
-            newest.append(entry)
+        """For the status message: how many, of which policies, and the newest with the reason, the newest first."""
+        kept = (("budget", self._newest), ("repeat", self._repeated))
+        newest = [{**entry, "reason": reason} for reason, entries in kept for entry in _fitting(entries)]
+        newest.sort(key=lambda entry: str(entry["time"]), reverse=True)
         most = sorted(self.policies.items(), key=lambda item: -item[1])[:_SHOWN]
-        return {"total": self.total, "policies": dict(most), "newest": newest}
+        return {"total": self.total, "policies": dict(most), "repeats": self.repeats, "newest": newest}
 
     def state(self) -> dict[str, Any]:
         """JSON for a checkpoint; the limits are the configuration's."""
         spent = [[name, day, count] for (name, day), count in self._spent.items()]
-        return {"total": self.total, "policies": self.policies, "spent": spent, "newest": list(self._newest)}
+        return {
+            "total": self.total, "policies": self.policies, "spent": spent, "newest": list(self._newest), "repeats": self.repeats,
+            "repeated": list(self._repeated),
+        }  # fmt: skip
 
     @classmethod
     def restored(cls, state: Mapping[str, Any]) -> Self:
@@ -81,6 +88,9 @@ class Budget:
         budget.policies = {str(name): int(count) for name, count in state["policies"].items()}
         budget._spent = {(str(name), str(day)): int(count) for name, day, count in state["spent"]}
         budget._newest.extend(_entries(state["newest"]))
+        # A release before kept none.
+        budget.repeats = int(state.get("repeats", 0))
+        budget._repeated.extend(_entries(state.get("repeated", ())))
         return budget
 
     def _spend(self, policy: str, day: str) -> bool:
@@ -100,6 +110,16 @@ def _short(finding: Finding, policies: Sequence[str]) -> dict[str, Any]:
         "time": finding.time, "detector": finding.detector, "score": finding.score, "title": finding.title[:_MAX_TEXT],
         "workload": finding.subject.workload[:_MAX_TEXT], "key": finding.key[:_MAX_TEXT], "policies": [name for name in policies if name][:8],
     }  # fmt: skip
+
+
+def _fitting(entries: Sequence[dict[str, Any]]) -> Iterator[dict[str, Any]]:
+    """The newest that there is room for, the newest first."""
+    room = _MAX_BYTES
+    for entry in reversed(entries):
+        room -= len(json.dumps(entry))
+        if room < 0:
+            return
+        yield entry
 
 
 def _entries(values: Iterable[Any]) -> Iterable[dict[str, Any]]:

@@ -177,6 +177,7 @@ class Pipeline:
         if self._wants is not None:
             found = self._wanted(found, self._wants)
         found = self._within(found)
+        self._note_repeated()
         self.findings += len(found)
         return found
 
@@ -261,11 +262,7 @@ class Pipeline:
         """The findings that a policy of their subject wants, with the names of these policies."""
         out = []
         for finding in found:
-            policies = tuple(
-                name
-                for name in finding.policies
-                if name in wants.get(finding.detector, ()) and finding.score >= self._least(finding.detector, name)
-            )
+            policies = self._asking(finding, wants)
             if policies:
                 out.append(replace(finding, policies=policies))
         self.unwanted += len(found) - len(out)
@@ -281,6 +278,23 @@ class Pipeline:
             if told:
                 out.append(finding if told == policies else replace(finding, policies=told))
         return out
+
+    def _asking(self, finding: Finding, wants: Mapping[str, frozenset[str]]) -> tuple[str, ...]:
+        """The policies of a finding's subject that want it."""
+        return tuple(
+            name
+            for name in finding.policies
+            if name in wants.get(finding.detector, ()) and finding.score >= self._least(finding.detector, name)
+        )
+
+    def _note_repeated(self) -> None:
+        """Keep what detectors did not tell, for they had told it, for whoever asks for what was suppressed."""
+        for detector in self._scoring().values():
+            for finding in detector.repeated:
+                policies = (MACHINE,) if self._wants is None else self._asking(finding, self._wants)
+                if policies:
+                    self.budget.note(finding, policies)
+            detector.repeated.clear()
 
     def _least(self, detector: str, policy: str) -> float:
         """Score from which on a policy wants a detector's findings."""

@@ -1,4 +1,4 @@
-"""What analytics kept to itself because a policy's budget of the day was spent, as its heartbeat has it.
+"""What analytics kept to itself because a policy's budget of the day was spent, or because it repeats what was told, as its heartbeat has it.
 
 Responsible for reading that, and for bounding what a heartbeat can put in; not for form.
 """
@@ -13,7 +13,7 @@ from typing import Any, Final, Self
 _GREATEST: Final = 10**15
 _KEPT: Final = 1000
 _TEXT: Final = 300
-_FIELDS: Final = ("time", "detector", "title", "workload", "key")
+_FIELDS: Final = ("time", "detector", "title", "workload", "key", "reason")
 
 
 @dataclass(frozen=True, slots=True)
@@ -21,13 +21,15 @@ class Suppressed:
     """Findings that nobody was told.
 
     Attributes:
-        total: How many since analytics began to learn.
-        policies: Policy → findings that it was not told of; of several, one finding counts for each.
-        newest: Time, detector, title, workload, key, score and policies of the newest, the newest last.
+        total: How many were beyond a budget since analytics began to learn.
+        policies: Policy → such findings that it was not told of; of several, one finding counts for each.
+        repeats: How many repeated what was told.
+        newest: Time, detector, title, workload, key, reason (`budget`, `repeat`), score and policies of the newest, the newest last.
     """
 
     total: int
     policies: Mapping[str, int]
+    repeats: int
     newest: tuple[dict[str, Any], ...]
 
     @classmethod
@@ -42,6 +44,7 @@ class Suppressed:
         return cls(
             _count(told.get("total")),
             {_text(name): _count(count) for name, count in counts},
+            _count(told.get("repeats")),
             tuple(map(_entry, reversed(entries))),
         )
 
@@ -52,7 +55,7 @@ def together(parts: Sequence[Suppressed]) -> Suppressed:
     for part in parts:
         policies.update(part.policies)
     newest = sorted((entry for part in parts for entry in part.newest), key=lambda entry: str(entry["time"]))
-    return Suppressed(sum(part.total for part in parts), policies, tuple(newest))
+    return Suppressed(sum(part.total for part in parts), policies, sum(part.repeats for part in parts), tuple(newest))
 
 
 def _entry(told: Mapping[str, Any]) -> dict[str, Any]:

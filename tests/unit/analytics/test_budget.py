@@ -40,6 +40,23 @@ def test_what_nobody_was_told_is_listed_the_newest_first():
     assert status["newest"][0]["policies"] == ["a"]
 
 
+def test_what_repeats_itself_is_listed_and_pushes_nothing_else_out():
+    spent = budget(a=1)
+    for number in range(2):
+        spent.admit(finding(1, number), ("a",))
+    for number in range(3 * KEPT):
+        spent.note(finding(2, number, "\U0001f600" * 5000), ("a",))
+    again = Budget.restored(json.loads(json.dumps(spent.state())))
+    assert again.status() == spent.status()
+    status = again.status()
+    assert (status["total"], status["repeats"]) == (1, 3 * KEPT)
+    assert [entry["key"] for entry in status["newest"] if entry["reason"] == "budget"] == ["k1"]
+    assert status["newest"][0]["key"] == f"k{3 * KEPT - 1}"
+    assert len(json.dumps(status)) < 96 * 1024
+    former = {name: value for name, value in spent.state().items() if not name.startswith("repeat")}
+    assert Budget.restored(former).status()["repeats"] == 0
+
+
 def test_zero_is_no_limit_and_a_machine_has_a_budget_of_its_own():
     assert all(budget(a=0).admit(finding(1, n), ("a",)) for n in range(500))
     alone = Budget()

@@ -18,7 +18,9 @@ from daemoneye.errors import CorruptData
 from daemoneye.events.codec import section_of
 from daemoneye.events.flags import Flag
 from daemoneye.events.registry import BY_NAME
+from daemoneye.findings import Finding, Subject
 from daemoneye_analytics import registry
+from daemoneye_analytics.behaviour.detector import BehavioralAnomaly
 from daemoneye_analytics.budget import MACHINE
 from daemoneye_analytics.detectors.base import detector
 from daemoneye_analytics.detectors.suspicious_exec import SuspiciousExec
@@ -351,6 +353,27 @@ def test_each_policys_budget_and_only_what_it_wanted_counts():
     found = one.process(factory.batch(day(4), first=5, workloads={1: factory.WORKLOAD}, sections=[pod], epoch=8))
     assert told(found) == [("strict", "wide")], "a larger budget is what is left of it"
     assert one.budget.policies == {"wide": 5, "strict": 3}
+
+
+@pytest.mark.parametrize(("policy", "noted"), [("everywhere", 1), ("elsewhere", 0)])
+def test_what_repeats_itself_is_noted_for_policies_that_want_it(policy, noted):
+    parameters = BehavioralAnomaly.declaration.resolve({})
+    scoring = BehavioralAnomaly(parameters)
+    running = Pipeline([Chosen(scoring, parameters)])
+    running.configure(
+        [Chosen(scoring, parameters)], {"behavioral_anomaly": frozenset({"everywhere"})}, {"everywhere": 0.8}
+    )
+    subject = Subject("n1", workload="w")
+    scoring.repeated += [
+        Finding(
+            id="0" * 32, time=f"2026-01-01T00:00:0{at}Z", severity="medium", score=score, detector="behavioral_anomaly", title="t", subject=subject,
+            key="k", policies=(policy,),
+        )
+        for at, score in enumerate((0.7, 0.9))
+    ]  # fmt: skip
+    assert running.process(factory.batch([Exec()])) == []
+    assert running.budget.repeats == noted, "what is below the policy's threshold is no finding of its"
+    assert scoring.repeated == []
 
 
 def _again(running):

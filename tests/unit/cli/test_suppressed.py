@@ -35,6 +35,7 @@ from tests.unit.analytics.factory import Exec
 from tests.unit.cli.fakekubectl import Kubectl, forwarded_to, started
 from tests.unit.operator.factory import policy
 
+NOTHING = "Suppressed: nothing; no policy's alertBudgetPerDay was spent, and nothing repeated what was told"
 UNSAFE = ("\x1b", "\u202e", "\n\n")
 
 
@@ -45,12 +46,14 @@ def finding(number: int) -> Finding:
     )  # fmt: skip
 
 
-def spent(findings: int) -> dict[str, Any]:
-    """The status of a budget of one a day after so many findings."""
+def spent(findings: int, repeats: int = 0) -> dict[str, Any]:
+    """The status of a budget of one a day after so many findings, and so many that repeat the first."""
     budget = Budget()
     budget.limits = {"everything": 1}
     for number in range(findings):
         budget.admit(finding(number), ["everything"])
+    for number in range(repeats):
+        budget.note(finding(10 + number), ["everything"])
     status: dict[str, Any] = json.loads(json.dumps(budget.status()))
     return status
 
@@ -63,11 +66,20 @@ def found(told: object) -> Suppressed:
 
 def test_the_newest_is_last_and_the_sum_is_said():
     assert "\n".join(suppressed_lines(found(spent(4)), 2)).splitlines() == [
-        "TIME                 DETECTOR            SCORE  WORKLOAD                   TITLE",
-        "2026-01-02T03:02:00  behavioral_anomaly  0.91   shop/Deployment/till/main  An odd minute",
-        "2026-01-02T03:03:00  behavioral_anomaly  0.91   shop/Deployment/till/main  An odd minute",
-        "Suppressed: 3 (everything 3); 2 shown of the newest 3 that analytics keeps",
+        "TIME                 REASON  DETECTOR            SCORE  WORKLOAD                   TITLE",
+        "2026-01-02T03:02:00  budget  behavioral_anomaly  0.91   shop/Deployment/till/main  An odd minute",
+        "2026-01-02T03:03:00  budget  behavioral_anomaly  0.91   shop/Deployment/till/main  An odd minute",
+        "Suppressed: 3 beyond a budget (everything 3), 0 that repeat what was told; 2 shown of the newest 3 that analytics keeps",
     ]
+
+
+def test_what_repeats_what_was_told_is_listed_too():
+    assert "\n".join(suppressed_lines(found(spent(2, repeats=1)), 20)).splitlines()[1:] == [
+        "2026-01-02T03:01:00  budget  behavioral_anomaly  0.91   shop/Deployment/till/main  An odd minute",
+        "2026-01-02T03:10:00  repeat  behavioral_anomaly  0.91   shop/Deployment/till/main  An odd minute",
+        "Suppressed: 1 beyond a budget (everything 1), 1 that repeat what was told; 2 shown of the newest 2 that analytics keeps",
+    ]
+    assert together([found(spent(1, repeats=2)), found(spent(1, repeats=3))]).repeats == 5
 
 
 def test_what_several_parts_kept_is_one_list():
@@ -79,15 +91,14 @@ def test_what_several_parts_kept_is_one_list():
 
 
 def test_nothing_was_suppressed():
-    assert list(suppressed_lines(found(spent(1)), 20)) == [
-        "Suppressed: nothing; no policy's alertBudgetPerDay was spent"
-    ]
+    assert list(suppressed_lines(found(spent(1)), 20)) == [NOTHING]
 
 
 def test_the_objects_for_programs():
     total, only = suppressed_objects(found(spent(2)), 20)
-    assert total == {"kind": "suppressed", "total": 1, "policies": {"everything": 1}}
-    assert (only["kind"], only["score"], only["policies"]) == ("suppressed_finding", 0.91, ["everything"])
+    assert total == {"kind": "suppressed", "total": 1, "policies": {"everything": 1}, "repeats": 0}
+    assert (only["kind"], only["reason"], only["score"]) == ("suppressed_finding", "budget", 0.91)
+    assert only["policies"] == ["everything"]
 
 
 @pytest.mark.parametrize("told", [None, 3, "x", []])
@@ -253,7 +264,7 @@ async def test_a_budget_that_was_really_spent(installed, broker, tmp_path):
     async with real_analytics(broker, tmp_path, client) as heartbeats:
         await executed(0, 10, heartbeats)
         status, out, err = await ask()
-        assert (status, out, err) == (0, "Suppressed: nothing; no policy's alertBudgetPerDay was spent\n", "")
+        assert (status, out, err) == (0, f"{NOTHING}\n", "")
         for number in range(1, 4):
             await executed(number, 10 * number, heartbeats)
     async with real_analytics(broker, tmp_path, client) as heartbeats:
@@ -262,13 +273,15 @@ async def test_a_budget_that_was_really_spent(installed, broker, tmp_path):
         status, out, err = await ask()
         assert (status, err) == (0, "")
         lines = out.splitlines()
-        assert lines[0].split() == ["TIME", "DETECTOR", "SCORE", "WORKLOAD", "TITLE"]
-        assert [line.split()[:2] for line in lines[1:-1]] == [
-            ["2023-11-14T22:13:51", "odd"],
-            ["2023-11-14T22:14:11", "odd"],
+        assert lines[0].split() == ["TIME", "REASON", "DETECTOR", "SCORE", "WORKLOAD", "TITLE"]
+        assert [line.split()[:3] for line in lines[1:-1]] == [
+            ["2023-11-14T22:13:51", "budget", "odd"],
+            ["2023-11-14T22:14:11", "budget", "odd"],
         ]
         assert "shop/Deployment/checkout/app" in lines[1]
-        assert lines[-1] == "Suppressed: 2 (everywhere 4, shop 2); 2 shown of the newest 2 that analytics keeps"
+        assert lines[-1] == (
+            "Suppressed: 2 beyond a budget (everywhere 4, shop 2), 0 that repeat what was told; 2 shown of the newest 2 that analytics keeps"
+        )
         status, out, _ = await ask("-o", "json", "--last", "1")
         total, newest = map(json.loads, out.splitlines())
         assert (status, total["total"], total["policies"]) == (0, 2, {"everywhere": 4, "shop": 2})
@@ -312,4 +325,4 @@ async def test_the_analytics_of_this_machine_itself(tmp_path):
         out, _ = await process.communicate()
     finally:
         await bench.close()
-    assert (process.returncode, out.decode()) == (0, "Suppressed: nothing; no policy's alertBudgetPerDay was spent\n")
+    assert (process.returncode, out.decode()) == (0, f"{NOTHING}\n")

@@ -93,7 +93,9 @@ class BehavioralAnomaly(Watch):
             return []
         found = flows.watch(frame)
         self.scores += flows.scores
+        self.repeated += flows.repeated
         flows.scores.clear()
+        flows.repeated.clear()
         return found
 
     def state(self) -> State:

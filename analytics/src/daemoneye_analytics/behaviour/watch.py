@@ -37,6 +37,7 @@ _HOUR_NS: Final = 3600 * _SECOND
 _HALF_LIFE_S: Final = 14 * 86_400
 _MAX_NODES: Final = 10_000
 _MAX_SCORES: Final = 10_000
+_MAX_REPEATED: Final = 100
 _LEARNED: Final = 8192
 """Rows that are counted at once: an execution has some fifty keys."""
 _GATE: Final = 0.02
@@ -51,6 +52,7 @@ class Watch(ABC):
 
     Attributes:
         scores: Records of closed windows since somebody took them; see `telling.record`.
+        repeated: Findings since somebody took them that were not told, for they repeat one that was.
     """
 
     lane: ClassVar[str]
@@ -88,6 +90,7 @@ class Watch(ABC):
         self._decayed = 0
         self._measured = 0
         self.scores: list[dict[str, Any]] = []
+        self.repeated: list[Finding] = []
 
     # ── what rows are ───────────────────────────────────────────────────────────────────────────────────────────────
 
@@ -218,7 +221,11 @@ class Watch(ABC):
         if not forgiven:
             self._flagged.add(w.rows.things.process[self._teller.top(alarm)].tolist())
         finding = self._teller.finding(alarm, node.place, self._counts, frame, self._declared)
-        return finding if self._repeats.admit(text_hash(finding.key), start) is not None else None
+        if self._repeats.admit(text_hash(finding.key), start) is None:
+            self.repeated.append(finding)
+            del self.repeated[:-_MAX_REPEATED]
+            return None
+        return finding
 
     def _close(self, node: Node, alarm: Alarm, *, size: int, alarmed: bool, forgiven: bool) -> float:
         """Record a closed window's score; the weight with which its `size` rows are learned, 0 if it alarmed and nobody said that it is benign."""

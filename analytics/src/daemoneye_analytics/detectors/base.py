@@ -132,9 +132,11 @@ class Scoring(Protocol):
 
     Attributes:
         scores: Records of what was scored since somebody took them, JSON each; whoever takes them empties the list.
+        repeated: The same of findings that it did not tell, for they repeat what it told; the newest of them.
     """
 
     scores: list[dict[str, Any]]
+    repeated: list[Finding]
 
     @property
     def suppressed(self) -> int:

@@ -59,7 +59,9 @@ def add_event(parser: argparse.ArgumentParser) -> None:
 def add_suppressed(parser: argparse.ArgumentParser) -> None:
     """Add ``--suppressed``."""
     parser.add_argument(
-        "--suppressed", action="store_true", help="those beyond a policy's budget of the day, which nobody was told"
+        "--suppressed",
+        action="store_true",
+        help="those that nobody was told: beyond a policy's budget of the day, or repeating what was told",
     )
 
 

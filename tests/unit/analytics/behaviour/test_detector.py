@@ -172,7 +172,9 @@ def test_what_alarmed_is_not_learned_and_is_told_once_an_hour(learned):
     rows = later(*attack(), *attack(HOURS * 3600 + 1500), *attack(HOURS * 3600 + 6000), hours=2.0)
     findings, _ = run(detector, rows, first=100_000)
     assert len(findings) == 2, "the second attack repeats the first within the hour; the third does not"
-    assert detector.status()["suppressed"] >= 1
+    assert detector.status()["suppressed"] == len(detector.repeated) >= 1
+    assert detector.repeated[0].key == findings[0].key
+    assert findings[0].time < detector.repeated[0].time < findings[1].time
 
 
 def test_what_others_found_is_not_learned(learned):
