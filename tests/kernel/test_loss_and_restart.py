@@ -11,7 +11,7 @@ from typing import Any
 
 import pytest
 
-from daemoneye_sensor import bpfsys, programs
+from daemoneye_sensor import bpfsys, compilechild, programs
 from daemoneye_sensor.errors import ProgramError
 from daemoneye_sensor.programs import RingSizes
 from daemoneye_sensor.sources.ebpf import EbpfSource
@@ -199,11 +199,11 @@ def test_what_is_missing_is_named(
         (bpf / "programs" / "process_fork.bpf.c").unlink()
     elif broken == "member":  # as if this kernel's task_struct were another
         loader = tmp_path / "loader"
-        subprocess.run(["cp", "-r", Path(programs.__file__).parent / "loader", loader], check=True)
+        subprocess.run(["cp", "-r", compilechild._LOADERS, loader], check=True)
         offsets = (loader / "offsets.py").read_text()
         assert '"start_boottime|real_start_time"' in offsets
         (loader / "offsets.py").write_text(offsets.replace('"start_boottime|real_start_time"', '"de_nothing"'))
-        monkeypatch.setattr(programs, "__file__", str(tmp_path / "programs.py"))
+        monkeypatch.setattr(compilechild, "_LOADERS", loader)
     else:
         what = "nonsense" if broken == "syntax" else "((int (*)(void))9999)()"
         (bpf / "programs" / "process_fork.bpf.c").write_text(
