@@ -22,6 +22,8 @@ from typing import Any, Final
 
 KERNEL: Final = "kernel"
 """Whose tests share the machine with one another alone: what else loads programs and captures may count what happens on the whole machine."""
+CROWDED: Final = ("test_loss_and_restart.py", "test_socket_table.py", "test_upgrade.py")
+"""Of these, those that fill rings and tables for which the whole machine's processes and sockets count: they share it with nobody."""
 FOLDERS: Final = ("accuracy", "cluster", "images", KERNEL)
 """Whose tests all stay out of the first call: they load programs into the kernel, count what happens on the whole machine, or are a cluster."""
 MIXED: Final = "integration"
@@ -75,13 +77,14 @@ def _together(workers: int) -> list[str]:
 
 def _kernel(workers: int) -> list[str]:
     """Words of the second."""
-    return [*_spread(workers), f"tests/{KERNEL}"]
+    return [*_spread(workers), f"tests/{KERNEL}", *(f"--ignore=tests/{KERNEL}/{name}" for name in CROWDED)]
 
 
 def _alone() -> list[str]:
     """Words of the third."""
     folders = sorted({*FOLDERS, MIXED} - {KERNEL})
-    return ["-m", " or ".join(MARKERS), *(f"tests/{folder}" for folder in folders)]
+    crowded = [f"tests/{KERNEL}/{name}" for name in CROWDED]
+    return ["-m", " or ".join(MARKERS), *(f"tests/{folder}" for folder in folders), *crowded]
 
 
 def _spread(workers: int) -> list[str]:

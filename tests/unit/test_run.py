@@ -5,7 +5,7 @@ import subprocess
 import sys
 from pathlib import Path
 
-from tests.run import FOLDERS, KERNEL, MARKERS, MIXED
+from tests.run import CROWDED, FOLDERS, KERNEL, MARKERS, MIXED
 
 ROOT = Path(__file__).parents[2]
 FINE = "def test_fine(): pass\n"
@@ -15,7 +15,7 @@ MARK = f"from pytest import mark\npytestmark = mark.{MARKERS[-1]}\n"
 
 
 def run(tmp_path, shared, alone, *words):
-    """Exit status, lines, and what the last one counts, of a tree with these two modules, and one of the kernel's that passes."""
+    """Exit status, lines, and what the last one counts, of a tree with these two modules, and four of the kernel's that pass."""
     for folder in ("unit", MIXED, *FOLDERS):
         (tmp_path / "tests" / folder).mkdir(parents=True)
     for name in ("pyproject.toml", "tests/run.py", "tests/conftest.py"):
@@ -23,6 +23,8 @@ def run(tmp_path, shared, alone, *words):
     (tmp_path / "tests/unit/test_shared.py").write_text(shared)
     (tmp_path / f"tests/{MIXED}/test_alone.py").write_text(MARK + alone)
     (tmp_path / f"tests/{KERNEL}/test_kernel.py").write_text(FINE)
+    for name in CROWDED:
+        (tmp_path / f"tests/{KERNEL}/{name}").write_text(MARK + FINE)
     done = subprocess.run([sys.executable, "-m", "tests.run", *words], cwd=tmp_path, capture_output=True, text=True)
     lines = done.stdout.splitlines()
     return done.returncode, lines, lines[-1].strip("= ").partition(" in ")[0]
@@ -30,7 +32,7 @@ def run(tmp_path, shared, alone, *words):
 
 def test_a_first_call_that_fails_keeps_nothing_from_the_others_and_is_told_at_the_end(tmp_path):
     status, lines, last = run(tmp_path, BAD, FINE)
-    assert (status, last) == (1, "1 failed, 2 passed")
+    assert (status, last) == (1, "1 failed, 5 passed")
     assert lines[-2] == "FAILED tests/unit/test_shared.py::test_bad"
     assert sum("slowest" in line for line in lines) == 3, "each says where its time went"
 
@@ -43,5 +45,9 @@ def test_a_last_call_that_does_not_come_to_its_end_is_a_failure(tmp_path):
 
 def test_with_words_it_is_one_call_in_one_process(tmp_path):
     status, lines, last = run(tmp_path, FINE, BAD, "-k", "fine")
-    assert (status, last) == (0, "2 passed, 1 deselected")
+    assert (status, last) == (0, "5 passed, 1 deselected")
     assert not any(line.startswith("created: ") for line in lines), "no workers"
+
+
+def test_the_crowded_ones_are_there():
+    assert [name for name in CROWDED if not (ROOT / "tests" / KERNEL / name).is_file()] == []

@@ -17,6 +17,7 @@ from daemoneye.errors import CorruptData
 from daemoneye.findings import Finding
 from daemoneye_analytics.analyzer import BehavioralAnalyzer
 from daemoneye_analytics.behaviour import telling
+from daemoneye_analytics.behaviour.admission import RARE, Admission
 from daemoneye_analytics.behaviour.clock import Clock
 from daemoneye_analytics.behaviour.counts import Counts
 from daemoneye_analytics.behaviour.flagged import Flagged
@@ -43,8 +44,6 @@ _LEARNED: Final = 8192
 _GATE: Final = 0.02
 """Windows that are so unusual are learned in part only: what comes once is not what is usual."""
 _GATED: Final = 0.25
-_EXTREME: Final = 1e-3
-"""Such windows are no reference for others, or attacks that nobody noticed would make the next ones usual; of benign ones it is one in a thousand."""
 
 
 class Watch(ABC):
@@ -79,6 +78,7 @@ class Watch(ABC):
             parameters["max_workloads"], parameters["learning_events"], parameters["learning_seconds"], parameters["quiet_seconds"],
             parameters["learned_per_hour"],
         )  # fmt: skip
+        self._admission = Admission()
         self._kept = Kept()
         self._clock = Clock()
         self._repeats = Repeats(1, int(parameters["cooldown_seconds"] * _SECOND))
@@ -172,8 +172,9 @@ class Watch(ABC):
         alarms = judgement.alarm
         flagged = np.bincount(windows.of, weights=windows.rows.flagged, minlength=len(lives)) > 0
         drifted = np.array([life.drifted for life in lives])
-        extreme = (judgement.p <= _EXTREME) & ~drifted
-        kept = windows.closed & ~alarms & ~flagged & ~extreme & ~judgement.suspect
+        fine = windows.closed & ~alarms & ~flagged & ~judgement.suspect
+        unusual = fine & (judgement.p <= 1 / RARE) & ~drifted
+        kept = (fine & ~unusual) | self._admission.admit(windows.closed & ~np.isnan(judgement.p), unusual)
         self._analyzer.add(windows, sums, learned, kept)
         for at in np.flatnonzero(kept).tolist():
             self._kept.add(
@@ -316,6 +317,7 @@ class Watch(ABC):
         return {
             "counts": self._counts,
             "lives": self._lives,
+            "admission": self._admission,
             "kept": self._kept,
             "judge": self._analyzer,
             "scorers": self._analyzer.scorers,
