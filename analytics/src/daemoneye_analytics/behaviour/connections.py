@@ -6,7 +6,7 @@ Responsible for reading a `Frame`; how surprising what it reads is, is `daemoney
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import ClassVar, Final, Self
 
 import numpy as np
@@ -48,6 +48,8 @@ class Connections(Columns):
         begins: Whether it tells of a connection for the first time, bool: such rows are counted.
         ended: Whether it is a row of `socket_close`, bool.
         name: `text_hash` of what the other side is called, u64; 0 where that is not known, and for what others opened.
+        interval: Seconds between the beats of the series that it continues, float64; 0 where that has no rhythm: see
+            `daemoneye_analytics.behaviour.rhythm`.
     """
 
     time: np.ndarray
@@ -69,6 +71,7 @@ class Connections(Columns):
     begins: np.ndarray
     ended: np.ndarray
     name: np.ndarray
+    interval: np.ndarray
 
     @property
     def domain(self) -> np.ndarray:
@@ -76,9 +79,14 @@ class Connections(Columns):
         return np.where(self.name != 0, combine(self.name, _chosen(self.port), self.proto), np.uint64(0))
 
     @property
+    def side(self) -> np.ndarray:
+        """What is counted of the other side, u64: by its name where that is known, else by its address."""
+        return np.where(self.name != 0, self.domain, self.destination)
+
+    @property
     def contact(self) -> np.ndarray:
         """Who speaks to whom in which workload, u64: what is the same for the counts."""
-        return combine(self.workload, self.destination ^ self.name, self.program_port)
+        return combine(self.workload, self.destination ^ self.name, self.program_port, self.interval > 0)
 
 
 @dataclass(frozen=True, slots=True)
@@ -118,6 +126,10 @@ class Heard:
         """Both ids of a row's cgroup."""
         own, former = self.cgroups[at].tolist()
         return own, former
+
+    def beating(self, interval: np.ndarray) -> Self:
+        """The same with these intervals."""
+        return replace(self, connections=replace(self.connections, interval=interval))
 
     def span(self, first: int, last: int) -> Self:
         """Those from `first` to before `last`, not copied."""
@@ -190,6 +202,7 @@ def _heard(frame: Frame, record: str, excluded: np.ndarray, directory: Directory
             destination=combine(direction, network[:, 0], network[:, 1], chosen, proto) | np.uint64(1),
             program_port=np.where(exe != 0, combine(exe, direction, chosen, proto), np.uint64(0)), door=door, peer=peer, port=port, proto=proto,
             direction=direction, begins=begins, ended=np.full(n, ends), name=name,
+            interval=np.zeros(n),
         ),
         identity, np.column_stack((rows["cgroup_id"], rows["cgroup_v1_id"])),
         np.column_stack((*_moved(rows, failed, ends=ends), direction.astype(np.float64), kind, failed.astype(np.float64))),

@@ -23,11 +23,12 @@ from daemoneye_analytics.behaviour.flagged import Flagged
 from daemoneye_analytics.behaviour.flowtelling import FlowTeller
 from daemoneye_analytics.behaviour.models import BehavioralModel
 from daemoneye_analytics.behaviour.node import Node
+from daemoneye_analytics.behaviour.rhythm import REGULAR, Rhythm
 from daemoneye_analytics.behaviour.waiting import WAIT_NS, Waiting
 from daemoneye_analytics.behaviour.watch import Watch, last
 from daemoneye_analytics.behaviour.windows import NOTABLE_BITS, Watched
 from daemoneye_analytics.detectors.base import Declaration, State
-from daemoneye_analytics.detectors.parts import collected, renewed
+from daemoneye_analytics.detectors.parts import Part, collected, renewed
 from daemoneye_analytics.frame import Frame
 
 _LOG: Final = logging.getLogger(__name__)
@@ -42,7 +43,12 @@ class _Around:
     def __init__(self) -> None:
         self.reach = Reach()
         self.directory = Directory()
+        self.rhythm = Rhythm()
         self.waiting = Waiting()
+
+    def parts(self, at: int) -> dict[str, Part]:
+        """What has a form of its own in a checkpoint, by the name that it has there as the node of this number."""
+        return {f"around{at}_{name}": getattr(self, name) for name in ("directory", "rhythm", "waiting")}
 
 
 class Flows(Watched[Connections]):
@@ -56,7 +62,8 @@ class Flows(Watched[Connections]):
     @property
     def notable(self) -> np.ndarray:
         """See `Watched`."""
-        return self.measured.column("contact_bits") >= NOTABLE_BITS
+        contact, rhythm = (self.measured.column(name) for name in ("contact_bits", "periodicity_bits"))
+        return np.maximum(contact, rhythm) >= NOTABLE_BITS
 
     def figures(self, of: np.ndarray, size: np.ndarray) -> tuple[np.ndarray, ...]:  # noqa: ARG002 - there are none
         """See `Watched`."""
@@ -122,7 +129,7 @@ class FlowWatch(Watch):
         parts = {f"reach{at}_{key}": value for at, state in enumerate(reach.values()) for key, value in state.items()}
         for at, name in enumerate(reach):
             around = self._around[name]
-            parts |= collected({f"around{at}_directory": around.directory, f"around{at}_waiting": around.waiting})
+            parts |= collected(around.parts(at))
         return {**super().kept(), **parts, "reach": list(reach), "spoken": list(self._flows.spoken.values())}
 
     def take_over(self, state: State) -> None:
@@ -134,8 +141,8 @@ class FlowWatch(Watch):
         for at, name in enumerate(names):
             around = known[str(name)] = _Around()
             around.reach.restore({key: state.get(f"reach{at}_{key}") for key in ("bin", "doors", "sums")})
-            # A release before this one knew no names.
-            renewed(state, {f"around{at}_directory": around.directory, f"around{at}_waiting": around.waiting}, "part")
+            # Releases before this one knew no names, or no rhythms.
+            renewed(state, around.parts(at), "part")
         self._around = known
         self._flows.learn(map(str, spoken if isinstance(spoken, list) else ()))
 
@@ -169,9 +176,11 @@ class FlowWatch(Watch):
         )
 
     def _rows(self, node: Node, arrived: Heard) -> Flows:
-        c = arrived.connections
-        reach = self._around[node.place[0]].reach.count(node.windows.bin, c)
-        measured = contacts.measure(self._counts, arrived, reach)
+        around = self._around[node.place[0]]
+        reach = around.reach.count(node.windows.bin, arrived.connections)
+        periodicity, interval = around.rhythm.count(node.windows.bin, arrived)
+        arrived = arrived.beating(np.where(periodicity >= REGULAR, interval, 0.0))
+        measured, c = contacts.measure(self._counts, arrived, reach, periodicity), arrived.connections
         self._measured += len(arrived)
         return Flows(c, measured, self._analyzer.analyze_process(measured), self._flagged.among(c.tree))
 

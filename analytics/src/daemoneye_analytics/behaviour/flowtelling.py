@@ -16,9 +16,10 @@ from daemoneye.events.sockets import Direction
 from daemoneye.findings import EventReference, Process, Technique
 from daemoneye_analytics import evidence
 from daemoneye_analytics.behaviour.connections import DYNAMIC
-from daemoneye_analytics.behaviour.contacts import DESTINATION, DOMAIN, PROGRAM_PORT
+from daemoneye_analytics.behaviour.contacts import DESTINATION, DOMAIN, PROGRAM_PORT, RHYTHM
 from daemoneye_analytics.behaviour.counts import Counts
 from daemoneye_analytics.behaviour.executions import FLEET
+from daemoneye_analytics.behaviour.rhythm import BEATS, WITHIN
 from daemoneye_analytics.behaviour.telling import Alarm, Teller, loudest, number, times
 from daemoneye_analytics.behaviour.windows import TOP
 from daemoneye_analytics.conversations import endpoint
@@ -67,7 +68,7 @@ class FlowTeller(Teller):
         best = scores[order[0]]
         order = mine[order[(scores[order] >= best / 2) | (scores[order] == best)]]
         c = rows.things.take(order)
-        first, _ = groups(combine(np.where(c.name != 0, c.domain, c.destination), c.program_port))
+        first, _ = groups(combine(c.side, c.program_port))
         return order[np.sort(first)][:TOP]
 
     def _between(self, things: Any, row: int) -> dict[str, Any]:
@@ -139,6 +140,8 @@ class FlowTeller(Teller):
                 f"{toward} {self._door(c, row) if direction == Direction.OUTBOUND else _address(c, row)} or its network {times(there)} before "
                 f"({bits['destination']:.1f} bits)"
             )
+        if c.interval[row] > 0:
+            said.append(_rhythm(c, measured, row, level, counts))
         sent, received, duration = (
             float(measured.column(n)[row]) for n in ("sent_bytes", "received_bytes", "duration")
         )
@@ -159,6 +162,20 @@ class FlowTeller(Teller):
 
 def _did(direction: int) -> tuple[str, str, str]:
     return _DID.get(direction, _DID[Direction.OUTBOUND])
+
+
+def _rhythm(c: Any, measured: Any, row: int, level: int, counts: Counts) -> str:
+    """How regularly it spoke to the other side, and how often the workload did so."""
+    seconds, periodicity, bits = (
+        float(column[row]) for column in (c.interval, *map(measured.column, ("periodicity", "periodicity_bits")))
+    )
+    side = int(c.side[row])
+    (there, total), (fleet, _) = (counts.seen(at, RHYTHM.number, 0, side) for at in (level, FLEET))
+    return (
+        f"it did so every {seconds:.1f} s, {BEATS} times in a row, {WITHIN} of {BEATS - 1} intervals within {seconds / 2**periodicity:.2f} s of it: "
+        f"with such a rhythm {times(there)} before in {number(total)} connections that this workload made, {times(fleet)} in all watched workloads "
+        f"({bits:.1f} bits)"
+    )
 
 
 def _address(c: Any, row: int) -> str:

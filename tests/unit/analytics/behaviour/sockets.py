@@ -6,8 +6,12 @@ import random
 from collections.abc import Iterator, Sequence
 from typing import Any
 
+import numpy as np
+
 from daemoneye.events.sockets import Direction
+from daemoneye_analytics.behaviour.connections import Heard, connections
 from daemoneye_analytics.behaviour.detector import BehavioralAnomaly
+from daemoneye_analytics.behaviour.directory import Directory
 from daemoneye_analytics.frame import Frame
 from tests.unit.analytics.behaviour.traffic import WORKLOADS
 from tests.unit.analytics.factory import SECOND, Exec, batch
@@ -101,6 +105,13 @@ def frames(rows: Sequence[dict[str, Any]], size: int = 500, *, first: int = 0) -
                 last_time=last,
             )
         )
+
+
+def heard_of(rows: Sequence[dict[str, Any]], book: Directory | None = None) -> Heard:
+    """What is read of the rows of one batch, by the names in a directory; it hears them before."""
+    (frame,), book = frames(rows, len(rows)), Directory() if book is None else book
+    book.hear(frame, 0)
+    return connections(frame, np.zeros(len(frame.identities), bool), book)
 
 
 def analyser(**parameters: Any) -> BehavioralAnomaly:

@@ -13,21 +13,19 @@ import pytest
 from daemoneye.events.flags import Flag
 from daemoneye.events.sockets import Direction
 from daemoneye_analytics.behaviour import contacts, directory
+from daemoneye_analytics.behaviour.catalogue import CONNECTION_FEATURES
 from daemoneye_analytics.behaviour.connections import connections
 from daemoneye_analytics.behaviour.contacts import Reach
 from daemoneye_analytics.behaviour.counts import Counts
 from daemoneye_analytics.behaviour.directory import LIFE_NS, Book, Directory, called
 from daemoneye_analytics.behaviour.waiting import WAIT_NS, Waiting
-from daemoneye_analytics.checkpoint import Checkpoint, decode, encode
 from daemoneye_analytics.frame import text_hash
 from tests.unit.analytics.behaviour import sockets
-from tests.unit.analytics.behaviour.sockets import answered, asked, closed, frames, opened, run
+from tests.unit.analytics.behaviour.lesson import AFTER, LATER, VICTIM, Lesson, renewed
+from tests.unit.analytics.behaviour.sockets import answered, asked, closed, frames, heard_of, opened, run
 from tests.unit.analytics.behaviour.traffic import WORKLOADS
 from tests.unit.analytics.factory import OFFSET, SECOND
 
-HOURS = 14
-LATER = HOURS * 3600
-VICTIM = "shop/Deployment/app-2/main"
 CONTACT: dict[str, Any] = {"models": ('{"name": "process_rarity"}', '{"name": "network_contact"}')}
 SPOKEN = ("", "example.com", "example.org", "example.net", "db.shop.svc.cluster.local")
 SERVICES = ((300, "api.example.com", 443), (400, "db.shop.svc.cluster.local", 5432), (600, "cdn.example.org", 443))
@@ -51,26 +49,13 @@ def usual(hours: float, *, seed: int = 1, start: float = 60.0) -> list[dict[str,
     return sorted(rows, key=lambda row: row["time"])
 
 
-def later(*extra: dict[str, Any], hours: float = 0.5) -> list[dict[str, Any]]:
-    return sorted([*usual(hours, seed=2, start=LATER + 60), *extra], key=lambda row: row["time"])
-
-
 def analyser(**parameters: Any):
     return sockets.analyser(**(CONTACT | parameters))
 
 
 @pytest.fixture(scope="module")
 def learned():
-    """The state of an analyser that has seen hours of connections by name, and what it said meanwhile."""
-    detector = analyser()
-    findings, scores = run(detector, usual(HOURS), 2000)
-    return detector.state(), findings, scores
-
-
-def again(learned, **parameters: Any):
-    detector = analyser(**parameters)
-    detector.restore(learned[0])
-    return detector
+    return Lesson(usual, **CONTACT)
 
 
 def visit(name: str, address: str, at: float = LATER + 300, cgroup: int = 12, port: int = 443) -> list[dict[str, Any]]:
@@ -202,10 +187,8 @@ def test_names_are_the_same_however_they_were_told():
 
 
 def measured(rows, counts: Counts, book: Directory):
-    (frame,) = frames(rows, len(rows))
-    book.hear(frame, 0)
-    heard = connections(frame, np.zeros(len(frame.identities), bool), book)
-    return heard, contacts.measure(counts, heard, Reach().count(0, heard.connections))
+    heard = heard_of(rows, book)
+    return heard, contacts.measure(counts, heard, Reach().count(0, heard.connections), np.zeros(len(heard)))
 
 
 def test_new_addresses_of_a_known_name_surprise_nobody_and_a_new_name_does():
@@ -251,15 +234,14 @@ def test_whoever_begins_to_see_names_finds_none_surprising_that_nobody_knows_yet
 
 
 def test_a_service_behind_ever_new_addresses_raises_nothing(learned):
-    _, findings, scores = learned
-    assert findings == []
-    assert len([score for score in scores if score["state"] == "Active"]) > 50
+    assert learned.findings == []
+    assert len([score for score in learned.scores if score["state"] == "Active"]) > 50
     moved = [row for at in range(20) for row in visit("api.example.com", f"192.0.{at + 10}.7", LATER + 300 + at * 20)]
-    assert run(again(learned), later(*moved), first=100_000)[0] == []
+    assert run(learned.again(), learned.later(*moved), first=AFTER)[0] == []
 
 
 def test_a_first_connection_to_a_new_domain_alarms_and_is_explained_by_name(learned):
-    findings, _ = run(again(learned), later(*visit("c2.example.net", "192.0.2.9")), first=100_000)
+    findings, _ = run(learned.again(), learned.later(*visit("c2.example.net", "192.0.2.9")), first=AFTER)
     (finding,) = findings
     assert (
         finding.title
@@ -272,8 +254,8 @@ def test_a_first_connection_to_a_new_domain_alarms_and_is_explained_by_name(lear
 
 def test_names_that_come_a_second_late_are_waited_for(learned):
     """Packets are read once a second, sockets more often: the answer comes in a later batch than the connection."""
-    detector, found = again(learned), []
-    rows = later(hours=0.3)
+    detector, found = learned.again(), []
+    rows = learned.later(hours=0.3)
     at = LATER + 300.0
     dns, row, end = visit("c2.example.net", "192.0.2.9", at)
     service, moved, over = visit("api.example.com", "192.0.3.9", at + 0.2)
@@ -282,9 +264,7 @@ def test_names_that_come_a_second_late_are_waited_for(learned):
     for part in (before, [row, moved], [dns, service], [end, over], after):
         for frame in frames(part, len(part), first=sequence):
             found.append(detector.process(frame))
-            state = decode(encode(Checkpoint(1, 1, {}, {"behavioral_anomaly": detector.state()})))
-            detector = analyser()
-            detector.restore(dict(state.detectors["behavioral_anomaly"]))
+            detector = renewed(detector, **CONTACT)
         sequence += len(part)
     assert [len(part) for part in found] == [0, 0, 0, 1, 0]
     assert "example.net at 192.0.2.9" in found[3][0].title
@@ -308,12 +288,12 @@ def test_nothing_waits_longer_than_it_need():
 
 
 def test_borders_of_batches_change_neither_scores_nor_findings(learned):
-    rows = later(*visit("c2.example.net", "192.0.2.9"), hours=0.7)
+    rows = learned.later(*visit("c2.example.net", "192.0.2.9"), hours=0.7)
     end = usual(0.1, seed=3, start=LATER + 3600)
     told = []
     for size in (1, 50, len(rows)):
-        detector = again(learned)
-        findings, scores = run(detector, rows, size, first=100_000)
+        detector = learned.again()
+        findings, scores = run(detector, rows, size, first=AFTER)
         more, last = run(detector, end, 10, first=200_000)
         told.append(([(f.id, f.key, f.score) for f in findings + more], json.dumps(scores + last)))
     assert told[0] == told[1] == told[2]
@@ -321,37 +301,32 @@ def test_borders_of_batches_change_neither_scores_nor_findings(learned):
 
 
 def test_a_checkpoint_goes_on_as_if_nothing_had_happened(learned):
-    rows = later(*visit("c2.example.net", "192.0.2.9"))
-    whole, scores = run(again(learned), rows, 40, first=100_000)
-    detector, parts, said = again(learned), [], []
-    for frame in frames(rows, 40, first=100_000):
-        parts += detector.process(frame)
-        said += detector.scores
-        saved = decode(encode(Checkpoint(1, 1, {}, {"behavioral_anomaly": detector.state()})))
-        detector = analyser()
-        detector.restore(dict(saved.detectors["behavioral_anomaly"]))
+    rows = learned.later(*visit("c2.example.net", "192.0.2.9"))
+    whole, scores = run(learned.again(), rows, 40, first=AFTER)
+    parts, said = learned.restarting(rows, 40)
     assert [f.explanation for f in parts] == [f.explanation for f in whole]
     assert whole
     assert said == scores
 
 
 def test_a_state_that_knows_no_names_is_read(learned):
-    new = ("connections_around", "connections_spoken")
+    new, columns = ("connections_around", "connections_spoken"), ("_name", "_interval")
     state = {
-        name: value for name, value in learned[0].items() if not name.startswith(new) and not name.endswith("_name")
+        name: value for name, value in learned.state.items() if not name.startswith(new) and not name.endswith(columns)
     }
-    widths = {name: value[:, :-2] for name, value in state.items() if name.endswith("_features")}
+    width = CONNECTION_FEATURES.index("domain_bits")
+    widths = {name: value[:, :width] for name, value in state.items() if name.endswith("_features")}
     assert widths
     detector = analyser()
     detector.restore(state | widths)
-    assert detector.status()["connections"]["items"] == again(learned).status()["connections"]["items"]
-    run(detector, later(), first=100_000)
+    assert detector.status()["connections"]["items"] == learned.again().status()["connections"]["items"]
+    run(detector, learned.later(), first=AFTER)
 
 
 def test_names_whose_state_cannot_be_used_begin_anew_alone(learned, caplog):
     detector = analyser()
     detector.restore(
-        learned[0]
+        learned.state
         | {
             "connections_around0_directory.addresses": np.zeros(3),
             "connections_around0_waiting.bytes": np.zeros(3, np.uint8),
@@ -359,7 +334,7 @@ def test_names_whose_state_cannot_be_used_begin_anew_alone(learned, caplog):
     )
     assert "begins anew: not names that were kept" in caplog.text
     assert detector.status()["connections"]["items"] > 0
-    run(detector, later(), first=100_000)
+    run(detector, learned.later(), first=AFTER)
 
 
 def test_names_of_the_whole_installation_are_bounded(monkeypatch):

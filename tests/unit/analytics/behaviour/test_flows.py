@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 from itertools import pairwise
-from typing import Any
 
 import numpy as np
 import pytest
@@ -14,36 +13,17 @@ from daemoneye.events.addresses import packed
 from daemoneye.events.sockets import Direction
 from daemoneye_analytics.behaviour import contacts, models
 from daemoneye_analytics.behaviour.catalogue import CONNECTION_FEATURES
-from daemoneye_analytics.behaviour.connections import connections
 from daemoneye_analytics.behaviour.contacts import Reach
 from daemoneye_analytics.behaviour.counts import Counts
-from daemoneye_analytics.behaviour.directory import Directory
 from daemoneye_analytics.behaviour.networks import GROUP, INSIDE, OUTSIDE, OWN, network
-from daemoneye_analytics.checkpoint import Checkpoint, decode, encode
 from tests.unit.analytics.behaviour import traffic
-from tests.unit.analytics.behaviour.sockets import QUICK, analyser, closed, frames, opened, run, usual
-
-HOURS = 14
-VICTIM = "shop/Deployment/app-2/main"
-LATER = HOURS * 3600
+from tests.unit.analytics.behaviour.lesson import AFTER, HOURS, LATER, VICTIM, Lesson
+from tests.unit.analytics.behaviour.sockets import QUICK, analyser, closed, heard_of, opened, run, usual
 
 
 @pytest.fixture(scope="module")
 def learned():
-    """The state of an analyser that has seen the connections of hours, and what it said meanwhile."""
-    detector = analyser()
-    findings, scores = run(detector, usual(HOURS), 2000)
-    return detector.state(), findings, scores
-
-
-def again(learned, **parameters: Any):
-    detector = analyser(**parameters)
-    detector.restore(learned[0])
-    return detector
-
-
-def later(*extra, hours: float = 0.5) -> list:
-    return sorted([*usual(hours, seed=2, start=LATER + 60), *extra], key=lambda row: row["time"])
+    return Lesson(usual)
 
 
 def backdoor(at: float = LATER + 300) -> list:
@@ -54,10 +34,9 @@ def backdoor(at: float = LATER + 300) -> list:
 
 def measured(rows, counts: Counts | None = None, reach: Reach | None = None):
     """Rows of one batch and what is measured of them."""
-    (frame,) = frames(rows, len(rows))
-    heard = connections(frame, np.zeros(len(frame.identities), bool), Directory())
+    heard = heard_of(rows)
     reached = (reach or Reach()).count(0, heard.connections)
-    return heard, contacts.measure(counts or Counts(1000, 1000), heard, reached)
+    return heard, contacts.measure(counts or Counts(1000, 1000), heard, reached, np.zeros(len(heard)))
 
 
 def feature(found, name: str) -> list[float]:
@@ -113,8 +92,7 @@ def test_public_addresses_are_counted_by_their_network(address, kind, like):
 
 def test_destinations_are_counted_within_the_ten_minutes_however_rows_come():
     rows = [opened(12 if k % 3 else 13, 100 + k, f"10.1.0.{k % 7}", 443) for k in range(60)]
-    (frame,) = frames(rows, len(rows))
-    c = connections(frame, np.zeros(len(frame.identities), bool), Directory()).connections
+    c = heard_of(rows).connections
     whole = Reach().count(0, c)
     for size in (1, 7):
         reach, parts = Reach(), []
@@ -168,17 +146,16 @@ def test_odd_rows_do_nothing():
 
 
 def test_usual_connections_raise_nothing(learned):
-    _, findings, scores = learned
-    assert findings == []
-    active = [score for score in scores if score["state"] == "Active"]
+    assert learned.findings == []
+    active = [score for score in learned.scores if score["state"] == "Active"]
     assert len(active) > 100
     assert {len(score["models"]) for score in active} == {2}
     assert max(score["score"] for score in active) < 0.8
-    assert all("executions" not in score and score["connections"] > 0 for score in scores)
+    assert all("executions" not in score and score["connections"] > 0 for score in learned.scores)
 
 
 def test_a_new_program_that_connects_to_a_new_place_alarms_and_is_explained(learned):
-    findings, _ = run(again(learned), later(*backdoor()), first=100_000)
+    findings, _ = run(learned.again(), learned.later(*backdoor()), first=AFTER)
     (finding,) = findings
     assert finding.score >= 0.8
     assert (finding.subject.workload, finding.subject.exe) == (VICTIM, "/usr/bin/nc")
@@ -194,73 +171,67 @@ def test_a_new_program_that_connects_to_a_new_place_alarms_and_is_explained(lear
 
 
 def test_it_is_told_as_it_begins_and_not_only_at_its_end(learned):
-    detector = again(learned)
-    begun = [row for row in later(*backdoor()) if row["time"] <= LATER + 300]
-    assert len(run(detector, begun, first=100_000)[0]) == 1
+    detector = learned.again()
+    begun = [row for row in learned.later(*backdoor()) if row["time"] <= LATER + 300]
+    assert len(run(detector, begun, first=AFTER)[0]) == 1
 
 
 def test_another_host_of_a_network_that_it_knows_does_not_alarm(learned):
     row = opened(12, LATER + 300, "203.0.113.254", 443)
-    assert run(again(learned), later(row, closed(row, 2.0, 3000, 40_000)), first=100_000)[0] == []
+    assert run(learned.again(), learned.later(row, closed(row, 2.0, 3000, 40_000)), first=AFTER)[0] == []
 
 
-def test_a_single_feature_is_a_model_too():
+def test_a_single_feature_is_a_model_too(learned):
     """The place and the program are usual; that gigabytes leave is not."""
     detector = analyser(models=('{"name": "process_rarity"}', '{"name": "upload", "features": ["sent_bytes"]}'))
     row = opened(12, LATER + 300, "203.0.113.9", 443)
     run(detector, usual(HOURS), 2000)
-    findings, _ = run(detector, later(row, closed(row, 100.0, 20 * 10**9, 100)), first=100_000)
+    findings, _ = run(detector, learned.later(row, closed(row, 100.0, 20 * 10**9, 100)), first=AFTER)
     (finding,) = findings
     assert finding.key == f"upload:{VICTIM}:/usr/bin/curl"
     assert "it sent 20 GB and received 100 bytes in 100.0 s" in " ".join(finding.explanation)
 
 
 def test_borders_of_batches_change_neither_scores_nor_findings(learned):
-    rows = later(*backdoor(), hours=0.7)
+    rows = learned.later(*backdoor(), hours=0.7)
     told = []
     for size in (1, 50, len(rows)):
-        findings, scores = run(again(learned), rows, size, first=100_000)
+        findings, scores = run(learned.again(), rows, size, first=AFTER)
         told.append(([(f.id, f.key, f.score) for f in findings], json.dumps(scores)))
     assert all(one == told[0] for one in told[1:])
     assert told[0][0]
 
 
 def test_a_checkpoint_goes_on_as_if_nothing_had_happened(learned):
-    rows = later(*backdoor(), hours=0.7)
-    whole, scores = run(again(learned), rows, 40, first=100_000)
-    detector, parts, said = again(learned), [], []
-    for frame in frames(rows, 40, first=100_000):
-        parts += detector.process(frame)
-        said += detector.scores
-        saved = decode(encode(Checkpoint(1, 1, {}, {"behavioral_anomaly": detector.state()})))
-        detector = analyser()
-        detector.restore(dict(saved.detectors["behavioral_anomaly"]))
+    rows = learned.later(*backdoor(), hours=0.7)
+    whole, scores = run(learned.again(), rows, 40, first=AFTER)
+    parts, said = learned.restarting(rows, 40)
     assert [f.explanation for f in parts] == [f.explanation for f in whole]
     assert said == scores
 
 
 def test_what_alarmed_is_not_learned_and_is_told_once_an_hour(learned):
-    detector = again(learned, models=QUICK["models"][:2])
-    rows = later(*backdoor(), *backdoor(LATER + 1200), *backdoor(LATER + 5000), hours=1.6)
-    findings, _ = run(detector, rows, first=100_000)
+    detector = learned.again(models=QUICK["models"][:2])
+    rows = learned.later(*backdoor(), *backdoor(LATER + 1200), *backdoor(LATER + 5000), hours=1.6)
+    findings, _ = run(detector, rows, first=AFTER)
     assert [f.subject.exe for f in findings] == ["/usr/bin/nc"] * 2
     assert detector.suppressed >= 1
 
 
 def test_a_state_without_connections_is_read_and_they_begin_empty(learned):
-    state = {name: value for name, value in learned[0].items() if not name.startswith("connections_")}
+    state = {name: value for name, value in learned.state.items() if not name.startswith("connections_")}
     detector = analyser()
     detector.restore(state)
     assert detector.status()["connections"]["items"] == 0
-    detector.restore(learned[0])
+    detector.restore(learned.state)
     assert detector.status()["connections"]["items"] > 0
 
 
 def test_connections_whose_state_cannot_be_used_begin_anew_alone(learned):
     detector = analyser()
-    detector.restore(learned[0] | {"connections_counts_item_key": np.zeros(3), "connections_format": 1})
+    detector.restore(learned.state | {"connections_counts_item_key": np.zeros(3), "connections_format": 1})
     assert detector.status()["connections"]["items"] == 0
-    run(detector, later()[:50], first=100_000)
+    run(detector, learned.later()[:50], first=AFTER)
 
 
 def test_where_no_model_asks_nothing_of_connections_is_remembered():
