@@ -340,13 +340,8 @@ class Pipeline:
         running.last_error = repr(error)[:200]
         if time.monotonic() - running.logged >= _MINUTE:
             running.logged = time.monotonic()
-            _LOG.error(
-                "detector %s %s (%d errors so far)",
-                running.detector.declaration.name,
-                what,
-                running.errors,
-                exc_info=error,
-            )
+            name = running.detector.declaration.name
+            _LOG.error("detector %s %s (%d errors so far)", name, what, running.errors, exc_info=error)
 
     def _count(self, rows: int) -> None:
         self.events += rows

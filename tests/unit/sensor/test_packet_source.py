@@ -148,14 +148,11 @@ def test_a_pod_is_captured_when_it_comes_and_its_conversations_are_told_when_it_
     assert texts(made, "dns_query", "interface") == ["veth7"]
 
 
-def test_frames_that_were_cut_are_counted_with_their_interface(
-    kernel: Kernel, begin: Callable[..., PacketSource]
-) -> None:
+def test_frames_that_were_cut_count_for_their_interface(kernel: Kernel, begin: Callable[..., PacketSource]) -> None:
     source = begin(interfaces=("eth0",))
     kernel.show([ASK, REPLY], 2)
-    (tap,) = kernel.taps
-    whole = tap.ready.pop()
-    tap.ready += [whole, replace(whole, captured=whole.captured - np.array([0, 9]))]
+    whole = kernel.taps[0].ready[-1]
+    kernel.taps[0].ready.append(replace(whole, captured=whole.captured - np.array([0, 9])))
     source.drain()
     assert source.status()["interfaces"]["eth0"]["cut"] == 1  # type: ignore[index]
 
