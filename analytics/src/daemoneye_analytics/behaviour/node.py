@@ -18,7 +18,8 @@ from daemoneye_analytics.frame import Frame
 from daemoneye_analytics.pods import Pod
 
 TICK_NS: Final = 10_000_000_000
-BLOCK: Final = 1000
+BLOCK: Final = 4096
+"""With each so-manieth row of a node something is learned though the tick is not over. It matters where more come in a tick."""
 _BACK_NS: Final = 3600 * 1_000_000_000
 """Rows that come so much behind others are not late."""
 
