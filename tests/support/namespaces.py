@@ -32,6 +32,11 @@ class Namespace:
     def run(self, *command: str) -> None:
         subprocess.run(["ip", "netns", "exec", self.name, *command], check=True)
 
+    def links(self) -> list[dict[str, Any]]:
+        """Its interfaces, as ip-link(8) says them in JSON."""
+        listed = subprocess.run(["ip", "-n", self.name, "-j", "link"], capture_output=True, check=True).stdout
+        return list(json.loads(listed))
+
     def start(self, *words: object) -> subprocess.Popen[str]:
         """A process that talks; it is gone with the namespace."""
         command = ["ip", "netns", "exec", self.name, sys.executable, TALKING, *map(str, words)]
@@ -63,12 +68,11 @@ def joined(*spaces: Namespace) -> None:
     for space in spaces:
         while not _carries(space):
             assert time.monotonic() < deadline, f"a cable of {space.name} does not carry after {JOINED_S:g} s"
-            time.sleep(0.01)
+            time.sleep(0.01)  # between two looks: nothing tells that it carries
 
 
 def _carries(space: Namespace) -> bool:
-    listed = subprocess.run(["ip", "-n", space.name, "-j", "link"], capture_output=True, check=True).stdout
-    return all(link["operstate"] in ("UP", "UNKNOWN") and link["qdisc"] != "noop" for link in json.loads(listed))
+    return all(link["operstate"] in ("UP", "UNKNOWN") and link["qdisc"] != "noop" for link in space.links())
 
 
 def heard(process: subprocess.Popen[str]) -> dict[str, Any]:

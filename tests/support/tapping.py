@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-import json
 import os
 import select
 import socket
-import subprocess
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -50,8 +48,7 @@ class End:
 
 def end_of(space: Namespace, name: str = "") -> End:
     """The interface of that name, or the only one that is not the loopback."""
-    listed = subprocess.run(["ip", "-n", space.name, "-j", "link"], capture_output=True, check=True).stdout
-    links = {link["ifname"]: link["ifindex"] for link in json.loads(listed)}
+    links = {link["ifname"]: link["ifindex"] for link in space.links()}
     name = name or next(other for other in links if other != "lo")
     return End(space, name, links[name])
 

@@ -50,7 +50,7 @@ def test_a_signal_ends_it_while_what_it_read_waits_for_the_broker(tmp_path: Path
             while not (fetch(port, "/readyz")[0] == 200 and Page(port).of(metrics.SENSOR_EVENTS, "urgent")):
                 assert time.monotonic() < deadline
                 assert process.poll() is None
-                time.sleep(0.02)
+                time.sleep(0.02)  # between two looks at its page, within a deadline
             asked = time.monotonic()
             process.send_signal(signal.SIGTERM)
             said = process.communicate(timeout=60)[1]

@@ -8,6 +8,8 @@ from __future__ import annotations
 
 from typing import Any, Final
 
+BACK_NS: Final = 3600 * 1_000_000_000
+"""What comes with a time so much earlier than what came before it is not late: its node's clock was put back."""
 SILENT: Final = 100
 """Turns of each of the others after which one of them takes over; a turn takes ten seconds of the events' time."""
 

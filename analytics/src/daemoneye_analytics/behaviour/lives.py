@@ -162,8 +162,15 @@ class Lives:
 
     def newest(self, number: int) -> list[tuple[Life, Phase]]:
         """The lives of so many workloads, those that drifted before the others, of each those seen last first."""
-        newest = [(life, self.phase(life)) for life in reversed(self._lives.values())]
-        return sorted(newest, key=lambda one: one[1] is not Phase.DRIFTED)[:number]
+        drifted: list[Life] = []
+        others: list[Life] = []
+        for life in reversed(self._lives.values()):
+            # Few drift; the others' phases need not be known of all, for every heartbeat asks.
+            if life.drifted and self.phase(life) is Phase.DRIFTED:
+                drifted.append(life)
+            elif len(others) < number:
+                others.append(life)
+        return [(life, self.phase(life)) for life in (*drifted, *others)[:number]]
 
     def state(self) -> dict[str, Any]:
         """For a checkpoint."""

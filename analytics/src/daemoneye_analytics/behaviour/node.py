@@ -12,6 +12,7 @@ import numpy as np
 
 from daemoneye.errors import CorruptData
 from daemoneye.events.sets import groups
+from daemoneye_analytics.behaviour.clock import BACK_NS
 from daemoneye_analytics.behaviour.telling import Place
 from daemoneye_analytics.behaviour.windows import BIN_NS, OpenWindows, Rows
 from daemoneye_analytics.frame import Frame
@@ -20,8 +21,6 @@ from daemoneye_analytics.pods import Pod
 TICK_NS: Final = 10_000_000_000
 BLOCK: Final = 4096
 """With each so-manieth row of a node something is learned though the tick is not over. It matters where more come in a tick."""
-_BACK_NS: Final = 3600 * 1_000_000_000
-"""Rows that come so much behind others are not late."""
 
 
 class Arriving(Protocol):
@@ -76,10 +75,9 @@ class Node:
         n = len(arrived)
         if not n:
             return
-        if int(arrived.time.max()) < self.tick * TICK_NS - _BACK_NS:
-            self.tick = (
-                int(arrived.time.min()) // TICK_NS
-            )  # the clock was put back: waiting for where it was, no window would ever be over
+        if int(arrived.time.max()) < self.tick * TICK_NS - BACK_NS:
+            # Waiting for where the clock was, no window would ever be over.
+            self.tick = int(arrived.time.min()) // TICK_NS
         tick = np.maximum.accumulate(np.maximum(arrived.time // TICK_NS, self.tick))
         block = (self._count + np.arange(n)) // BLOCK
         begun = self._count // BLOCK if self._count % BLOCK else self._count // BLOCK - 1

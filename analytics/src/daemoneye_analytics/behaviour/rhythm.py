@@ -13,6 +13,7 @@ import numpy as np
 
 from daemoneye.events.sets import groups, isin, places, unique
 from daemoneye.events.sockets import Direction
+from daemoneye_analytics.behaviour.clock import BACK_NS
 from daemoneye_analytics.behaviour.connections import Heard
 from daemoneye_analytics.behaviour.windows import BIN_NS
 from daemoneye_analytics.frame import combine
@@ -30,8 +31,6 @@ _FINEST: Final = 10.0
 _SECOND: Final = 1_000_000_000
 _LEAST_NS: Final = _SECOND
 """What begins quicker after another is one beat with it: browsers and those who try two addresses connect several times at once."""
-_BACK_NS: Final = 3600 * _SECOND
-"""What is told so much earlier than what was told before it comes from a clock that was put back: the series begins anew."""
 _SILENT_NS: Final = 86_400 * _SECOND
 _NEVER: Final = -(1 << 61)
 _EVER: Final = 1 << 62
@@ -134,7 +133,7 @@ class Rhythm:
         told, times = (np.concatenate((mine[touched], time[at]))[order] for mine in (self._told, self._newest))
         head = order < k
         anew = ~head
-        anew[1:] &= told[1:] < told[:-1] - _BACK_NS
+        anew[1:] &= told[1:] < told[:-1] - BACK_NS  # after a clock that was put back a series begins anew
         run = np.cumsum(head | anew)
         newest = _running(times, run)
         beat = anew.copy()

@@ -181,10 +181,10 @@ class Teller:
 
     def _oddities(self, alarm: Alarm, model: str) -> list[str]:
         """A sentence about what a model of rows looks at."""
-        row = self._oddest(alarm, model)
         rows = alarm.windows.rows
-        parts = [] if row is None else alarm.scorers.explain(model, rows.measured, row)
-        if row is None or not parts:
+        if (row := self._oddest(alarm, model)) is None:
+            return []
+        if not (parts := alarm.scorers.explain(model, rows.measured, row)):
             return []
         what = ", ".join(map(told, parts[:TOP]))
         return [f"What {model} finds odd about {self.name(int(rows.things.exe[row]))}: {what}."]

@@ -37,7 +37,7 @@ _SWEEP_NS: Final = 1_000_000_000
 _SILENT_NS: Final = 1_000_000_000
 """A direction goes over to an interface that shows so much later packets than its own: packets take another way now."""
 _NOBODY: Final = 0xFFFF
-_SPOKEN: Final = np.uint32(Flag.SNI_UNSEEN)
+SPOKEN: Final = np.uint32(Flag.SNI_UNSEEN)
 """What the table's owner says of a conversation."""
 
 _ROW: Final = np.dtype([
@@ -207,7 +207,7 @@ class FlowTable:
         at, mine = first[now], slots[now]
         # The table's sides stay, for readers hold by them: they are turned when they are told.
         self.rows["turned"][mine] = out[at] == turned[now]
-        self.rows["flags"][mine] = self.rows["flags"][mine] & _SPOKEN | flags[now]
+        self.rows["flags"][mine] = self.rows["flags"][mine] & SPOKEN | flags[now]
         self.rows["begin"][mine] = np.minimum(self.rows["begin"][mine], packets.time[at])
         self.rows["guessed"][mine] = False
 

@@ -14,7 +14,6 @@ from typing import Final, NamedTuple, Protocol
 import numpy as np
 
 from daemoneye.events.codec import Section, rows_at
-from daemoneye.events.flags import Flag
 from daemoneye.events.quic_initial import QUIC_INITIAL
 from daemoneye.events.sets import unique
 from daemoneye_sensor.l7 import http, ja, quic, stratum, tls
@@ -23,7 +22,7 @@ from daemoneye_sensor.l7.tlsrecords import LONGEST
 from daemoneye_sensor.packets import columns as c
 from daemoneye_sensor.packets.columns import Packets
 from daemoneye_sensor.packets.exchanges import Exchange
-from daemoneye_sensor.packets.flows import SERVICES, FlowTable, Placed
+from daemoneye_sensor.packets.flows import SERVICES, SPOKEN, FlowTable, Placed
 from daemoneye_sensor.packets.handshakes import Handshake, begins, hello_flags
 from daemoneye_sensor.packets.oddities import UNKNOWN, Oddities
 from daemoneye_sensor.packets.questions import WAIT_NS, Dialogue, Questions
@@ -39,7 +38,6 @@ _BEGINNING: Final = 8
 """Packets of a connection, of both directions, while it counts as just begun."""
 _ODD: Final = 64
 """Packets of a block that are looked at for what is odd."""
-_UNSEEN: Final = np.uint32(Flag.SNI_UNSEEN)
 
 
 class _Reader(Protocol):
@@ -87,6 +85,9 @@ class _Spoken(NamedTuple):
 
     service: str = ""
     unseen: bool = False
+
+
+_NOTHING: Final = _Spoken()
 
 
 class _Read(NamedTuple):
@@ -224,7 +225,7 @@ class Inspector:
         slots = list(spoken)
         self.flows.rows["service"][slots] = [SERVICES.index(said.service) for said in spoken.values()]
         unseen = np.array([said.unseen for said in spoken.values()])
-        self.flows.rows["flags"][slots] = self.flows.rows["flags"][slots] & ~_UNSEEN | np.where(unseen, _UNSEEN, 0)
+        self.flows.rows["flags"][slots] = self.flows.rows["flags"][slots] & ~SPOKEN | np.where(unseen, SPOKEN, 0)
 
     def _look(self, ends: Ends, flow: int, segment: _Segment, *, cut: bool) -> _Spoken:
         """One packet; what its conversation speaks, if it says so. Nothing that it says ends more than its own message."""
@@ -248,7 +249,7 @@ class Inspector:
                 self.malformed[what] += 1
                 if self.oddities is not None:
                     self.oddities.offer(f"malformed_{what}", ends, time, payload, out=out, policy_set=policy_set)
-            return _Spoken()
+            return _NOTHING
         return _Spoken(what, unseen)
 
     def _unknown(
@@ -278,7 +279,7 @@ class Inspector:
         segments = [segment]
         if open_ is None:
             if (read := self._read.get(flow)) is not None and _goes_on(read, sequence, out=out):
-                return _Spoken()
+                return _NOTHING
             reader = self._reader(ends, flow, segment)
             if reader is None:
                 early = self._early.setdefault(flow, [])
@@ -301,7 +302,7 @@ class Inspector:
         if open_.reader.done:
             self._open.pop(flow, None)
             self._remember(flow, open_)
-        return _Spoken(open_.reader.service, open_.reader.incomplete) if open_.sure else _Spoken()
+        return _Spoken(open_.reader.service, open_.reader.incomplete) if open_.sure else _NOTHING
 
     def _reader(self, ends: Ends, flow: int, segment: _Segment) -> _Reader | None:
         """Whoever reads a connection that goes on with this segment; None if it begins nothing that is known."""
